@@ -1,0 +1,246 @@
+//! Journal segments and records: what the engine heard and what it said, in the order it did.
+//!
+//! A journal is a ring of preallocated files of equal size, `00000000.qcj` and up. Integers are
+//! little-endian. A file starts with one block of header; then come batches, each a whole number of
+//! blocks, each written once:
+//!
+//! ```text
+//! block 0   0       8         12           16             24                28
+//!           ┌───────┬─────────┬────────────┬──────────────┬─────────────────┬───────────────
+//!           │ MAGIC │ VERSION │ BLOCK_LEN  │ segment (u64)│ crc32c of 0..24 │ zeroes
+//!           └───────┴─────────┴────────────┴──────────────┴─────────────────┴───────────────
+//! record    0        4        8           12    13       16          24          32
+//!           ┌────────┬────────┬───────────┬─────┬────────┬───────────┬───────────┬──────────┐
+//!           │ crc32c │ length │ segment   │kind │ zeroes │ sequence  │ time (ns) │ payload  │
+//!           └────────┴────────┴───────────┴─────┴────────┴───────────┴───────────┴──────────┘
+//!           length: bytes of the payload; the crc covers byte 4 to its end; records start on
+//!           multiples of 8; a Pad record, or fewer than 32 bytes, fills a batch to its last block
+//! ```
+//! Sequence numbers run on over segments, so a record left from the ring's last round can't be taken
+//! for a new one: it names another segment.
+
+use crate::wire::Field;
+use thiserror::Error;
+
+/// The first bytes of a segment.
+pub const MAGIC: [u8; 8] = *b"QCJOURN\0";
+/// The version of the layout.
+pub const VERSION: u32 = 1;
+/// Batches start on multiples of this: a block of O_DIRECT on every disk in use.
+pub const BLOCK_LEN: usize = 4096;
+/// Bytes of a record before its payload.
+pub const RECORD_HEAD_LEN: usize = 32;
+/// The longest payload: one datagram or one read of the order-entry stream.
+pub const PAYLOAD_LEN_MAX: usize = 16 * 1024;
+/// Records start on multiples of this.
+pub const RECORD_ALIGN: usize = 8;
+
+const _: () = assert!(BLOCK_LEN.is_multiple_of(RECORD_ALIGN));
+
+code! {
+    /// What a record holds. Inputs are below 64, outputs from 64 on.
+    Kind {
+        /// A run starts: the configuration's text.
+        RunStarted = 1,
+        /// A datagram from feed line A.
+        FeedA = 2,
+        /// A datagram from feed line B.
+        FeedB = 3,
+        /// A datagram from the request server.
+        FeedReplayed = 4,
+        /// Bytes from the order-entry connection.
+        SessionBytes = 5,
+        /// The order-entry connection stands.
+        SessionConnected = 6,
+        /// The order-entry connection is gone.
+        SessionLost = 7,
+        /// The timer ticked.
+        Tick = 8,
+        /// The control page changed: one byte, `control::Orders::to_bits`.
+        Control = 9,
+        /// Bytes sent to the order-entry connection.
+        SessionSent = 64,
+        /// A re-request sent to the request server.
+        FeedRequested = 65,
+        /// Nothing: the rest of the batch.
+        Pad = 255,
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What it holds.
+    pub kind: Kind,
+    /// Its place in the journal; runs on over segments.
+    pub sequence: u64,
+    /// When it was made: nanoseconds of `CLOCK_REALTIME`.
+    pub time_ns: u64,
+    /// What it holds.
+    pub payload: &'a [u8],
+}
+
+/// Why a segment can't be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum JournalError {
+    /// The file does not start as a segment does.
+    #[error("not a journal segment: {0}")]
+    Header(&'static str),
+    /// A record's checksum does not fit its bytes.
+    #[error("record at byte {offset}: checksum does not fit; the file was changed or a write was torn")]
+    Checksum {
+        /// Where the record starts.
+        offset: usize,
+    },
+    /// A record's length or kind can't be.
+    #[error("record at byte {offset}: {what}")]
+    Malformed {
+        /// Where the record starts.
+        offset: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// The header block of segment number `segment`.
+pub fn encode_header(segment: u64) -> [u8; BLOCK_LEN] {
+    let mut block = [0; BLOCK_LEN];
+    block[..8].copy_from_slice(&MAGIC);
+    block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    block[12..16].copy_from_slice(&(BLOCK_LEN as u32).to_le_bytes());
+    block[16..24].copy_from_slice(&segment.to_le_bytes());
+    let crc = crc32c::crc32c(&block[..24]);
+    block[24..28].copy_from_slice(&crc.to_le_bytes());
+    block
+}
+
+/// The segment number in a header block.
+///
+/// # Errors
+/// [`JournalError::Header`] says what does not fit.
+pub fn decode_header(block: &[u8]) -> Result<u64, JournalError> {
+    let head = block.first_chunk::<28>().ok_or(JournalError::Header("shorter than its header"))?;
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    if head[..8] != MAGIC {
+        return Err(JournalError::Header("wrong magic"));
+    }
+    if word(8) != VERSION || word(12) != BLOCK_LEN as u32 {
+        return Err(JournalError::Header("another version of the layout"));
+    }
+    if word(24) != crc32c::crc32c(&head[..24]) {
+        return Err(JournalError::Header("checksum of the header does not fit"));
+    }
+    Ok(u64::from_le_bytes(head[16..24].try_into().expect("eight bytes")))
+}
+
+/// Bytes that a record with such a payload takes.
+#[inline]
+pub fn record_len(payload_len: usize) -> usize {
+    (RECORD_HEAD_LEN + payload_len).next_multiple_of(RECORD_ALIGN)
+}
+
+/// Writes a record at the start of `out`; returns [`record_len`] of its payload.
+///
+/// # Panics
+/// If `out` is shorter than that, or the payload longer than [`PAYLOAD_LEN_MAX`].
+#[inline]
+pub fn encode_record(record: &Record<'_>, segment: u32, out: &mut [u8]) -> usize {
+    assert!(record.payload.len() <= PAYLOAD_LEN_MAX, "payload of {} bytes", record.payload.len());
+    let end = RECORD_HEAD_LEN + record.payload.len();
+    let total = record_len(record.payload.len());
+    out[4..8].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
+    out[8..12].copy_from_slice(&segment.to_le_bytes());
+    out[12..16].copy_from_slice(&[record.kind as u8, 0, 0, 0]);
+    out[16..24].copy_from_slice(&record.sequence.to_le_bytes());
+    out[24..32].copy_from_slice(&record.time_ns.to_le_bytes());
+    out[32..end].copy_from_slice(record.payload);
+    let crc = crc32c::crc32c(&out[4..end]);
+    out[..4].copy_from_slice(&crc.to_le_bytes());
+    out[end..total].fill(0);
+    total
+}
+
+/// Fills the rest of a batch with a Pad record, so that it ends with a block.
+pub fn encode_pad(rest: &mut [u8], segment: u32) {
+    rest.fill(0);
+    if rest.len() >= RECORD_HEAD_LEN {
+        let length = (rest.len() - RECORD_HEAD_LEN) as u32;
+        rest[4..8].copy_from_slice(&length.to_le_bytes());
+        rest[8..12].copy_from_slice(&segment.to_le_bytes());
+        rest[12] = Kind::Pad as u8;
+        let crc = crc32c::crc32c(&rest[4..]);
+        rest[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Reads a segment's records; ends where its written part ends.
+pub struct Segment<'a> {
+    bytes: &'a [u8],
+    number: u64,
+    offset: usize,
+}
+
+impl<'a> Segment<'a> {
+    /// Starts behind the header of a segment file.
+    ///
+    /// # Errors
+    /// [`JournalError::Header`] if it is none.
+    pub fn open(bytes: &'a [u8]) -> Result<Self, JournalError> {
+        Ok(Self { number: decode_header(bytes)?, bytes, offset: BLOCK_LEN })
+    }
+
+    /// The segment's number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn step(&mut self) -> Result<Option<Record<'a>>, JournalError> {
+        let offset = self.offset;
+        let malformed = |what| JournalError::Malformed { offset, what };
+        let Some(head) = self.bytes[offset..].first_chunk::<RECORD_HEAD_LEN>() else {
+            self.offset = self.bytes.len();
+            return Ok(None);
+        };
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let (crc, length, segment) = (word(0), word(4) as usize, word(8));
+        if (crc, length, head[12]) == (0, 0, 0) || segment != self.number as u32 {
+            self.offset = self.bytes.len();
+            return Ok(None);
+        }
+        if length > PAYLOAD_LEN_MAX {
+            return Err(malformed("longer than any record"));
+        }
+        let end = offset + RECORD_HEAD_LEN + length;
+        let body = self.bytes.get(offset + 4..end).ok_or(malformed("runs past the file's end"))?;
+        if crc32c::crc32c(body) != crc {
+            return Err(JournalError::Checksum { offset });
+        }
+        let kind = Kind::get(&head[12..13]).ok_or(malformed("a kind that this version does not have"))?;
+        self.offset = offset + record_len(length);
+        let left_in_block = self.offset.next_multiple_of(BLOCK_LEN) - self.offset;
+        if left_in_block < RECORD_HEAD_LEN {
+            self.offset += left_in_block;
+        }
+        let payload = &body[RECORD_HEAD_LEN - 4..];
+        Ok(Some(Record { kind, sequence: long(16), time_ns: long(24), payload }))
+    }
+}
+
+impl<'a> Iterator for Segment<'a> {
+    type Item = Result<Record<'a>, JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.offset < self.bytes.len() {
+            match self.step() {
+                Ok(Some(record)) if record.kind == Kind::Pad => {}
+                Ok(record) => return record.map(Ok),
+                Err(error) => {
+                    self.offset = self.bytes.len();
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

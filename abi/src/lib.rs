@@ -1,0 +1,27 @@
+//! Bytes and schemas that two parties must agree on. No sockets, no policy, no program's configuration.
+#![warn(missing_docs)]
+
+/// How a fixed layout is declared once and encoded, decoded and size-checked from that declaration.
+#[macro_use]
+pub mod wire;
+/// Field types of the exchange protocols: alpha, prices, time stamps, sides.
+pub mod field;
+/// NASDAQ TotalView-ITCH 5.0: the market-data messages.
+pub mod itch;
+/// MoldUDP64 1.00: the datagrams that carry ITCH, and the re-request.
+pub mod mold;
+/// NASDAQ OUCH 5.0: the order-entry messages and their appendages.
+pub mod ouch;
+/// SoupBinTCP 3.00: the session that carries OUCH.
+pub mod soup;
+
+/// The control page: what the agent tells a running engine.
+pub mod control;
+/// The counters page: what a running engine tells the host.
+pub mod counters;
+/// The host plan: which cores are hot, and how a host says so.
+pub mod hostplan;
+/// Journal segments and records.
+pub mod journal;
+/// Shared pages as arrays of atomic words.
+pub mod page;

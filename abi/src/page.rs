@@ -1,0 +1,128 @@
+//! Shared pages as arrays of atomic words: a file on tmpfs that one process writes and others read.
+//! What the words mean stands in `counters` and `control`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use thiserror::Error;
+
+/// Why a shared page can't be used.
+#[derive(Debug, Error)]
+pub enum PageError {
+    /// A system call failed.
+    #[error("{action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The page's file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is not a page of the expected kind or version.
+    #[error("{path}: not a page of this version ({found}); remove the file, its owner makes it anew")]
+    Foreign {
+        /// The page's file.
+        path: PathBuf,
+        /// What differs.
+        found: String,
+    },
+}
+
+/// A mapped page. Holding one proves that the file was long enough when it was mapped; its owner
+/// never shortens it.
+pub struct Page {
+    map: memmap2::MmapRaw,
+    words: usize,
+}
+
+impl Page {
+    /// Maps the page at `path`, making it with zeroes if it is not there. Others may read it.
+    ///
+    /// # Errors
+    /// [`PageError::Io`] names the step that failed.
+    pub fn create(path: &Path, words: usize) -> Result<Self, PageError> {
+        let io = |action| move |source| PageError::Io { action, path: path.into(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        let file = options.open(path).map_err(io("open page"))?;
+        let len = file.metadata().map_err(io("stat page"))?.len();
+        if len < bytes(words) {
+            file.set_len(bytes(words)).map_err(io("size page"))?;
+        }
+        Self::map(&file, words).map_err(io("map page"))
+    }
+
+    /// Maps an existing page for reading and writing.
+    ///
+    /// # Errors
+    /// [`PageError::Io`] if it can't be opened, [`PageError::Foreign`] if it is too short.
+    pub fn open(path: &Path, words: usize) -> Result<Self, PageError> {
+        Self::open_with(path, words, OpenOptions::new().read(true).write(true))
+    }
+
+    /// Maps an existing page for reading only; a write through it would fault.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_readonly(path: &Path, words: usize) -> Result<Self, PageError> {
+        Self::open_with(path, words, OpenOptions::new().read(true))
+    }
+
+    fn open_with(path: &Path, words: usize, options: &OpenOptions) -> Result<Self, PageError> {
+        let io = |action| move |source| PageError::Io { action, path: path.into(), source };
+        let file = options.open(path).map_err(io("open page"))?;
+        let metadata = file.metadata().map_err(io("stat page"))?;
+        if metadata.len() < bytes(words) {
+            let found = format!("{} bytes where {} are needed", metadata.len(), bytes(words));
+            return Err(PageError::Foreign { path: path.into(), found });
+        }
+        let map = memmap2::MmapOptions::new().len(words * 8).map_raw_read_only(&file);
+        let writable = || memmap2::MmapOptions::new().len(words * 8).map_raw(&file);
+        let map = writable().or(map).map_err(io("map page"))?;
+        Ok(Self { map, words })
+    }
+
+    fn map(file: &File, words: usize) -> io::Result<Self> {
+        let map = memmap2::MmapOptions::new().len(words * 8).map_raw(file)?;
+        Ok(Self { map, words })
+    }
+}
+
+fn bytes(words: usize) -> u64 {
+    words as u64 * 8
+}
+
+impl Deref for Page {
+    type Target = [AtomicU64];
+
+    #[allow(unsafe_code, reason = "the one place that turns a mapping into words")]
+    #[inline(always)]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: mmap returned `words * 8` bytes, page-aligned, that stay mapped as long as `self`
+        // owns the MmapRaw; AtomicU64 has no invalid bit patterns and tolerates other processes'
+        // writes; the file's owner never shortens it, so no access faults.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.words) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn two_mappings_see_one_page() {
+        let path = std::env::temp_dir().join(format!("quietcore-page-{}", std::process::id()));
+        let writer = Page::create(&path, 8).unwrap();
+        let reader = Page::open_readonly(&path, 8).unwrap();
+        writer[7].store(42, Relaxed);
+        assert_eq!(reader[7].load(Relaxed), 42);
+        assert!(matches!(Page::open(&path, 9), Err(PageError::Foreign { .. })));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(Page::open(&path, 8), Err(PageError::Io { .. })));
+    }
+}
