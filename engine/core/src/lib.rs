@@ -1,0 +1,33 @@
+//! The deterministic core: bytes, state and a time stamp in; bytes to send out. No I/O, no clock, no
+//! thread, no log, and no allocation after construction.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+/// Two feed lines and a request server become one sequence without holes.
+pub mod arbiter;
+/// One instrument's price levels.
+pub mod book;
+/// What the core counts and reports; the rim shows it to the host.
+pub mod counters;
+/// Order entry: intents become OUCH messages, answers become orders and positions.
+pub mod desk;
+/// Every limit with its reason.
+pub mod limits;
+/// The reference strategy: a market maker that joins the touch.
+pub mod maker;
+/// All books, fed by ITCH.
+pub mod market;
+/// Orders resting in all books, found by reference number.
+pub mod order_table;
+/// Our own orders and positions.
+pub mod orders;
+/// Everything put together: inputs in, effects out.
+pub mod pipeline;
+/// What every order must pass before it is sent.
+pub mod risk;
+/// The SoupBinTCP client: login, heartbeats, resume.
+pub mod session;
+/// What the core is told at construction.
+pub mod settings;
+/// What a strategy sees and may ask for.
+pub mod strategy;

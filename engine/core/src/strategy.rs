@@ -1,0 +1,132 @@
+//! What a strategy sees and may ask for. The same code runs live, in replay and in backtest: it gets
+//! no clock, no socket and no file, only what stands here.
+
+use crate::book::Bbo;
+use crate::limits::INTENTS_MAX;
+use crate::market::{InstrumentId, Market};
+use crate::orders::{Orders, OwnOrder, Position};
+use abi::field::{Price, Side};
+use abi::ouch::UserRefNum;
+
+/// What a strategy may look at.
+pub struct View<'a> {
+    /// Books and trading states.
+    pub market: &'a Market,
+    /// Nanoseconds of `CLOCK_REALTIME` at the input that is being handled.
+    pub now_ns: u64,
+    pub(crate) orders: &'a Orders,
+}
+
+impl View<'_> {
+    /// The best bid and offer of an instrument, our own orders included.
+    pub fn bbo(&self, id: InstrumentId) -> Bbo {
+        self.market.bbo(id)
+    }
+
+    /// Our position in an instrument.
+    pub fn position(&self, id: InstrumentId) -> Position {
+        self.orders.position(id)
+    }
+
+    /// One of our orders, by number.
+    pub fn order(&self, user_ref: UserRefNum) -> Option<&OwnOrder> {
+        self.orders.get(user_ref)
+    }
+
+    /// Our orders that can still trade.
+    pub fn orders(&self) -> impl Iterator<Item = &OwnOrder> {
+        self.orders.iter()
+    }
+}
+
+/// What a strategy asks for. Risk may refuse it; the strategy is not told, it sees the orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// A new limit order for the day.
+    Enter {
+        /// For what.
+        instrument: InstrumentId,
+        /// Which side.
+        side: Side,
+        /// At what price.
+        price: Price,
+        /// How many shares.
+        shares: u32,
+    },
+    /// Another price or open quantity for a live order.
+    Replace {
+        /// The order.
+        user_ref: UserRefNum,
+        /// Its new price.
+        price: Price,
+        /// Its new open shares.
+        shares: u32,
+    },
+    /// The end of an order.
+    Cancel {
+        /// The order.
+        user_ref: UserRefNum,
+    },
+}
+
+/// The intents of one call, at most [`INTENTS_MAX`].
+pub struct Actions {
+    intents: Vec<Intent>,
+}
+
+impl Actions {
+    pub(crate) fn new() -> Self {
+        Self { intents: Vec::with_capacity(INTENTS_MAX) }
+    }
+
+    /// Asks for `intent`; `false`, and nothing asked, if the call has asked for [`INTENTS_MAX`].
+    pub fn push(&mut self, intent: Intent) -> bool {
+        let room = self.intents.len() < INTENTS_MAX;
+        if room {
+            self.intents.push(intent);
+        }
+        room
+    }
+
+    pub(crate) fn take(&mut self, at: usize) -> Option<Intent> {
+        self.intents.get(at).copied()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.intents.clear();
+    }
+}
+
+/// One execution of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// The order's number.
+    pub user_ref: UserRefNum,
+    /// The instrument.
+    pub instrument: InstrumentId,
+    /// The order's side.
+    pub side: Side,
+    /// Shares executed.
+    pub shares: u32,
+    /// At what price.
+    pub price: Price,
+}
+
+/// A trading strategy: a deterministic function of what it is called with.
+pub trait Strategy {
+    /// Every best bid and offer in turn, also those that a later message of the same datagram changed
+    /// again, and also while trading is stopped: for indicators. It may not act.
+    fn on_quote(&mut self, _instrument: InstrumentId, _bbo: &Bbo) {}
+
+    /// A datagram changed a best bid or offer, in price or shares; also called for every instrument
+    /// when trading starts. Not called while the feed has a gap or trading is stopped.
+    fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions);
+
+    /// One of our orders traded.
+    fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
+        self.on_bbo(view, execution.instrument, actions);
+    }
+
+    /// About every 10 ms while trading.
+    fn on_timer(&mut self, _view: &View<'_>, _actions: &mut Actions) {}
+}
