@@ -1,0 +1,24 @@
+//! The exchange that the engine is tested against: matching, market data, order entry, replay of real
+//! captures. Shares the wire formats with the engine and nothing else, so that it has none of its bugs.
+#![forbid(unsafe_code)]
+
+/// Order entry: OUCH 5.0 messages become orders, fills become OUCH answers.
+pub mod entry;
+/// Seeded loss, duplication and reordering of datagrams.
+pub mod faults;
+/// The model of background order flow.
+pub mod flow;
+/// Every limit with its reason.
+pub mod limits;
+/// What a market does, whichever kind it is.
+pub mod market;
+/// Price-time matching.
+pub mod matching;
+/// The session's messages by sequence number, and the datagrams made of them.
+pub mod publisher;
+/// A recorded day, with our own orders matched against it.
+pub mod replay;
+/// Sockets and the clock around the rest.
+pub mod server;
+/// One SoupBinTCP account: its sequenced messages and its logins.
+pub mod soupserver;
