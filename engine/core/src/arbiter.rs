@@ -71,6 +71,11 @@ impl Arbiter {
         self.heard && self.next == self.known_end
     }
 
+    /// All that a datagram which is neither applied nor held can change.
+    pub fn knowledge(&self) -> (bool, u64, Option<u64>, Option<u64>) {
+        (self.heard, self.known_end, self.gap_since, self.requested_at)
+    }
+
     /// Judges a datagram. `bytes` are those `packet` was read from.
     #[inline]
     pub fn on_packet(&mut self, packet: &Packet<'_>, bytes: &[u8], now: u64) -> Arrival {
@@ -166,11 +171,6 @@ impl Arbiter {
         let end = missing_end.unwrap_or(self.known_end).max(self.next + 1);
         let count = (end - self.next).min(u64::from(abi::mold::END_OF_SESSION) - 1) as u16;
         Some(Request { session: self.session?, sequence: self.next, count })
-    }
-
-    /// Whether a gap was first seen by this input, and where it starts.
-    pub fn gap_started_at(&self, now: u64) -> Option<u64> {
-        (self.gap_since == Some(now)).then_some(self.next)
     }
 }
 

@@ -13,6 +13,7 @@ use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
 use abi::field::Side;
 use abi::itch::Message;
+use abi::soup::LoginRejectReason;
 use abi::mold::{DATAGRAM_LEN_MAX, Packet, Request};
 
 /// Where a datagram came from.
@@ -48,6 +49,10 @@ pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
     words.into_iter().flat_map(u32::to_le_bytes).fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
+/// A feed that is silent for so long while another session is heard is over: lines send a heartbeat
+/// every second.
+const SESSION_SILENCE_NS: u64 = 5_000_000_000;
+
 /// The hash of no state at all.
 pub const BBO_HASH_EMPTY: u64 = FNV_BASIS;
 
@@ -73,6 +78,8 @@ pub struct Core<S> {
     halted: bool,
     request: Option<Request>,
     reset: bool,
+    rolled: bool,
+    own_session_heard_at: u64,
     held: [u8; DATAGRAM_LEN_MAX],
 }
 
@@ -99,6 +106,8 @@ impl<S: Strategy> Core<S> {
             halted: false,
             request: None,
             reset: false,
+            rolled: false,
+            own_session_heard_at: 0,
             held: [0; DATAGRAM_LEN_MAX],
             settings,
         }
@@ -139,6 +148,12 @@ impl<S: Strategy> Core<S> {
         std::mem::take(&mut self.reset)
     }
 
+    /// Whether the exchange has started another session. Nothing of the old one counts any more: the
+    /// process ends and starts anew.
+    pub fn session_rolled(&self) -> bool {
+        self.rolled
+    }
+
     fn may_trade(&self) -> bool {
         self.state == State::Trading && self.arbiter.is_whole() && !self.feed_ended
     }
@@ -150,44 +165,52 @@ impl<S: Strategy> Core<S> {
             self.counters.count(Counter::FeedPacketsMalformed);
             return Verdict::Dropped;
         };
-        let gap_before = self.arbiter.is_whole();
-        let verdict = self.place(&packet, datagram, now);
-        if gap_before && !self.arbiter.is_whole() && self.fed {
+        let before = self.arbiter.knowledge();
+        let was_whole = self.arbiter.is_whole();
+        let applied = self.place(&packet, datagram, now);
+        if was_whole && !self.arbiter.is_whole() && self.fed {
             self.counters.count(Counter::FeedGaps);
             self.counters.raise(Event::FeedGap, self.arbiter.next());
         }
-        let replayed = line == Line::Replay && verdict == Verdict::Accepted;
-        self.ask_for_gap(now, replayed);
-        if verdict == Verdict::Accepted {
-            self.after_feed(now);
+        self.ask_for_gap(now, line == Line::Replay && applied);
+        // A heartbeat or a datagram that can't be kept is an input too if it taught us of a gap.
+        if !applied && before == self.arbiter.knowledge() {
+            return Verdict::Dropped;
         }
-        verdict
+        self.after_feed(now);
+        Verdict::Accepted
     }
 
-    fn place(&mut self, packet: &Packet<'_>, datagram: &[u8], now: u64) -> Verdict {
-        let was_known = self.arbiter.is_whole();
-        match self.arbiter.on_packet(packet, datagram, now) {
+    /// Applies, holds or drops a datagram; `true` if it was applied or held.
+    fn place(&mut self, packet: &Packet<'_>, datagram: &[u8], now: u64) -> bool {
+        let arrival = self.arbiter.on_packet(packet, datagram, now);
+        if arrival != Arrival::Foreign {
+            self.own_session_heard_at = now;
+        }
+        match arrival {
             Arrival::Apply { skip } => {
                 self.apply(packet, skip, now);
                 self.apply_held(now);
-                return Verdict::Accepted;
+                return true;
             }
             Arrival::Held => {
                 self.counters.count(Counter::FeedReordered);
-                return Verdict::Accepted;
+                return true;
             }
             Arrival::Duplicate => self.counters.count(Counter::FeedPacketsDuplicate),
             Arrival::WindowFull => self.counters.count(Counter::FeedWindowFull),
-            Arrival::Foreign => self.counters.count(Counter::FeedPacketsMalformed),
+            Arrival::Foreign => {
+                self.counters.count(Counter::FeedPacketsMalformed);
+                self.rolled |= now.saturating_sub(self.own_session_heard_at) > SESSION_SILENCE_NS;
+            }
             Arrival::Ended if !self.feed_ended => {
                 self.feed_ended = true;
                 self.counters.raise(Event::FeedEnded, self.arbiter.next());
-                return Verdict::Accepted;
+                return true;
             }
             Arrival::Ended => {}
         }
-        // A heartbeat or a dropped datagram can still reveal a gap, and then it is an input.
-        if was_known == self.arbiter.is_whole() { Verdict::Dropped } else { Verdict::Accepted }
+        false
     }
 
     fn apply(&mut self, packet: &Packet<'_>, skip: u16, now: u64) {
@@ -245,16 +268,10 @@ impl<S: Strategy> Core<S> {
         self.strategy.on_quote(id, bbo);
     }
 
-    /// The sequence is counted from the start of market hours, with the state at that moment first.
+    /// The sequence is that of the changes since market hours started.
     fn restart_bbo_sequence(&mut self) {
         self.bbo_hash = BBO_HASH_EMPTY;
         self.counters.set(Counter::BboChanges, 0);
-        for id in self.market.instruments() {
-            let bbo = self.market.bbo(id);
-            if bbo != Bbo::default() {
-                self.add_bbo(id, &bbo);
-            }
-        }
     }
 
     fn ask_for_gap(&mut self, now: u64, replayed: bool) {
@@ -348,6 +365,7 @@ impl<S: Strategy> Core<S> {
                 self.counters.count(Counter::SessionLoginRejected);
                 self.counters.raise(Event::LoginRejected, why as u64);
                 self.reset = true;
+                self.rolled |= why == LoginRejectReason::SessionUnavailable;
             }
             Incoming::Message => self.on_ouch(now),
             Incoming::Idle if !self.recovered && self.desk.query_answered => {

@@ -1,0 +1,270 @@
+//! The configuration file: TOML, strict, with a version. What it says is checked before anything starts.
+
+use abi::field::Symbol;
+use abi::mold::Session;
+use engine_core::maker::MakerSettings;
+use engine_core::settings::{Login, RiskLimits, Settings, SettingsError};
+use serde::Deserialize;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML of this schema; the message has line and key.
+    #[error("{path}: {message}")]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// Another version.
+    #[error("{path}: version = {version}: this engine reads version 1")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What was given.
+        version: u32,
+    },
+    /// A value outside its range.
+    #[error("{path}: {source}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which, and the range.
+        source: SettingsError,
+    },
+    /// A value that can't be what its key asks for.
+    #[error("{path}: {key} = {value}: {remedy}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+}
+
+/// What to do about a host that breaks the engine's contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contract {
+    /// Refuse to start.
+    Enforce,
+    /// Say so and start: development machines and tests.
+    Report,
+}
+
+/// When an order may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Its record was given to the disk before it.
+    Async,
+    /// Its record is on the disk.
+    DurableBeforeSend,
+}
+
+/// The host's part.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// See [`Contract`].
+    pub contract: Contract,
+    /// The CPU of the hot thread; absent, the first hot CPU of the kernel's plan.
+    pub cpu: Option<u32>,
+}
+
+/// Where market data comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feed {
+    /// Multicast group and port of line A.
+    pub line_a: SocketAddrV4,
+    /// Multicast group and port of line B.
+    pub line_b: SocketAddrV4,
+    /// Address of the interface that both are received on.
+    pub interface: Ipv4Addr,
+    /// The MoldUDP64 request server.
+    pub request_server: SocketAddrV4,
+    /// The session to follow; absent, the first one heard.
+    pub session: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OrderEntry {
+    server: SocketAddrV4,
+    username: String,
+    password: String,
+}
+
+/// Where the journal lies.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalSettings {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Files in the ring: 2 to 1,000. The oldest is overwritten.
+    pub segments: usize,
+    /// Bytes of a file in MiB: 1 to 16,384.
+    pub segment_mib: u64,
+    /// See [`Durability`].
+    pub durability: Durability,
+}
+
+/// Where the shared pages lie.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pages {
+    /// A directory on tmpfs, with the files `counters` and `control`.
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Book {
+    symbols: Vec<String>,
+    orders_max: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    host: Host,
+    feed: Feed,
+    orders: OrderEntry,
+    book: Book,
+    risk: RiskLimits,
+    strategy: StrategySettings,
+    journal: JournalSettings,
+    pages: Pages,
+}
+
+/// Which strategy trades.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum StrategySettings {
+    /// [`engine_core::maker`].
+    Maker(MakerSettings),
+}
+
+/// A configuration. Holding one proves that every value is in its range.
+pub struct Config {
+    /// The host's part.
+    pub host: Host,
+    /// Market data.
+    pub feed: Feed,
+    /// The order-entry port.
+    pub order_server: SocketAddrV4,
+    /// Journal.
+    pub journal: JournalSettings,
+    /// Shared pages.
+    pub pages: Pages,
+    /// The core's part.
+    pub core: Settings,
+    /// Instruments.
+    pub symbols: Vec<Symbol>,
+    /// The strategy.
+    pub strategy: StrategySettings,
+    /// The file's text, for the journal.
+    pub text: String,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the key and the remedy.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.into(), source };
+        Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
+    }
+
+    /// Checks a text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let one_line = |error: toml::de::Error| {
+            let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+            let line = before.matches('\n').count() + 1;
+            let message = format!("line {line}: {}", error.message().replace('\n', " "));
+            ConfigError::Schema { path: path.into(), message }
+        };
+        let file: File = toml::from_str(text).map_err(one_line)?;
+        if file.version != 1 {
+            return Err(ConfigError::Version { path: path.into(), version: file.version });
+        }
+        if text.len() > abi::journal::PAYLOAD_LEN_MAX {
+            let message = format!("{} bytes; the journal keeps at most 16384", text.len());
+            return Err(ConfigError::Schema { path: path.into(), message });
+        }
+        file.check(path)?;
+        let value = |source| ConfigError::Value { path: path.into(), source };
+        let symbols = file.book.symbols.iter().map(|text| parse_symbol(text)).collect::<Result<Vec<_>, _>>().map_err(value)?;
+        let session = file.feed.session.as_deref().map(parse_session).transpose().map_err(value)?;
+        let login = Login::new(&file.orders.username, &file.orders.password).map_err(value)?;
+        let core = Settings::new(symbols.clone(), file.risk, login, session, file.book.orders_max).map_err(value)?;
+        Ok(Self {
+            host: file.host,
+            feed: file.feed,
+            order_server: file.orders.server,
+            journal: file.journal,
+            pages: file.pages,
+            core,
+            symbols,
+            strategy: file.strategy,
+            text: text.into(),
+        })
+    }
+}
+
+fn parse_symbol(text: &str) -> Result<Symbol, SettingsError> {
+    let bad = || SettingsError::Text { key: "book.symbols", value: text.into(), max: 8 };
+    Symbol::new(text).filter(|_| !text.is_empty()).ok_or_else(bad)
+}
+
+fn parse_session(text: &str) -> Result<Session, SettingsError> {
+    let bad = || SettingsError::Text { key: "feed.session", value: text.into(), max: 10 };
+    Session::new(text).ok_or_else(bad)
+}
+
+impl File {
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let key = |key, value: &dyn ToString, remedy| {
+            Err(ConfigError::Key { path: path.into(), key, value: value.to_string(), remedy })
+        };
+        let multicast = "an address from 224.0.0.0 to 239.255.255.255 with a port";
+        if !self.feed.line_a.ip().is_multicast() {
+            return key("feed.line_a", &self.feed.line_a, multicast);
+        }
+        if !self.feed.line_b.ip().is_multicast() {
+            return key("feed.line_b", &self.feed.line_b, multicast);
+        }
+        if self.feed.line_a == self.feed.line_b {
+            return key("feed.line_b", &self.feed.line_b, "another group or port than line A");
+        }
+        if !(2..=1000).contains(&self.journal.segments) {
+            return key("journal.segments", &self.journal.segments, "2 to 1000");
+        }
+        if !(1..=16_384).contains(&self.journal.segment_mib) {
+            return key("journal.segment_mib", &self.journal.segment_mib, "1 to 16384");
+        }
+        Ok(())
+    }
+}

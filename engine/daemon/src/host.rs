@@ -1,0 +1,71 @@
+//! What the rim asks of its host: affinity, locked memory, the clock, and whether it is emulated.
+#![allow(unsafe_code, reason = "mlockall and setting the timer slack have no safe form")]
+
+use abi::hostplan::{CorePlan, PlanError};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use std::path::Path;
+
+/// The split of cores that the kernel was booted with.
+///
+/// # Errors
+/// [`PlanError`] if the kernel's lists can't be read.
+pub fn core_plan() -> Result<CorePlan, PlanError> {
+    let read = |name| {
+        let path = Path::new("/sys/devices/system/cpu").join(name);
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    CorePlan::from_kernel(&read("online"), &read("nohz_full"))
+}
+
+/// Keeps the calling thread on one CPU.
+///
+/// # Errors
+/// The errno: `EINVAL` if the cpuset forbids it.
+pub fn pin_to(cpu: u32) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu as usize)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// Locks all memory, present and future.
+///
+/// # Errors
+/// The errno: `ENOMEM` or `EPERM` if `RLIMIT_MEMLOCK` is too low.
+pub fn lock_memory() -> nix::Result<()> {
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+}
+
+/// Keeps freed memory: malloc must neither return pages to the kernel nor map new ones for large
+/// blocks, or a page fault waits on the hot path.
+pub fn keep_memory() {
+    // SAFETY: mallopt changes only the allocator's parameters, before any other thread exists.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, -1) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
+}
+
+/// Nanoseconds of `CLOCK_REALTIME`, by the vDSO.
+#[inline]
+pub fn now_ns() -> u64 {
+    time_of(ClockId::CLOCK_REALTIME)
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline]
+pub fn monotonic_ns() -> u64 {
+    time_of(ClockId::CLOCK_MONOTONIC)
+}
+
+fn time_of(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+/// Whether the machine is emulated in software (QEMU TCG), so that times say nothing about latency.
+pub fn is_emulated() -> bool {
+    let leaf = core::arch::x86_64::__cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
+}

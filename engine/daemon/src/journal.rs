@@ -1,0 +1,359 @@
+//! Journal files: a ring of preallocated segments, written by the hot thread's own ring. The layout
+//! stands in `abi::journal`; what is recorded is decided by the caller.
+
+use crate::arena::Region;
+use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX};
+use crate::ring::Ring;
+use abi::journal::{BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Segment, decode_header, encode_header, encode_pad, encode_record, record_len};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why the journal can't be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A system call failed.
+    #[error("journal: {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// The files of a journal, preallocated and open.
+pub struct Files {
+    files: Vec<File>,
+    segment_len: u64,
+    /// The number of the next segment to start.
+    next_segment: u64,
+    /// The sequence number of the next record.
+    next_sequence: u64,
+    /// Whether writes bypass the page cache.
+    pub direct: bool,
+}
+
+/// The file of place `index` in the ring.
+pub fn segment_path(directory: &Path, index: usize) -> PathBuf {
+    directory.join(format!("{index:08}.qcj"))
+}
+
+/// The segments of a journal, oldest first: (number, path).
+///
+/// # Errors
+/// [`OpenError`] if the directory or a file can't be read.
+pub fn segments(directory: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
+    let io = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| OpenError::Io { action, path, source }
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io("read directory", directory))? {
+        let path = entry.map_err(io("read directory", directory))?.path();
+        if path.extension().is_none_or(|extension| extension != "qcj") {
+            continue;
+        }
+        let mut head = [0; BLOCK_LEN];
+        let mut file = File::open(&path).map_err(io("open", &path))?;
+        if file.read_exact(&mut head).is_ok() && let Ok(number) = decode_header(&head) {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl Files {
+    /// Opens the journal in `directory`; makes and fills its files if they are not there.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the step and the file.
+    pub fn open(directory: &Path, count: usize, segment_len: u64) -> Result<Self, OpenError> {
+        let io = |action, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| OpenError::Io { action, path, source }
+        };
+        std::fs::create_dir_all(directory).map_err(io("make directory", directory))?;
+        let known = segments(directory)?;
+        let (mut next_segment, mut next_sequence) = (0, 1);
+        if let Some((number, path)) = known.last() {
+            next_segment = number + 1;
+            next_sequence = 1 + last_sequence(path).map_err(io("read", path))?;
+        }
+        let mut files = Vec::with_capacity(count);
+        let mut direct = true;
+        for index in 0..count {
+            let path = segment_path(directory, index);
+            preallocate(&path, segment_len).map_err(io("preallocate", &path))?;
+            let (file, is_direct) = open_direct(&path).map_err(io("open", &path))?;
+            direct &= is_direct;
+            files.push(file);
+        }
+        Ok(Self { files, segment_len, next_segment, next_sequence, direct })
+    }
+
+    /// The open files, in the ring's order.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+}
+
+fn last_sequence(path: &Path) -> io::Result<u64> {
+    let bytes = std::fs::read(path)?;
+    let records = Segment::open(&bytes).map_err(io::Error::other)?;
+    Ok(records.map_while(Result::ok).last().map_or(0, |record| record.sequence))
+}
+
+/// Fills a file with zeroes, so that no write while trading has to allocate a block.
+fn preallocate(path: &Path, len: u64) -> io::Result<()> {
+    if path.metadata().is_ok_and(|metadata| metadata.len() == len) {
+        return Ok(());
+    }
+    let partial = path.with_extension("partial");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&partial)?;
+    let zeroes = vec![0; 1 << 20];
+    let mut left = len;
+    while left > 0 {
+        let step = left.min(zeroes.len() as u64);
+        file.write_all(&zeroes[..step as usize])?;
+        left -= step;
+    }
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
+}
+
+fn open_direct(path: &Path) -> io::Result<(File, bool)> {
+    let open = |flags| OpenOptions::new().write(true).custom_flags(flags).open(path);
+    match open(libc::O_DIRECT | libc::O_DSYNC) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((open(libc::O_DSYNC)?, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// A write under way.
+#[derive(Clone, Copy)]
+struct Flight {
+    at: usize,
+    len: usize,
+    place: u32,
+    offset: u64,
+    end: u64,
+    last_sequence: u64,
+    done: bool,
+}
+
+/// What a journal write's completion says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// All of it is on disk.
+    Whole,
+    /// It failed: an errno, or 0 for a short write.
+    Failed(i32),
+}
+
+/// The journal of a running engine. Positions count bytes since the start; memory is used as a ring.
+pub struct Journal {
+    files: Files,
+    first_slot: u32,
+    memory: Region,
+    /// Everything before is on disk.
+    freed: u64,
+    batch_start: u64,
+    head: u64,
+    segment: u64,
+    segment_offset: u64,
+    flights: [Flight; JOURNAL_WRITES_MAX],
+    flights_start: u32,
+    flights_submitted: u32,
+    flights_end: u32,
+    /// The last record on disk.
+    pub durable: u64,
+    /// Bytes given to the kernel.
+    pub bytes: u64,
+    /// Records taken.
+    pub records: u64,
+}
+
+impl Journal {
+    /// A journal that writes to the ring's file slots from `first_slot` on.
+    pub fn new(files: Files, first_slot: u32, memory: Region) -> Self {
+        let segment = files.next_segment;
+        let durable = files.next_sequence - 1;
+        let idle = Flight { at: 0, len: 0, place: 0, offset: 0, end: 0, last_sequence: 0, done: true };
+        let mut journal = Self {
+            files,
+            first_slot,
+            memory,
+            freed: 0,
+            batch_start: 0,
+            head: 0,
+            segment,
+            segment_offset: 0,
+            flights: [idle; JOURNAL_WRITES_MAX],
+            flights_start: 0,
+            flights_submitted: 0,
+            flights_end: 0,
+            durable,
+            bytes: 0,
+            records: 0,
+        };
+        journal.start_segment();
+        journal
+    }
+
+    fn at(&self, position: u64) -> usize {
+        (position % self.memory.len() as u64) as usize
+    }
+
+    /// Whether the longest input and all that follows from it can be recorded now.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        let used = (self.head - self.freed) as usize;
+        let flights = self.flights_end.wrapping_sub(self.flights_start) as usize;
+        used + JOURNAL_RESERVE <= self.memory.len() && flights + 8 <= JOURNAL_WRITES_MAX
+    }
+
+    /// Takes a record. The caller asked [`Self::has_room`]; a longer payload is split.
+    #[inline]
+    pub fn record(&mut self, kind: Kind, time_ns: u64, payload: &[u8]) {
+        if payload.len() > PAYLOAD_LEN_MAX {
+            let (first, rest) = payload.split_at(PAYLOAD_LEN_MAX);
+            self.record(kind, time_ns, first);
+            return self.record(kind, time_ns, rest);
+        }
+        let len = record_len(payload.len());
+        self.make_way(len);
+        let sequence = self.files.next_sequence;
+        let at = self.at(self.head);
+        let record = Record { kind, sequence, time_ns, payload };
+        encode_record(&record, self.segment as u32, self.memory.bytes_mut(at, len));
+        self.files.next_sequence += 1;
+        self.records += 1;
+        self.head += len as u64;
+        self.skip_to_block();
+    }
+
+    /// A record never runs over the end of the memory or of the segment.
+    fn make_way(&mut self, len: usize) {
+        let batch = (self.head - self.batch_start) as usize + len;
+        let end = self.segment_offset + batch.next_multiple_of(BLOCK_LEN) as u64;
+        let past_segment = end > self.files.segment_len;
+        let past_memory = self.at(self.batch_start) + batch.next_multiple_of(BLOCK_LEN) > self.memory.len();
+        if past_segment || past_memory {
+            self.seal();
+        }
+        if past_segment {
+            self.segment += 1;
+            self.start_segment();
+            self.seal();
+        }
+        let left = self.memory.len() - self.at(self.head);
+        if !self.is_dirty() && left < len.next_multiple_of(BLOCK_LEN) {
+            self.head += left as u64;
+            self.batch_start = self.head;
+        }
+    }
+
+    fn start_segment(&mut self) {
+        let left = self.memory.len() - self.at(self.head);
+        if left < BLOCK_LEN {
+            self.head += left as u64;
+        }
+        let at = self.at(self.head);
+        self.memory.bytes_mut(at, BLOCK_LEN).copy_from_slice(&encode_header(self.segment));
+        self.segment_offset = 0;
+        self.batch_start = self.head;
+        self.head += BLOCK_LEN as u64;
+    }
+
+    /// Readers skip what is left of a block when no record's head fits; so does the writer.
+    fn skip_to_block(&mut self) {
+        let at = self.at(self.head);
+        let left = at.next_multiple_of(BLOCK_LEN) - at;
+        if left > 0 && left < abi::journal::RECORD_HEAD_LEN {
+            self.memory.bytes_mut(at, left).fill(0);
+            self.head += left as u64;
+        }
+    }
+
+    /// Closes the batch: a whole number of blocks, to be written by the next [`Self::submit`].
+    pub fn seal(&mut self) {
+        if !self.is_dirty() {
+            return;
+        }
+        let at = self.at(self.batch_start);
+        let used = (self.head - self.batch_start) as usize;
+        let len = used.next_multiple_of(BLOCK_LEN);
+        encode_pad(self.memory.bytes_mut(at + used, len - used), self.segment as u32);
+        let place = (self.segment % self.files.files.len() as u64) as u32;
+        let end = self.batch_start + len as u64;
+        let (offset, last_sequence) = (self.segment_offset, self.last_sequence());
+        let flight = Flight { at, len, place, offset, end, last_sequence, done: false };
+        self.flights[self.flights_end as usize % JOURNAL_WRITES_MAX] = flight;
+        self.flights_end = self.flights_end.wrapping_add(1);
+        self.segment_offset += len as u64;
+        self.head = end;
+        self.batch_start = end;
+    }
+
+    /// Gives all closed batches to the ring, in order.
+    ///
+    /// # Errors
+    /// What the ring says.
+    pub fn submit(&mut self, ring: &mut Ring) -> io::Result<()> {
+        while self.flights_submitted != self.flights_end {
+            let number = self.flights_submitted;
+            let flight = self.flights[number as usize % JOURNAL_WRITES_MAX];
+            ring.write(self.first_slot + flight.place, &self.memory, flight.at, flight.len, flight.offset, number)?;
+            self.flights_submitted = number.wrapping_add(1);
+            self.bytes += flight.len as u64;
+        }
+        Ok(())
+    }
+
+    /// The number of the last record taken.
+    pub fn last_sequence(&self) -> u64 {
+        self.files.next_sequence - 1
+    }
+
+    /// Bytes recorded since the last batch was closed.
+    #[inline]
+    pub fn batch_len(&self) -> usize {
+        (self.head - self.batch_start) as usize
+    }
+
+    /// Whether records wait for [`Self::seal`].
+    pub fn is_dirty(&self) -> bool {
+        self.head != self.batch_start
+    }
+
+    /// A write completed. Memory is freed, and the watermark moves, in the order of the writes.
+    pub fn on_written(&mut self, number: u32, result: i32) -> Written {
+        let flight = &mut self.flights[number as usize % JOURNAL_WRITES_MAX];
+        if result < 0 || result as usize != flight.len {
+            return Written::Failed(if result < 0 { -result } else { 0 });
+        }
+        flight.done = true;
+        while self.flights_start != self.flights_end {
+            let first = self.flights[self.flights_start as usize % JOURNAL_WRITES_MAX];
+            if !first.done {
+                break;
+            }
+            self.freed = first.end;
+            self.durable = first.last_sequence;
+            self.flights_start = self.flights_start.wrapping_add(1);
+        }
+        Written::Whole
+    }
+
+    /// Whether every write has completed.
+    pub fn is_idle(&self) -> bool {
+        self.flights_start == self.flights_end
+    }
+}

@@ -1,0 +1,25 @@
+//! The rim around the core: the io_uring ring, sockets, journal files, telemetry page, preflight and
+//! configuration. No trading decision is made here.
+
+/// Memory that the kernel reads and writes: huge pages, mapped and touched before the start.
+pub mod arena;
+/// The configuration file.
+pub mod config;
+/// The hot thread: one loop.
+pub mod hot;
+/// What the rim asks of its host: affinity, locked memory, emulation.
+pub mod host;
+/// Journal files: a ring of preallocated segments.
+pub mod journal;
+/// Every limit of the rim with its reason.
+pub mod limits;
+/// Sockets.
+pub mod net;
+/// The checks before the start, each with its remedy.
+pub mod preflight;
+/// A journal read back through the core.
+pub mod replay;
+/// The io_uring ring and its provided buffers.
+pub mod ring;
+/// The order-entry connection over the ring.
+pub mod wire;

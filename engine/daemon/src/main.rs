@@ -1,0 +1,170 @@
+//! `quietcore-engine`: reads the command line, checks the host, starts the hot thread.
+
+use abi::control::ControlPage;
+use abi::counters::{Counter, CountersPage, Event, State, Word};
+use clap::{Parser, Subcommand};
+use engine::arena::Arena;
+use engine::config::{Config, Contract, StrategySettings};
+use engine::hot::{End, Hot, Sockets};
+use engine::journal::Files;
+use engine::limits::ARENA_LEN;
+use engine::{host, net, preflight, replay};
+use engine_core::maker::Maker;
+use engine_core::pipeline::Core;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing::{info, warn};
+
+/// The execution engine: one hot thread, one io_uring ring.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, default_value = "/etc/quietcore/engine.toml")]
+    config: PathBuf,
+    /// Check the configuration and leave.
+    #[arg(long)]
+    check_config: bool,
+    /// Check the host and leave; exit code 3 if it breaks the contract.
+    #[arg(long)]
+    preflight: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play a journal's last run back through the engine and compare every output byte.
+    Replay {
+        /// The journal's directory.
+        journal: PathBuf,
+        /// Write every best bid and offer as CSV.
+        #[arg(long)]
+        bbo: Option<PathBuf>,
+    },
+}
+
+/// The exit code of a host that breaks the contract: systemd shows it, and does not try again.
+const EXIT_CONTRACT: u8 = 3;
+/// The exit code of an exchange that started another session: systemd starts the engine anew.
+const EXIT_ROLLED: u8 = 4;
+
+fn main() -> ExitCode {
+    log_to_journald();
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Some(Command::Replay { journal, bbo }) => run_replay(journal, bbo.as_deref()),
+        None => run(&arguments),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("quietcore-engine: {}", chain(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+/// Journald if it is there, else lines on standard error.
+fn log_to_journald() {
+    use tracing_subscriber::prelude::*;
+    let on_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journald = on_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let plain = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    tracing_subscriber::registry().with(journald).with(plain).init();
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    line
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let config = Config::read(&arguments.config)?;
+    if arguments.check_config {
+        println!("{}: valid", arguments.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let findings = preflight::findings(&config);
+    if arguments.preflight || config.host.contract == Contract::Enforce {
+        findings.iter().for_each(|finding| eprintln!("quietcore-engine: {finding}"));
+        if !findings.is_empty() {
+            return Ok(ExitCode::from(EXIT_CONTRACT));
+        }
+    }
+    if arguments.preflight {
+        println!("the host keeps the engine's contract");
+        return Ok(ExitCode::SUCCESS);
+    }
+    findings.iter().for_each(|finding| warn!("host contract: {finding}"));
+    trade(&config)
+}
+
+fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
+    std::fs::create_dir_all(&config.pages.directory)?;
+    let page = CountersPage::create(&config.pages.directory.join("counters"))?;
+    let control = ControlPage::open(&config.pages.directory.join("control"))?;
+    let files = Files::open(&config.journal.directory, config.journal.segments, config.journal.segment_mib << 20)?;
+    if !files.direct {
+        warn!("the journal's file system has no O_DIRECT; writes go through the page cache");
+    }
+    host::keep_memory();
+    let sockets = Sockets {
+        lines: [net::line(config.feed.line_a, config.feed.interface)?, net::line(config.feed.line_b, config.feed.interface)?],
+        requests: net::requests(config.feed.request_server)?,
+        signals: signals()?.into(),
+    };
+    let StrategySettings::Maker(maker) = config.strategy;
+    let core = Core::new(config.core.clone(), Maker::new(maker, config.symbols.len()));
+    let arena = Arena::new(ARENA_LEN)?;
+    let cpu = preflight::hot_cpu(config);
+    if let Some(cpu) = cpu {
+        host::pin_to(cpu)?;
+    }
+    introduce(&page, cpu);
+    let mut hot = Hot::new(config, core, files, sockets, page, control, arena)?;
+    if let Err(error) = host::lock_memory() {
+        warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
+    }
+    info!(cpu, "trading thread starts");
+    match hot.run()? {
+        End::Stopped => Ok(ExitCode::SUCCESS),
+        End::SessionRolled => {
+            info!("the exchange started another session; starting anew");
+            Ok(ExitCode::from(EXIT_ROLLED))
+        }
+    }
+}
+
+/// Blocks the signals that stop the engine and makes them readable.
+fn signals() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGINT);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+fn introduce(page: &CountersPage, cpu: Option<u32>) {
+    page.set_word(Word::Pid, std::process::id().into());
+    page.set_word(Word::Started, host::now_ns());
+    page.set_word(Word::HotCpu, cpu.map_or(u64::MAX, u64::from));
+    page.set_word(Word::Emulated, host::is_emulated().into());
+    page.set_word(Word::State, State::Starting as u64);
+    page.raise(Event::Started, cpu.map_or(u64::MAX, u64::from));
+}
+
+fn run_replay(journal: &Path, bbo: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
+    let report = replay::replay(journal)?;
+    if let Some(path) = bbo {
+        std::fs::write(path, replay::bbo_csv(&report.core))?;
+    }
+    let quotes = report.core.counters.get(Counter::BboChanges);
+    println!("{} records, {} bytes of output came out again, {quotes} best bids and offers", report.records, report.output_bytes);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,186 @@
+//! A journal read back through the core: every output must come out again, byte for byte.
+
+use crate::config::Config;
+use crate::journal::{OpenError, segments};
+use abi::control::Orders;
+use abi::journal::{JournalError, Kind, Record, Segment};
+use engine_core::book::Bbo;
+use engine_core::counters::Counter;
+use engine_core::maker::Maker;
+use engine_core::market::InstrumentId;
+use engine_core::pipeline::{Core, Line};
+use engine_core::strategy::{Actions, Execution, Strategy, View};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why a journal can't be replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// The files can't be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A segment is damaged.
+    #[error("{path}: {source}")]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: JournalError,
+    },
+    /// There is no run's beginning in it.
+    #[error("{path}: no run starts in this journal; its first segments were overwritten")]
+    NoRun {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The core says something else than it said then.
+    #[error("record {sequence}: the replay says {now} where the journal has {then}")]
+    Differs {
+        /// The record.
+        sequence: u64,
+        /// What the replay produced.
+        now: String,
+        /// What was recorded.
+        then: String,
+    },
+    /// The recorded configuration is not one any more.
+    #[error("record {sequence}: {message}")]
+    Config {
+        /// The record.
+        sequence: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// The strategy of the run, with every best bid and offer written down.
+pub struct Tap {
+    strategy: Maker,
+    /// Every state, from the start of the run.
+    pub quotes: Vec<(InstrumentId, Bbo)>,
+}
+
+impl Strategy for Tap {
+    fn on_quote(&mut self, instrument: InstrumentId, bbo: &Bbo) {
+        self.quotes.push((instrument, *bbo));
+    }
+
+    fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
+        self.strategy.on_bbo(view, instrument, actions);
+    }
+
+    fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
+        self.strategy.on_execution(view, execution, actions);
+    }
+
+    fn on_timer(&mut self, view: &View<'_>, actions: &mut Actions) {
+        self.strategy.on_timer(view, actions);
+    }
+}
+
+/// What a replay found.
+pub struct Report {
+    /// Records read.
+    pub records: u64,
+    /// Bytes of output that came out again.
+    pub output_bytes: u64,
+    /// The core at the end of the last run.
+    pub core: Core<Tap>,
+}
+
+struct Player {
+    core: Option<Core<Tap>>,
+    produced: Vec<u8>,
+    records: u64,
+    output_bytes: u64,
+}
+
+/// Replays the last run in a journal.
+///
+/// # Errors
+/// [`ReplayError`] names the file, or the record that differs.
+pub fn replay(directory: &Path) -> Result<Report, ReplayError> {
+    let mut player = Player { core: None, produced: Vec::new(), records: 0, output_bytes: 0 };
+    for (_, path) in segments(directory)? {
+        let read = |source| OpenError::Io { action: "read", path: path.clone(), source };
+        let bytes = std::fs::read(&path).map_err(read)?;
+        let damaged = |source| ReplayError::Segment { path: path.clone(), source };
+        for record in Segment::open(&bytes).map_err(damaged)? {
+            player.play(&record.map_err(damaged)?)?;
+        }
+    }
+    let path = directory.to_path_buf();
+    let core = player.core.ok_or(ReplayError::NoRun { path })?;
+    Ok(Report { records: player.records, output_bytes: player.output_bytes, core })
+}
+
+impl Player {
+    fn play(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+        self.records += 1;
+        if record.kind == Kind::RunStarted {
+            self.produced.clear();
+            self.core = Some(start(record)?);
+            return Ok(());
+        }
+        let Some(core) = &mut self.core else { return Ok(()) };
+        if matches!(record.kind, Kind::SessionSent | Kind::FeedRequested) {
+            return self.compare(record);
+        }
+        if !self.produced.is_empty() {
+            let now = format!("{} bytes more", self.produced.len());
+            return Err(ReplayError::Differs { sequence: record.sequence, now, then: format!("{:?}", record.kind) });
+        }
+        let now = record.time_ns;
+        match record.kind {
+            Kind::FeedA => drop(core.on_feed(Line::A, record.payload, now)),
+            Kind::FeedB => drop(core.on_feed(Line::B, record.payload, now)),
+            Kind::FeedReplayed => drop(core.on_feed(Line::Replay, record.payload, now)),
+            Kind::SessionBytes => core.on_session_bytes(record.payload, now),
+            Kind::SessionConnected => core.on_session_connected(now),
+            Kind::SessionLost => core.on_session_lost(now),
+            Kind::Tick => core.on_tick(now),
+            Kind::Control => core.on_control(Orders::from_bits(record.payload.first().copied().unwrap_or(0)), now),
+            Kind::RunStarted | Kind::SessionSent | Kind::FeedRequested | Kind::Pad => {}
+        }
+        self.produced.append(core.session_out());
+        if let Some(request) = core.take_request() {
+            self.produced.extend_from_slice(&request.to_bytes());
+        }
+        core.take_reset();
+        Ok(())
+    }
+
+    fn compare(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+        if !self.produced.starts_with(record.payload) {
+            let hex = |bytes: &[u8]| bytes.iter().take(64).map(|b| format!("{b:02x}")).collect::<String>();
+            let (now, then) = (hex(&self.produced), hex(record.payload));
+            return Err(ReplayError::Differs { sequence: record.sequence, now, then });
+        }
+        self.produced.drain(..record.payload.len());
+        self.output_bytes += record.payload.len() as u64;
+        Ok(())
+    }
+}
+
+fn start(record: &Record<'_>) -> Result<Core<Tap>, ReplayError> {
+    let wrong = |message: String| ReplayError::Config { sequence: record.sequence, message };
+    let text = std::str::from_utf8(record.payload).map_err(|error| wrong(error.to_string()))?;
+    let config = Config::parse(text, Path::new("recorded configuration")).map_err(|error| wrong(error.to_string()))?;
+    let crate::config::StrategySettings::Maker(maker) = config.strategy;
+    let strategy = Tap { strategy: Maker::new(maker, config.symbols.len()), quotes: Vec::new() };
+    Ok(Core::new(config.core, strategy))
+}
+
+/// The best bids and offers since market hours started, as CSV in the columns of LOBSTER's top-of-book
+/// file; an empty side is 0,0.
+pub fn bbo_csv(core: &Core<Tap>) -> String {
+    let quotes = &core.strategy().quotes;
+    let count = core.counters.get(Counter::BboChanges) as usize;
+    let mut csv = String::from("ask_price_1e4,ask_shares,bid_price_1e4,bid_shares\n");
+    for (_, bbo) in &quotes[quotes.len().saturating_sub(count)..] {
+        let side = |quote: Option<engine_core::book::Quote>| quote.map_or((0, 0), |q| (q.price.0, q.shares));
+        let ((ask, ask_shares), (bid, bid_shares)) = (side(bbo.ask), side(bbo.bid));
+        csv.push_str(&format!("{ask},{ask_shares},{bid},{bid_shares}\n"));
+    }
+    csv
+}
