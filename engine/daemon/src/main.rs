@@ -22,8 +22,9 @@ use tracing::{info, warn};
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// The configuration.
-    #[arg(long, default_value = "/etc/quietcore/engine.toml")]
+    /// The configuration; without it, the systemd credential quietcore.engine.toml, or else
+    /// /etc/quietcore/engine.toml.
+    #[arg(long, default_value_os_t = default_config())]
     config: PathBuf,
     /// Check the configuration and leave.
     #[arg(long)]
@@ -45,6 +46,12 @@ enum Command {
         #[arg(long)]
         bbo: Option<PathBuf>,
     },
+}
+
+fn default_config() -> PathBuf {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let credential = credentials.map(|directory| directory.join("quietcore.engine.toml"));
+    credential.filter(|path| path.exists()).unwrap_or_else(|| "/etc/quietcore/engine.toml".into())
 }
 
 /// The exit code of a host that breaks the contract: systemd shows it, and does not try again.

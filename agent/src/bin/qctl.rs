@@ -1,0 +1,165 @@
+//! `qctl`: asks the agent on this host, for people and scripts.
+
+use agent::server::{Request, Response, SOCKET};
+use agent::status::Status;
+use agent::view;
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Ask the agent of this host. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The agent's socket.
+    #[arg(long, default_value = SOCKET, global = true)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the host is doing.
+    Status {
+        /// How to show it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// The same, each second anew.
+    Top {
+        /// Send each page as a line of JSON instead of drawing it.
+        #[arg(long)]
+        stream: bool,
+    },
+    /// Wait until the engine trades and every container runs.
+    Ready {
+        /// Seconds to wait.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+    /// Run what a compose file declares.
+    Apply {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Cancel every order and send nothing more, until `qctl resume`.
+    Kill,
+    /// Cancel working orders and open no new ones, until `qctl resume`.
+    Drain,
+    /// Trade again.
+    Resume,
+}
+
+struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    fn connect(socket: &PathBuf) -> Result<Self> {
+        let stream = UnixStream::connect(socket);
+        let stream = stream.with_context(|| format!("reach the agent at {}; is quietcore-agent.service running?", socket.display()))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Response> {
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        self.stream.get_mut().write_all(line.as_bytes()).context("ask the agent")?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).context("hear the agent")?;
+        serde_json::from_str(&answer).context("the agent's answer")
+    }
+
+    fn status(&mut self) -> Result<Status> {
+        match self.ask(&Request::Status {})? {
+            Response::Status(status) => Ok(*status),
+            Response::Error(why) => bail!(why),
+            Response::Done => bail!("the agent answered something else than a status"),
+        }
+    }
+
+    fn done(&mut self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
+            Response::Error(why) => bail!(why),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn top(client: &mut Client, stream: bool) -> Result<()> {
+    let colour = std::io::stdout().is_terminal();
+    loop {
+        let status = client.status()?;
+        let text = match stream {
+            true => format!("{}\n", serde_json::to_string(&status)?),
+            false => format!("\x1b[H\x1b[2J{}", view::page(&status, colour)),
+        };
+        let mut out = std::io::stdout();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut last = None;
+    while start.elapsed() < timeout {
+        match Client::connect(socket).and_then(|mut client| client.status()) {
+            Ok(status) if status.ready => {
+                let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+                println!("quietcore: ready, {} s after the kernel started", uptime.split(' ').next().unwrap_or("?"));
+                return Ok(());
+            }
+            other => last = Some(other),
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    match last {
+        Some(Ok(status)) => bail!("not ready after {} s:\n{}", timeout.as_secs(), view::page(&status, false)),
+        Some(Err(error)) => Err(error),
+        None => bail!("no time to look"),
+    }
+}
+
+fn act(arguments: &Arguments) -> Result<()> {
+    if let Command::Ready { timeout } = arguments.command {
+        return ready(&arguments.socket, Duration::from_secs(timeout));
+    }
+    let mut client = Client::connect(&arguments.socket)?;
+    match &arguments.command {
+        Command::Status { output: Output::Table } => print!("{}", view::page(&client.status()?, std::io::stdout().is_terminal())),
+        Command::Status { output: Output::Json } => println!("{}", serde_json::to_string_pretty(&client.status()?)?),
+        Command::Top { stream } => top(&mut client, *stream)?,
+        Command::Apply { file } => {
+            let compose = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            client.done(&Request::Apply { compose }).with_context(|| file.display().to_string())?;
+        }
+        Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
+        Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
+        Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
+        Command::Ready { .. } => {}
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match act(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

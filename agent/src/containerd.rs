@@ -1,0 +1,329 @@
+//! The rim to containerd 1.7: images into its content store, containers and tasks by its native API.
+//! Every call has a time limit. What containerd keeps is a cache of the archives on the read-only root.
+
+use crate::compose::Service;
+use crate::limits::CONTAINERD_TIMEOUT;
+use crate::ociarchive::{Image, chain_ids};
+use crate::plan::{Observed, Task};
+use crate::runtimespec;
+use containerd_client::services::v1::container::Runtime;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+};
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{
+    ApplyRequest, Container, CreateContainerRequest, CreateImageRequest, CreateTaskRequest, DeleteContainerRequest,
+    DeleteTaskRequest, Image as ImageRecord, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
+    SubscribeRequest, WaitRequest, WriteAction, WriteContentRequest,
+};
+use containerd_client::types::v1::Status;
+use containerd_client::types::{Descriptor, Mount};
+use oci_spec::image::ImageConfiguration;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+const NAMESPACE: &str = "quietcore";
+const SNAPSHOTTER: &str = "overlayfs";
+const RUNTIME: &str = "io.containerd.runc.v2";
+const FINGERPRINT: &str = "io.quietcore.fingerprint";
+/// Bytes of a blob in one message: gRPC's default limit is 4 MiB.
+const CHUNK: usize = 1 << 20;
+
+/// Why containerd did not do something.
+#[derive(Debug, Error)]
+pub enum ContainerdError {
+    /// The socket is not there.
+    #[error("connect to containerd at {socket}")]
+    Connect {
+        /// The socket.
+        socket: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// A call failed.
+    #[error("containerd: {action} {object}: {message}")]
+    Call {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        object: String,
+        /// What containerd said.
+        message: String,
+    },
+    /// An image that is not on this host.
+    #[error("image {0} is not on this host; ship it with the OS or correct its name")]
+    NoImage(String),
+}
+
+/// A connection to containerd.
+pub struct Containerd {
+    channel: Channel,
+    images: HashMap<String, ImageConfiguration>,
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let namespace = NAMESPACE.parse().expect("a plain word is a header value");
+    request.metadata_mut().insert("containerd-namespace", namespace);
+    request
+}
+
+/// Waits for a call with a time limit; `None` if the answer is one of the `expected` codes.
+async fn call<T>(
+    action: &'static str,
+    object: &str,
+    expected: &[Code],
+    answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<Option<T>, ContainerdError> {
+    let failed = |message: String| ContainerdError::Call { action, object: object.into(), message };
+    match timeout(CONTAINERD_TIMEOUT, answer).await {
+        Ok(Ok(response)) => Ok(Some(response.into_inner())),
+        Ok(Err(status)) if expected.contains(&status.code()) => Ok(None),
+        Ok(Err(status)) => Err(failed(status.message().to_string())),
+        Err(_) => Err(failed(format!("no answer for {} s", CONTAINERD_TIMEOUT.as_secs()))),
+    }
+}
+
+impl Containerd {
+    /// Connects to the daemon's socket.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Connect`].
+    pub async fn connect(socket: &Path) -> Result<Self, ContainerdError> {
+        let failed = |source| ContainerdError::Connect { socket: socket.display().to_string(), source };
+        let channel = containerd_client::connect(socket).await.map_err(failed)?;
+        Ok(Self { channel, images: HashMap::new() })
+    }
+
+    /// Puts an image into containerd and unpacks it, unless both were done before.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`] names the step and the blob.
+    pub async fn import(&mut self, image: &Image) -> Result<(), ContainerdError> {
+        let manifest_labels = {
+            let mut labels = HashMap::new();
+            labels.insert("containerd.io/gc.ref.content.config".into(), image.manifest.config().digest().to_string());
+            for (index, layer) in image.manifest.layers().iter().enumerate() {
+                labels.insert(format!("containerd.io/gc.ref.content.l.{index}"), layer.digest().to_string());
+            }
+            labels
+        };
+        let chain = chain_ids(image.config.rootfs().diff_ids());
+        for layer in image.manifest.layers() {
+            self.write_blob(image, layer, HashMap::new()).await?;
+        }
+        let mut config_labels = HashMap::new();
+        if let Some(last) = chain.last() {
+            config_labels.insert(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), last.clone());
+        }
+        self.write_blob(image, image.manifest.config(), config_labels).await?;
+        self.write_blob(image, &image.target, manifest_labels).await?;
+        let record = ImageRecord { name: image.name.clone(), target: Some(descriptor(&image.target)), ..Default::default() };
+        let create = CreateImageRequest { image: Some(record), ..Default::default() };
+        call("name image", &image.name, &[Code::AlreadyExists], ImagesClient::new(self.channel.clone()).create(request(create))).await?;
+        self.unpack(image, &chain).await?;
+        self.images.insert(image.name.clone(), image.config.clone());
+        Ok(())
+    }
+
+    async fn write_blob(&self, image: &Image, blob: &oci_spec::image::Descriptor, labels: HashMap<String, String>) -> Result<(), ContainerdError> {
+        let digest = blob.digest().to_string();
+        let bytes = &image.blobs[&digest];
+        let total = bytes.len() as i64;
+        let base = WriteContentRequest { r#ref: format!("quietcore-{digest}"), total, expected: digest.clone(), ..Default::default() };
+        let mut messages = Vec::new();
+        for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let offset = (index * CHUNK) as i64;
+            let action = WriteAction::Write.into();
+            messages.push(WriteContentRequest { action, offset, data: chunk.to_vec(), ..base.clone() });
+        }
+        let action = WriteAction::Commit.into();
+        messages.push(WriteContentRequest { action, offset: total, labels, ..base });
+        let mut client = ContentClient::new(self.channel.clone());
+        let write = client.write(request(tokio_stream::iter(messages)));
+        let expected = [Code::AlreadyExists];
+        let Some(mut answers) = call("write blob", &digest, &expected, write).await? else { return Ok(()) };
+        // The stream's end says that the commit is done; an existing blob shows up in it too.
+        loop {
+            let failed = |message: String| ContainerdError::Call { action: "write blob", object: digest.clone(), message };
+            match timeout(CONTAINERD_TIMEOUT, answers.message()).await {
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(status)) if status.code() == Code::AlreadyExists => return Ok(()),
+                Ok(Err(status)) => return Err(failed(status.message().to_string())),
+                Err(_) => return Err(failed("no answer".into())),
+            }
+        }
+    }
+
+    async fn unpack(&self, image: &Image, chain: &[String]) -> Result<(), ContainerdError> {
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let mut parent = String::new();
+        for (layer, id) in image.manifest.layers().iter().zip(chain) {
+            let stat = StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: id.clone() };
+            if call("look up snapshot", id, &[Code::NotFound], snapshots.stat(request(stat))).await?.is_none() {
+                let key = format!("unpack-{id}");
+                self.remove_snapshot(&key).await?;
+                let mounts = self.prepare(&key, &parent).await?;
+                let diff = Some(descriptor(layer));
+                let apply = ApplyRequest { diff, mounts, ..Default::default() };
+                call("unpack layer", id, &[], DiffClient::new(self.channel.clone()).apply(request(apply))).await?;
+                let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
+                let commit = CommitSnapshotRequest { snapshotter: SNAPSHOTTER.into(), name: id.clone(), key, labels, ..Default::default() };
+                call("keep layer", id, &[Code::AlreadyExists], snapshots.commit(request(commit))).await?;
+            }
+            parent.clone_from(id);
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, ContainerdError> {
+        let prepare = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.into(),
+            key: key.into(),
+            parent: parent.into(),
+            // Kept until it is removed by name: no garbage collection between two steps.
+            labels: [("containerd.io/gc.root".to_string(), String::new())].into(),
+        };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let answer = call("prepare snapshot", key, &[], snapshots.prepare(request(prepare))).await?;
+        Ok(answer.map(|answer| answer.mounts).unwrap_or_default())
+    }
+
+    async fn remove_snapshot(&self, key: &str) -> Result<(), ContainerdError> {
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        call("remove snapshot", key, &[Code::NotFound], snapshots.remove(request(remove))).await?;
+        Ok(())
+    }
+
+    /// Everything that containerd knows of our containers.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`].
+    pub async fn observe(&self) -> Result<BTreeMap<String, Observed>, ContainerdError> {
+        let mut observed: BTreeMap<String, Observed> = BTreeMap::new();
+        let list = ListContainersRequest::default();
+        let containers = call("list", "containers", &[], ContainersClient::new(self.channel.clone()).list(request(list))).await?;
+        for container in containers.map(|answer| answer.containers).unwrap_or_default() {
+            let fingerprint = container.labels.get(FINGERPRINT).cloned().unwrap_or_default();
+            observed.entry(container.id).or_default().fingerprint = Some(fingerprint);
+        }
+        let list = ListTasksRequest::default();
+        let tasks = call("list", "tasks", &[], TasksClient::new(self.channel.clone()).list(request(list))).await?;
+        for process in tasks.map(|answer| answer.tasks).unwrap_or_default() {
+            let task = match process.status() {
+                Status::Created => Task::Created,
+                Status::Running | Status::Paused | Status::Pausing => Task::Running,
+                Status::Stopped | Status::Unknown => Task::Stopped(process.exit_status),
+            };
+            observed.entry(process.id).or_default().task = Some(task);
+        }
+        let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), ..Default::default() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        if let Some(mut answers) = call("list", "snapshots", &[], snapshots.list(request(list))).await? {
+            while let Ok(Ok(Some(answer))) = timeout(CONTAINERD_TIMEOUT, answers.message()).await {
+                for info in answer.info {
+                    if let Some(name) = info.name.strip_prefix("container-") {
+                        observed.entry(name.to_string()).or_default().snapshot = true;
+                    }
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    /// Makes and starts a container. Its output goes to `log`.
+    ///
+    /// # Errors
+    /// [`ContainerdError`] names the step.
+    pub async fn create(&self, service: &Service, log: &Path) -> Result<u32, ContainerdError> {
+        let image = self.images.get(&service.image).ok_or_else(|| ContainerdError::NoImage(service.image.clone()))?;
+        let name = &service.name;
+        let snapshot_key = format!("container-{name}");
+        let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
+        let rootfs = self.prepare(&snapshot_key, &parent).await?;
+        let spec = runtimespec::spec(service, image).to_string().into_bytes();
+        let container = Container {
+            id: name.clone(),
+            labels: [(FINGERPRINT.to_string(), service.fingerprint())].into(),
+            image: service.image.clone(),
+            runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
+            spec: Some(prost_types::Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value: spec }),
+            snapshotter: SNAPSHOTTER.into(),
+            snapshot_key,
+            ..Default::default()
+        };
+        let create = CreateContainerRequest { container: Some(container) };
+        call("create container", name, &[], ContainersClient::new(self.channel.clone()).create(request(create))).await?;
+        let output = format!("file://{}", log.display());
+        let create = CreateTaskRequest { container_id: name.clone(), rootfs, stdout: output.clone(), stderr: output, ..Default::default() };
+        let mut tasks = TasksClient::new(self.channel.clone());
+        call("create task", name, &[], tasks.create(request(create))).await?;
+        let start = StartRequest { container_id: name.clone(), ..Default::default() };
+        let started = call("start", name, &[], tasks.start(request(start))).await?;
+        Ok(started.map_or(0, |answer| answer.pid))
+    }
+
+    /// Ends a container and takes away task, container and snapshot, whatever of them there is.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`] names the step that failed; doing it again goes on from there.
+    pub async fn remove(&self, name: &str, stop_signal: u32, grace: Duration) -> Result<(), ContainerdError> {
+        let mut tasks = TasksClient::new(self.channel.clone());
+        // "Failed precondition" and "not found" both say that there is nothing to end any more.
+        let gone = [Code::NotFound, Code::FailedPrecondition, Code::Unknown];
+        for signal in [stop_signal, nix::libc::SIGKILL as u32] {
+            let kill = KillRequest { container_id: name.into(), signal, all: signal != stop_signal, ..Default::default() };
+            if call("signal", name, &gone, tasks.kill(request(kill))).await?.is_none() {
+                break;
+            }
+            let wait = WaitRequest { container_id: name.into(), ..Default::default() };
+            if timeout(grace, tasks.wait(request(wait))).await.is_ok() {
+                break;
+            }
+        }
+        let delete = DeleteTaskRequest { container_id: name.into() };
+        call("delete task", name, &[Code::NotFound], tasks.delete(request(delete))).await?;
+        let delete = DeleteContainerRequest { id: name.into() };
+        call("delete container", name, &[Code::NotFound], ContainersClient::new(self.channel.clone()).delete(request(delete))).await?;
+        self.remove_snapshot(&format!("container-{name}")).await
+    }
+
+    /// Calls `notify` for every event, until the daemon goes away. `subscribe` answers only with the
+    /// first event, so this runs in a task of its own.
+    pub async fn watch(&self, notify: impl Fn()) {
+        let mut events = EventsClient::new(self.channel.clone());
+        let filters = vec![format!("namespace=={NAMESPACE},topic~=^/tasks/")];
+        let Ok(answer) = events.subscribe(request(SubscribeRequest { filters })).await else { return };
+        let mut stream = answer.into_inner();
+        while let Ok(Some(_)) = stream.message().await {
+            notify();
+        }
+    }
+
+    /// Another handle on the same connection, without its images.
+    pub fn watcher(&self) -> Self {
+        Self { channel: self.channel.clone(), images: HashMap::new() }
+    }
+}
+
+fn descriptor(from: &oci_spec::image::Descriptor) -> Descriptor {
+    Descriptor {
+        media_type: from.media_type().to_string(),
+        digest: from.digest().to_string(),
+        size: from.size() as i64,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,90 @@
+//! The isolated cpuset partition on the hot cores: `hot.slice` holds their cpuset, `hot-engine.slice`
+//! below it is the partition. Nested, because a partition directly below the root breaks as soon as a
+//! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
+
+use abi::hostplan::{CorePlan, PlanError};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why there is no partition.
+#[derive(Debug, Error)]
+pub enum PartitionError {
+    /// The kernel's split of cores can't be read.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A cgroup file refused.
+    #[error("write {value:?} to {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel took the words and says no all the same.
+    #[error("{path} says {state:?}; see Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.partition")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        state: String,
+    },
+}
+
+/// Where cgroups are.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+const PARENT: &str = "hot.slice";
+const PARTITION: &str = "hot.slice/hot-engine.slice";
+
+/// The split that the kernel was booted with.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn core_plan() -> Result<CorePlan, PlanError> {
+    let read = |name: &str| fs::read_to_string(Path::new("/sys/devices/system/cpu").join(name)).unwrap_or_default();
+    CorePlan::from_kernel(&read("online"), &read("nohz_full"))
+}
+
+/// The file that says whether the partition stands.
+pub fn state_file() -> PathBuf {
+    Path::new(CGROUPS).join(PARTITION).join("cpuset.cpus.partition")
+}
+
+/// Whether the partition stands; `true` on a host without hot cores.
+pub fn stands(plan: &CorePlan) -> bool {
+    plan.hot().is_empty() || fs::read_to_string(state_file()).is_ok_and(|state| state.trim() == "isolated")
+}
+
+/// Makes the partition, or makes it again. Does nothing on a host without hot cores.
+///
+/// # Errors
+/// [`PartitionError`] names the file.
+pub fn apply(plan: &CorePlan) -> Result<(), PartitionError> {
+    if plan.hot().is_empty() {
+        return Ok(());
+    }
+    let cpus = plan.hot().to_string();
+    let root = Path::new(CGROUPS);
+    write(root.join("cgroup.subtree_control"), "+cpuset")?;
+    for slice in [PARENT, PARTITION] {
+        let directory = root.join(slice);
+        let _ = fs::create_dir(&directory);
+        write(directory.join("cpuset.cpus"), &cpus)?;
+        write(directory.join("cpuset.cpus.exclusive"), &cpus)?;
+        if slice == PARENT {
+            write(directory.join("cgroup.subtree_control"), "+cpuset")?;
+        }
+    }
+    let path = state_file();
+    write(path.clone(), "isolated")?;
+    let state = fs::read_to_string(&path).unwrap_or_default().trim().to_string();
+    if state == "isolated" { Ok(()) } else { Err(PartitionError::Invalid { path, state }) }
+}
+
+fn write(path: PathBuf, value: &str) -> Result<(), PartitionError> {
+    let failed = |source| PartitionError::Write { path: path.clone(), value: value.into(), source };
+    fs::write(&path, value).map_err(failed)
+}

@@ -1,0 +1,89 @@
+//! What a core was interrupted by: counts since boot from `/proc/interrupts` and the scheduler's debug
+//! file. Counts, not times: they mean the same on an emulated machine.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Counts of one core since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CoreCounts {
+    /// Local timer interrupts (`LOC`).
+    pub timer: u64,
+    /// Interrupts by other cores: reschedule, function call, TLB shootdown (`RES`, `CAL`, `TLB`).
+    pub ipi: u64,
+    /// Interrupts by devices.
+    pub device: u64,
+    /// Context switches.
+    pub switches: u64,
+}
+
+/// Reads `/proc/interrupts` into counts per core.
+pub fn parse_interrupts(text: &str) -> BTreeMap<u32, CoreCounts> {
+    let mut lines = text.lines();
+    let cpus: Vec<u32> = lines.next().unwrap_or_default().split_whitespace().filter_map(|w| w.strip_prefix("CPU")?.parse().ok()).collect();
+    let mut counts: BTreeMap<u32, CoreCounts> = cpus.iter().map(|cpu| (*cpu, CoreCounts::default())).collect();
+    for line in lines {
+        let Some((name, rest)) = line.trim_start().split_once(':') else { continue };
+        for (cpu, word) in cpus.iter().zip(rest.split_whitespace()) {
+            let (Ok(number), Some(core)) = (word.parse::<u64>(), counts.get_mut(cpu)) else { break };
+            match name {
+                "LOC" => core.timer += number,
+                "RES" | "CAL" | "TLB" => core.ipi += number,
+                _ if name.bytes().all(|byte| byte.is_ascii_digit()) => core.device += number,
+                _ => {}
+            }
+        }
+    }
+    counts
+}
+
+/// Reads the context switches of each core out of `/sys/kernel/debug/sched/debug`.
+pub fn parse_switches(text: &str) -> BTreeMap<u32, u64> {
+    let mut switches = BTreeMap::new();
+    let mut cpu = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("cpu#") {
+            cpu = rest.split([',', ' ']).next().and_then(|number| number.parse().ok());
+        } else if let (Some(cpu), Some(rest)) = (cpu, line.trim_start().strip_prefix(".nr_switches")) {
+            if let Some(number) = rest.split(':').nth(1).and_then(|number| number.trim().parse().ok()) {
+                switches.entry(cpu).or_insert(number);
+            }
+        }
+    }
+    switches
+}
+
+/// Counts of every core now.
+pub fn sample() -> BTreeMap<u32, CoreCounts> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut counts = parse_interrupts(&read("/proc/interrupts"));
+    for (cpu, switches) in parse_switches(&read("/sys/kernel/debug/sched/debug")) {
+        counts.entry(cpu).or_default().switches = switches;
+    }
+    counts
+}
+
+/// Context switches of a process's main thread since it started.
+pub fn switches_of(pid: i32) -> Option<u64> {
+    let status = procfs::process::Process::new(pid).ok()?.status().ok()?;
+    Some(status.voluntary_ctxt_switches? + status.nonvoluntary_ctxt_switches?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_are_summed_by_kind() {
+        let text = "            CPU0       CPU2\n  0:         44          1   IO-APIC   2-edge      timer\n 24:  5 6  PCI-MSI 1-edge virtio0\nLOC:  100 7   Local timer interrupts\nRES: 1 2 Rescheduling interrupts\nCAL: 3 4 Function call interrupts\nERR: 9\n";
+        let counts = parse_interrupts(text);
+        assert_eq!(counts[&0], CoreCounts { timer: 100, ipi: 4, device: 49, switches: 0 });
+        assert_eq!(counts[&2], CoreCounts { timer: 7, ipi: 6, device: 7, switches: 0 });
+    }
+
+    #[test]
+    fn switches_are_read_per_core() {
+        let text = "Sched Debug Version: v0.11\ncpu#0, 2249.998 MHz\n  .nr_running                    : 1\n  .nr_switches                   : 1234\ncfs_rq[0]:/\n\ncpu#2, 2249.998 MHz\n  .nr_switches                   : 5\n";
+        assert_eq!(parse_switches(text), [(0, 1234), (2, 5)].into());
+    }
+}

@@ -1,0 +1,30 @@
+//! The agent: containers on the housekeeping cores, the isolated partition, status for people. Planners
+//! are pure; containerd, cgroups and sockets are thin rims. Nothing here can build an order.
+#![forbid(unsafe_code)]
+
+/// The compose file: what is accepted, and what is refused where.
+pub mod compose;
+/// The rim to containerd.
+pub mod containerd;
+/// The isolated cpuset partition on the hot cores.
+pub mod hotpartition;
+/// What a core was interrupted by.
+pub mod interference;
+/// Every limit with its reason.
+pub mod limits;
+/// OCI images as archives.
+pub mod ociarchive;
+/// What is to be done so that what runs is what is declared.
+pub mod plan;
+/// A service as an OCI runtime specification.
+pub mod runtimespec;
+/// The local socket: one line of JSON in, one out.
+pub mod server;
+/// What the agent knows, for people and programs.
+pub mod status;
+/// Containers' output to the journal.
+pub mod tail;
+/// The agent's main loop.
+pub mod run;
+/// Status as a page for a terminal.
+pub mod view;

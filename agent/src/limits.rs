@@ -1,0 +1,34 @@
+//! Every limit of the agent with its reason.
+
+use std::time::Duration;
+
+/// A compose file: a desk has tens of services, each a kilobyte.
+pub const COMPOSE_LEN_MAX: u64 = 1 << 20;
+
+/// Services in one file.
+pub const SERVICES_MAX: usize = 64;
+
+/// An image archive: the largest static program with its data.
+pub const ARCHIVE_LEN_MAX: u64 = 2 << 30;
+
+/// How often everything is compared with what is declared, besides whenever containerd reports an event.
+pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait before a dead container is started again: doubled each time, up to the maximum.
+pub const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// See [`RESTART_DELAY`].
+pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
+/// A container that ran so long starts with the shortest delay again.
+pub const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
+
+/// Answers of containerd take milliseconds; past this it is taken for hung, and asked again.
+pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes read from one container's output in one go.
+pub const TAIL_CHUNK: usize = 64 * 1024;
+
+/// Output behind the read position is given back to the file system in steps of this.
+pub const TAIL_PUNCH: u64 = 1 << 20;
+
+/// A request on the local socket: a compose file and a little more.
+pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;

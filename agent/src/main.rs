@@ -1,0 +1,98 @@
+//! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
+
+use agent::run::{Paths, run};
+use agent::{compose, hotpartition, server};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The agent of a trading host.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run containers, watch the hot cores, answer qctl.
+    Run {
+        /// The compose file of the image.
+        #[arg(long, default_value = "/etc/quietcore/compose.yaml")]
+        compose: PathBuf,
+        /// Where the applied compose file is kept.
+        #[arg(long, default_value = "/var/lib/quietcore/agent")]
+        state: PathBuf,
+        /// Image archives shipped with the OS.
+        #[arg(long, default_value = "/usr/share/quietcore/images")]
+        images: PathBuf,
+        /// Containers' output.
+        #[arg(long, default_value = "/var/log/quietcore/containers")]
+        logs: PathBuf,
+        /// The engine's pages.
+        #[arg(long, default_value = "/run/quietcore/engine")]
+        pages: PathBuf,
+        /// containerd's socket.
+        #[arg(long, default_value = "/run/containerd/containerd.sock")]
+        containerd: PathBuf,
+        /// Our own socket.
+        #[arg(long, default_value = server::SOCKET)]
+        socket: PathBuf,
+    },
+    /// Make the isolated cpuset partition on the hot cores, and leave.
+    HotPartition,
+    /// Check a compose file against this host's cores, and leave.
+    CheckCompose {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+fn act(command: Command) -> Result<()> {
+    match command {
+        Command::Run { compose, state, images, logs, pages, containerd, socket } => {
+            let applied = state.join("compose.yaml");
+            let paths = Paths { compose, applied, images, logs, pages, containerd, socket };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(run(paths))
+        }
+        Command::HotPartition => {
+            let plan = hotpartition::core_plan()?;
+            hotpartition::apply(&plan)?;
+            match plan.hot().is_empty() {
+                true => println!("no hot cores: the kernel was booted without nohz_full="),
+                false => println!("isolated partition on CPUs {}", plan.hot()),
+            }
+            Ok(())
+        }
+        Command::CheckCompose { file } => {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            let services = compose::parse(&text, &hotpartition::core_plan()?).with_context(|| file.display().to_string())?;
+            println!("{}: valid, {} services", file.display(), services.len());
+            Ok(())
+        }
+    }
+}
+
+/// Journald if systemd started us, else lines on standard error.
+fn log_to_journald() {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::filter::LevelFilter::INFO;
+    let on_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journald = on_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let plain = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    tracing_subscriber::registry().with(filter).with(journald).with(plain).init();
+}
+
+fn main() -> ExitCode {
+    log_to_journald();
+    match act(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quietcore-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

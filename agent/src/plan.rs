@@ -1,0 +1,188 @@
+//! What is to be done so that what runs is what is declared. Pure: level-triggered, it looks only at what
+//! is there now, so that it gets out of every half state that a crash can leave.
+
+use crate::compose::{Restart, Service};
+use crate::limits::{RESTART_DELAY, RESTART_DELAY_MAX, RESTART_FORGIVEN};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A task as containerd reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Made, never started: a crash between the two.
+    Created,
+    /// Running.
+    Running,
+    /// Ended with this status.
+    Stopped(u32),
+}
+
+/// What containerd knows under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// The fingerprint of the service that it was made from, if there is a container.
+    pub fingerprint: Option<String>,
+    /// Its task; none after its shim was killed.
+    pub task: Option<Task>,
+    /// Whether a snapshot is left.
+    pub snapshot: bool,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Take away task, container and snapshot, whatever of them there is.
+    Remove(String),
+    /// Make and start it.
+    Create(String),
+}
+
+/// What is remembered of a service between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct History {
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Failures in a row: the wait grows with them.
+    pub failures: u32,
+    /// When it was last started, since the agent started.
+    pub started_at: Option<Duration>,
+}
+
+impl History {
+    /// When it may be started.
+    fn due_at(&self) -> Duration {
+        let Some(started) = self.started_at else { return Duration::ZERO };
+        let delay = RESTART_DELAY.saturating_mul(1 << self.failures.min(16)).min(RESTART_DELAY_MAX);
+        started + delay
+    }
+
+    /// It is being started at `now`.
+    pub fn note_start(&mut self, now: Duration) {
+        if let Some(before) = self.started_at {
+            self.restarts += 1;
+            self.failures = if now.saturating_sub(before) >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
+        }
+        self.started_at = Some(now);
+    }
+}
+
+fn is_over(service: &Service, task: Option<Task>) -> bool {
+    match (service.restart, task) {
+        (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0))) => true,
+        _ => false,
+    }
+}
+
+/// The actions that lead from what is observed to what is declared, in order.
+pub fn plan(
+    declared: &[Service],
+    observed: &BTreeMap<String, Observed>,
+    history: &BTreeMap<String, History>,
+    now: Duration,
+) -> Vec<Action> {
+    let names: BTreeSet<&str> = declared.iter().map(|service| service.name.as_str()).collect();
+    let undeclared = observed.keys().filter(|name| !names.contains(name.as_str()));
+    let mut actions: Vec<Action> = undeclared.cloned().map(Action::Remove).collect();
+    for service in declared {
+        let name = service.name.clone();
+        let found = observed.get(&name).cloned().unwrap_or_default();
+        let current = found.fingerprint.as_ref() == Some(&service.fingerprint());
+        if current && (found.task == Some(Task::Running) || is_over(service, found.task)) {
+            continue;
+        }
+        let changed = found.fingerprint.is_some() && !current;
+        let due = changed || history.get(&name).copied().unwrap_or_default().due_at() <= now;
+        if !due {
+            continue;
+        }
+        if found != Observed::default() {
+            actions.push(Action::Remove(name.clone()));
+        }
+        actions.push(Action::Create(name));
+    }
+    actions
+}
+
+impl Service {
+    /// Changes whenever anything declared does.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let text = serde_json::to_string(self).expect("a service is plain data");
+        Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::hostplan::CorePlan;
+
+    fn service(restart: &str) -> Service {
+        let cores = CorePlan::from_kernel("0-1", "").unwrap();
+        let text = format!("services:\n  a:\n    image: x\n    restart: \"{restart}\"\n");
+        crate::compose::parse(&text, &cores).unwrap().remove(0)
+    }
+
+    fn planned(service: &Service, found: Option<Observed>, history: History, now_ms: u64) -> Vec<Action> {
+        let observed = found.map(|found| ("a".to_string(), found)).into_iter().collect();
+        let history = [("a".to_string(), history)].into();
+        plan(std::slice::from_ref(service), &observed, &history, Duration::from_millis(now_ms))
+    }
+
+    fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
+        Some(Observed { fingerprint: Some(service.fingerprint()), task, snapshot: true })
+    }
+
+    fn anew() -> Vec<Action> {
+        vec![Action::Remove("a".into()), Action::Create("a".into())]
+    }
+
+    #[test]
+    fn every_half_state_leads_to_a_running_container() {
+        let service = service("always");
+        let fresh = History::default();
+        assert_eq!(planned(&service, None, fresh, 0), [Action::Create("a".into())]);
+        assert_eq!(planned(&service, found(&service, Some(Task::Running)), fresh, 0), []);
+        for task in [None, Some(Task::Created), Some(Task::Stopped(0)), Some(Task::Stopped(137))] {
+            assert_eq!(planned(&service, found(&service, task), fresh, 0), anew(), "{task:?}");
+        }
+        let orphan = Observed { snapshot: true, ..Observed::default() };
+        assert_eq!(planned(&service, Some(orphan), fresh, 0), anew());
+    }
+
+    #[test]
+    fn a_changed_service_is_made_anew_and_an_undeclared_one_removed() {
+        let service = service("always");
+        let old = Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
+        assert_eq!(planned(&service, Some(old.clone()), History::default(), 0), anew());
+        let observed = [("b".to_string(), old)].into();
+        let actions = plan(&[], &observed, &BTreeMap::new(), Duration::ZERO);
+        assert_eq!(actions, [Action::Remove("b".into())]);
+    }
+
+    #[test]
+    fn restart_policies_hold() {
+        for (policy, task, ends) in [("no", 1, true), ("on-failure", 0, true), ("on-failure", 1, false), ("always", 0, false)] {
+            let service = service(policy);
+            let actions = planned(&service, found(&service, Some(Task::Stopped(task))), History::default(), 0);
+            assert_eq!(actions.is_empty(), ends, "{policy} after status {task}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_keeps_dying_is_started_more_and_more_rarely() {
+        let service = service("always");
+        let mut history = History::default();
+        let mut starts = Vec::new();
+        for now_ms in (0..40_000).step_by(50) {
+            if !planned(&service, found(&service, None), history, now_ms).is_empty() {
+                history.note_start(Duration::from_millis(now_ms));
+                starts.push(now_ms);
+            }
+        }
+        assert_eq!(starts[..6], [0, 100, 300, 700, 1500, 3100]);
+        assert!(starts.len() < 12, "{starts:?}");
+        history.note_start(Duration::from_secs(100));
+        assert_eq!(history.failures, 0);
+    }
+}

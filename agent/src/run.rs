@@ -1,0 +1,353 @@
+//! The agent's main loop: compare, act, report; once a second and whenever containerd says that
+//! something happened.
+
+use crate::compose::{self, Service};
+use crate::containerd::Containerd;
+use crate::hotpartition;
+use crate::interference::{self, CoreCounts};
+use crate::limits::RECONCILE_INTERVAL;
+use crate::ociarchive;
+use crate::plan::{Action, History, Observed, Task, plan};
+use crate::server::{self, Asked, Request, Response};
+use crate::status::{Container, Core, Engine, Status};
+use crate::tail::Tail;
+use abi::control::{ControlPage, Orders};
+use abi::counters::CountersPage;
+use abi::hostplan::CorePlan;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tracing::{error, info, warn};
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The compose file of the image.
+    pub compose: PathBuf,
+    /// The one that `qctl apply` left.
+    pub applied: PathBuf,
+    /// Image archives.
+    pub images: PathBuf,
+    /// Containers' output.
+    pub logs: PathBuf,
+    /// The engine's pages.
+    pub pages: PathBuf,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// Our own.
+    pub socket: PathBuf,
+}
+
+/// The running agent.
+pub struct Agent {
+    paths: Paths,
+    cores: CorePlan,
+    declared: Vec<Service>,
+    containerd: Option<Containerd>,
+    observed: BTreeMap<String, Observed>,
+    history: BTreeMap<String, History>,
+    tails: BTreeMap<String, Tail>,
+    problems: BTreeMap<String, String>,
+    started: Instant,
+    counts: BTreeMap<u32, CoreCounts>,
+    engine_switches: Option<(u32, u64)>,
+    core_status: Vec<Core>,
+    next_event: u64,
+    event_source: u32,
+    wake: Arc<Notify>,
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// What makes it impossible to start: cores that can't be read, no usable compose file, no socket.
+pub async fn run(paths: Paths) -> Result<()> {
+    let cores = hotpartition::core_plan()?;
+    let mut agent = Agent::new(paths, cores)?;
+    let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
+    let socket = agent.paths.socket.clone();
+    let mut serving = tokio::spawn(async move { server::serve(&socket, to_agent).await });
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let wake = agent.wake.clone();
+    notify_systemd("READY=1");
+    info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => { agent.sample(); agent.reconcile().await; }
+            () = wake.notified() => agent.reconcile().await,
+            Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request)); }
+            ended = &mut serving => { ended?.context("local socket")?; }
+            _ = terminate.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Tells systemd, if it started us. Source: sd_notify(3).
+fn notify_systemd(state: &str) {
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
+        let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|from| from.send_to(state.as_bytes(), socket));
+        if let Err(error) = sent {
+            warn!("tell systemd: {error}");
+        }
+    }
+}
+
+impl Agent {
+    fn new(paths: Paths, cores: CorePlan) -> Result<Self> {
+        let mut agent = Self {
+            paths,
+            cores,
+            declared: Vec::new(),
+            containerd: None,
+            observed: BTreeMap::new(),
+            history: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            started: Instant::now(),
+            counts: BTreeMap::new(),
+            engine_switches: None,
+            core_status: Vec::new(),
+            next_event: 0,
+            event_source: 0,
+            wake: Arc::new(Notify::new()),
+        };
+        agent.declared = agent.load()?;
+        Ok(agent)
+    }
+
+    /// The applied compose file if it is there and still valid, else the image's.
+    fn load(&mut self) -> Result<Vec<Service>> {
+        if let Ok(text) = std::fs::read_to_string(&self.paths.applied) {
+            match compose::parse(&text, &self.cores) {
+                Ok(services) => return Ok(services),
+                Err(error) => warn!("{}: {error}; using the image's own", self.paths.applied.display()),
+            }
+        }
+        let path = &self.paths.compose;
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        compose::parse(&text, &self.cores).with_context(|| path.display().to_string())
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Says a problem once, not every second.
+    fn problem(&mut self, about: &str, what: Option<String>) {
+        let before = self.problems.get(about);
+        if before != what.as_ref() {
+            match &what {
+                Some(text) => error!("{about}: {text}"),
+                None => info!("{about}: recovered"),
+            }
+        }
+        match what {
+            Some(text) => self.problems.insert(about.into(), text),
+            None => self.problems.remove(about),
+        };
+    }
+
+    async fn reconcile(&mut self) {
+        let partition = if hotpartition::stands(&self.cores) { Ok(()) } else { hotpartition::apply(&self.cores) };
+        self.problem("hot partition", partition.err().map(|error| error.to_string()));
+        let done = self.reconcile_containers().await;
+        if done.is_err() {
+            self.containerd = None;
+        }
+        self.problem("containers", done.err().map(|error| format!("{error:#}")));
+        self.read_tails();
+        self.report_engine_events();
+    }
+
+    async fn reconcile_containers(&mut self) -> Result<()> {
+        let mut containerd = match self.containerd.take() {
+            Some(containerd) => containerd,
+            None => self.connect().await?,
+        };
+        let result = self.converge(&mut containerd).await;
+        self.containerd = Some(containerd);
+        result
+    }
+
+    async fn connect(&mut self) -> Result<Containerd> {
+        let mut containerd = Containerd::connect(&self.paths.containerd).await?;
+        let mut archives: Vec<PathBuf> = std::fs::read_dir(&self.paths.images)
+            .with_context(|| format!("read {}", self.paths.images.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+            .collect();
+        archives.sort();
+        for path in archives {
+            let image = ociarchive::read(&path)?;
+            containerd.import(&image).await?;
+            info!(image = image.name, "image is in containerd");
+        }
+        let (watcher, wake) = (containerd.watcher(), self.wake.clone());
+        tokio::spawn(async move { watcher.watch(|| wake.notify_one()).await });
+        Ok(containerd)
+    }
+
+    async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
+        self.observed = containerd.observe().await?;
+        let actions = plan(&self.declared, &self.observed, &self.history, self.now());
+        for action in &actions {
+            match action {
+                Action::Remove(name) => {
+                    let declared = self.declared.iter().find(|service| service.name == *name);
+                    let signal = declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
+                    containerd.remove(name, signal, Duration::from_secs(5)).await?;
+                }
+                Action::Create(name) => {
+                    let now = self.now();
+                    self.history.entry(name.clone()).or_default().note_start(now);
+                    let service = self.declared.iter().find(|service| service.name == *name).expect("planned from what is declared");
+                    let tail = self.tails.entry(name.clone()).or_insert_with(|| Tail::new(&self.paths.logs, name));
+                    let pid = containerd.create(service, tail.log()).await?;
+                    info!(container = name, pid, image = service.image, cpuset = service.cpuset, "container started");
+                }
+            }
+        }
+        if !actions.is_empty() {
+            self.observed = containerd.observe().await?;
+        }
+        Ok(())
+    }
+
+    fn read_tails(&mut self) {
+        for (name, tail) in &mut self.tails {
+            let read = tail.read(|line| info!(target: "container", container = name, "{line}"));
+            if let Err(error) = read {
+                warn!("output of container {name}: {error}");
+            }
+        }
+    }
+
+    fn page(&self) -> Option<CountersPage> {
+        CountersPage::open(&self.paths.pages.join("counters")).ok()
+    }
+
+    /// The hot thread does not log; its events come to the journal here.
+    fn report_engine_events(&mut self) {
+        let Some(page) = self.page() else { return };
+        let pid = page.word(abi::counters::Word::Pid) as u32;
+        if pid != self.event_source {
+            (self.event_source, self.next_event) = (pid, 0);
+        }
+        let raised = page.word(abi::counters::Word::Events);
+        self.next_event = self.next_event.max(raised.saturating_sub(abi::counters::EVENTS_KEPT as u64));
+        while self.next_event < raised {
+            if let Some((event, value)) = page.event(self.next_event) {
+                info!(target: "engine", event = ?event, value, "engine: {event:?} ({value})");
+            }
+            self.next_event += 1;
+        }
+    }
+
+    /// Takes the counts of every core and what they grew by.
+    fn sample(&mut self) {
+        let counts = interference::sample();
+        let engine = self.page().map(|page| Engine::read(&page));
+        let pid = engine.as_ref().map_or(0, |engine| engine.pid);
+        let cpu = engine.and_then(|engine| engine.cpu);
+        let switches = interference::switches_of(pid as i32).map(|switches| (pid, switches));
+        let same_engine = switches.map(|(pid, _)| pid) == self.engine_switches.map(|(pid, _)| pid);
+        let own = match (self.engine_switches, switches) {
+            (Some((_, before)), Some((_, now))) if same_engine => now.saturating_sub(before),
+            _ => 0,
+        };
+        let before: BTreeMap<u32, Core> = self.core_status.drain(..).map(|core| (core.cpu, core)).collect();
+        for (number, now) in &counts {
+            let was = self.counts.get(number).copied().unwrap_or(*now);
+            let own = if cpu == Some(*number) { own } else { 0 };
+            let foreign = (now.switches.saturating_sub(was.switches)).saturating_sub(own);
+            let total = before.get(number).filter(|_| same_engine).map_or(0, |core| core.foreign_switches);
+            self.core_status.push(Core {
+                cpu: *number,
+                hot: self.cores.hot().contains(*number),
+                counts: *now,
+                foreign_switches: if same_engine { total + foreign } else { 0 },
+                timer_per_second: now.timer.saturating_sub(was.timer),
+                foreign_per_second: foreign,
+            });
+        }
+        self.counts = counts;
+        self.engine_switches = switches;
+    }
+
+    fn answer(&mut self, request: Request) -> Response {
+        match request {
+            Request::Status {} => Response::Status(Box::new(self.status())),
+            Request::Apply { compose } => self.apply(&compose).map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
+            Request::Control { kill, drain } => match ControlPage::open(&self.paths.pages.join("control")) {
+                Ok(page) => {
+                    page.set(Orders { kill, drain });
+                    warn!(kill, drain, "engine control changed");
+                    Response::Done
+                }
+                Err(error) => Response::Error(format!("{error}; the engine has not run since the boot")),
+            },
+        }
+    }
+
+    /// A file that is refused changes nothing.
+    fn apply(&mut self, text: &str) -> Result<()> {
+        let services = compose::parse(text, &self.cores)?;
+        write_whole(&self.paths.applied, text)?;
+        info!(services = services.len(), "compose file applied");
+        self.declared = services;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let engine = self.page().map(|page| Engine::read(&page));
+        let containers: Vec<Container> = self.declared.iter().map(|service| self.container(service)).collect();
+        let partition = hotpartition::stands(&self.cores);
+        let trading = engine.as_ref().is_some_and(|engine| engine.state == "trading");
+        let running = containers.iter().all(|container| container.state == "running");
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            ready: trading && running && partition,
+            partition,
+            engine,
+            cores: self.core_status.clone(),
+            containers,
+            problems: self.problems.iter().map(|(about, what)| format!("{about}: {what}")).collect(),
+        }
+    }
+
+    fn container(&self, service: &Service) -> Container {
+        let task = self.observed.get(&service.name).and_then(|observed| observed.task);
+        Container {
+            name: service.name.clone(),
+            image: service.image.clone(),
+            state: match task {
+                Some(Task::Running) => "running".into(),
+                Some(Task::Created) => "created".into(),
+                Some(Task::Stopped(status)) => format!("stopped ({status})"),
+                None => "absent".into(),
+            },
+            restarts: self.history.get(&service.name).map_or(0, |history| history.restarts),
+            cpuset: service.cpuset.clone(),
+        }
+    }
+}
+
+/// Writes a file so that after a power cut it is the old one or the new one.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let next = path.with_extension("next");
+    let mut file = std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))?;
+    if let Some(directory) = path.parent() {
+        std::fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! A service as an OCI runtime specification. containerd's native API adds nothing of its own, so that
+//! everything a container may do stands here: no default seccomp profile, no default masked path.
+
+use crate::compose::{NetworkMode, Service};
+use oci_spec::image::ImageConfiguration;
+use serde_json::{Value, json};
+
+/// The cgroup above all containers.
+pub const CGROUP: &str = "/quietcore-containers";
+
+/// Capabilities of a service that does not drop them: Docker's default without those that reach the host
+/// (`MKNOD`, `NET_RAW`, `SYS_CHROOT`, `AUDIT_WRITE`, `SETFCAP`).
+const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+];
+
+/// System calls that no container gets, whatever its capabilities. io_uring is among them because its
+/// SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the kernel itself.
+const DENIED: &[&str] = &[
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "perf_event_open", "kexec_load",
+    "kexec_file_load", "init_module", "finit_module", "delete_module", "create_module", "mount", "umount2",
+    "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick", "mount_setattr",
+    "swapon", "swapoff", "reboot", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "keyctl",
+    "add_key", "request_key", "ptrace", "process_vm_writev", "userfaultfd", "open_by_handle_at", "setns",
+];
+
+/// Paths of /proc and /sys that say or do too much; Docker's list.
+const MASKED: &[&str] = &[
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/sys/firmware", "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The specification of a service made from an image.
+pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
+    let capabilities: &[&str] = if service.drop_capabilities { &[] } else { CAPABILITIES };
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
+    if service.network == NetworkMode::None {
+        namespaces.push("network");
+    }
+    let namespaces: Vec<Value> = namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    json!({
+        "ociVersion": "1.1.0",
+        "process": {
+            "terminal": false,
+            "user": { "uid": service.user.0, "gid": service.user.1 },
+            "args": arguments(service, image),
+            "env": environment(service, image),
+            "cwd": service.working_dir,
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+            },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 65536, "soft": 65536 }],
+            "noNewPrivileges": true,
+            "oomScoreAdj": 500,
+        },
+        "root": { "path": "rootfs", "readonly": service.read_only },
+        "hostname": service.name,
+        "mounts": mounts(service),
+        "linux": {
+            "resources": resources(service),
+            "cgroupsPath": format!("{CGROUP}/{}", service.name),
+            "namespaces": namespaces,
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": DENIED, "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }],
+            },
+        },
+    })
+}
+
+fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
+    let config = image.config().as_ref();
+    let from_image = || config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
+    let mut arguments = service.entrypoint.clone().unwrap_or_else(from_image);
+    match service.command.is_empty() {
+        true => arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default()),
+        false => arguments.extend(service.command.iter().cloned()),
+    }
+    arguments
+}
+
+fn environment(service: &Service, image: &ImageConfiguration) -> Vec<String> {
+    let config = image.config().as_ref();
+    let mut environment = config.and_then(|config| config.env().clone()).unwrap_or_default();
+    environment.extend(service.environment.iter().cloned());
+    environment
+}
+
+fn mounts(service: &Service) -> Vec<Value> {
+    let special = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({ "destination": destination, "type": kind, "source": source, "options": options })
+    };
+    let mut mounts = vec![
+        special("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        special("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
+        special("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+        special("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=16m"]),
+        special("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        special("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    ];
+    for bind in &service.binds {
+        let access = if bind.read_only { "ro" } else { "rw" };
+        let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
+        mounts.push(special(&bind.target, "bind", &bind.source, &options));
+    }
+    for path in &service.tmpfs {
+        mounts.push(special(path, "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", "size=64m"]));
+    }
+    if service.network == NetworkMode::Host {
+        // The host's namespace has the host's sysfs; it can only be bound, not mounted anew.
+        mounts[4] = special("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
+    }
+    mounts
+}
+
+/// Limits. Every container has a cpuset: the housekeeping cores or fewer.
+fn resources(service: &Service) -> Value {
+    let mut resources = json!({
+        "cpu": { "cpus": service.cpuset },
+        "devices": [{ "allow": false, "access": "rwm" }],
+    });
+    if let Some(millis) = service.cpu_millis {
+        resources["cpu"]["quota"] = json!(millis * 100);
+        resources["cpu"]["period"] = json!(100_000);
+    }
+    if let Some(bytes) = service.memory_bytes {
+        // No swap beyond the limit.
+        resources["memory"] = json!({ "limit": bytes, "swap": bytes });
+    }
+    if let Some(pids) = service.pids {
+        resources["pids"] = json!({ "limit": pids });
+    }
+    resources
+}

@@ -1,0 +1,87 @@
+//! The local socket: one line of JSON in, one line out. Only root reaches it.
+
+use crate::limits::REQUEST_LEN_MAX;
+use crate::status::Status;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// Where the agent listens.
+pub const SOCKET: &str = "/run/quietcore/agent/agent.sock";
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything that the agent knows.
+    Status {},
+    /// Run what this compose file declares from now on.
+    Apply {
+        /// The file's text.
+        compose: String,
+    },
+    /// Tell the engine.
+    Control {
+        /// Cancel everything and send nothing more.
+        kill: bool,
+        /// Cancel what works and open nothing new.
+        drain: bool,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// The answer to [`Request::Status`].
+    Status(Box<Status>),
+    /// It was done.
+    Done,
+    /// It was not done, and why.
+    Error(String),
+}
+
+/// A request with the way back.
+pub type Asked = (Request, oneshot::Sender<Response>);
+
+/// Takes requests until the agent ends.
+///
+/// # Errors
+/// The socket can't be made.
+pub async fn serve(path: &Path, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(answer(stream, to_agent.clone()));
+    }
+}
+
+async fn answer(stream: UnixStream, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read.take(REQUEST_LEN_MAX)).lines();
+    while let Some(line) = lines.next_line().await? {
+        let response = match serde_json::from_str(&line) {
+            Ok(request) => ask(request, &to_agent).await,
+            Err(error) => Response::Error(format!("request: {error}")),
+        };
+        let mut text = serde_json::to_string(&response)?;
+        text.push('\n');
+        write.write_all(text.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
+    let (back, answer) = oneshot::channel();
+    let stopping = || Response::Error("the agent is stopping".into());
+    match to_agent.send((request, back)).await {
+        Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
+        Err(_) => stopping(),
+    }
+}

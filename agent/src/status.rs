@@ -1,0 +1,122 @@
+//! What the agent knows, for people and programs: one value, served as JSON.
+
+use crate::interference::CoreCounts;
+use abi::counters::{Counter, CountersPage, State, Word};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The image's version.
+    pub version: String,
+    /// Whether the engine trades and every container that should run does.
+    pub ready: bool,
+    /// Whether the isolated partition stands.
+    pub partition: bool,
+    /// The engine; absent if it has no counters page.
+    pub engine: Option<Engine>,
+    /// Cores, by number.
+    pub cores: Vec<Core>,
+    /// Containers, by name.
+    pub containers: Vec<Container>,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+}
+
+/// The engine as its counters page shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// See [`State`].
+    pub state: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its core.
+    pub cpu: Option<u32>,
+    /// Whether times say nothing about latency.
+    pub emulated: bool,
+    /// Every counter by its metric's name; signed ones as they are.
+    pub counters: BTreeMap<String, i128>,
+    /// The instruments.
+    pub instruments: Vec<Instrument>,
+    /// Tick-to-order histogram: (lower bound in ns, count).
+    pub tick_to_order_ns: Vec<(u64, u64)>,
+}
+
+/// One instrument. Prices are 1/10,000 of the currency.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instrument {
+    /// Its symbol.
+    pub symbol: String,
+    /// Best bid: price and shares.
+    pub bid: Option<(u32, u32)>,
+    /// Best offer: price and shares.
+    pub ask: Option<(u32, u32)>,
+    /// Net shares.
+    pub position: i64,
+    /// Profit and loss, 1/10,000 of the currency.
+    pub pnl_ticks: i64,
+}
+
+/// One core.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Core {
+    /// Its number.
+    pub cpu: u32,
+    /// Whether it is hot.
+    pub hot: bool,
+    /// Counts since boot.
+    pub counts: CoreCounts,
+    /// Context switches to something else than the engine, since the engine started.
+    pub foreign_switches: u64,
+    /// Timer interrupts in the last second.
+    pub timer_per_second: u64,
+    /// Foreign context switches in the last second.
+    pub foreign_per_second: u64,
+}
+
+/// One container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// `running`, `stopped`, `absent`, …
+    pub state: String,
+    /// How often it was started again since the agent started.
+    pub restarts: u32,
+    /// Its CPUs.
+    pub cpuset: String,
+}
+
+impl Engine {
+    /// Reads a counters page.
+    pub fn read(page: &CountersPage) -> Self {
+        let value = |counter: &Counter| {
+            let word = page.get(*counter);
+            if counter.is_signed() { i128::from(word as i64) } else { i128::from(word) }
+        };
+        let instruments = page.instruments().into_iter().map(|view| Instrument {
+            symbol: view.symbol.to_string(),
+            bid: view.bid.map(|(price, shares)| (price.0, shares)),
+            ask: view.ask.map(|(price, shares)| (price.0, shares)),
+            position: view.position,
+            pnl_ticks: view.pnl_ticks,
+        });
+        Self {
+            state: page.state().map_or("unknown", State::name).into(),
+            pid: page.word(Word::Pid) as u32,
+            cpu: u32::try_from(page.word(Word::HotCpu)).ok(),
+            emulated: page.word(Word::Emulated) != 0,
+            counters: Counter::ALL.iter().map(|counter| (counter.metric().to_string(), value(counter))).collect(),
+            instruments: instruments.collect(),
+            tick_to_order_ns: page.tick_to_order(),
+        }
+    }
+
+    /// A counter by name; 0 if there is none.
+    pub fn counter(&self, name: &str) -> i128 {
+        self.counters.get(name).copied().unwrap_or(0)
+    }
+}

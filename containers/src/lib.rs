@@ -1,0 +1,7 @@
+//! The auxiliary programs that run in containers, and the images that they are shipped in.
+#![forbid(unsafe_code)]
+
+/// The counters page as Prometheus text.
+pub mod metrics;
+/// A static program as an OCI image: one layer with one file.
+pub mod oci;
