@@ -63,10 +63,27 @@ pub fn sample() -> BTreeMap<u32, CoreCounts> {
     counts
 }
 
-/// Context switches of a process's main thread since it started.
-pub fn switches_of(pid: i32) -> Option<u64> {
-    let status = procfs::process::Process::new(pid).ok()?.status().ok()?;
-    Some(status.voluntary_ctxt_switches? + status.nonvoluntary_ctxt_switches?)
+/// Context switches of a process's threads since they started, by the core that each last ran on.
+pub fn switches_of(pid: i32) -> BTreeMap<u32, u64> {
+    let mut switches = BTreeMap::new();
+    let tasks = procfs::process::Process::new(pid).and_then(|process| process.tasks());
+    for task in tasks.into_iter().flatten().flatten() {
+        let (Ok(stat), Ok(status)) = (task.stat(), task.status()) else { continue };
+        let cpu = stat.processor.and_then(|cpu| u32::try_from(cpu).ok()).unwrap_or(0);
+        let own = status.voluntary_ctxt_switches.unwrap_or(0) + status.nonvoluntary_ctxt_switches.unwrap_or(0);
+        *switches.entry(cpu).or_default() += own;
+    }
+    switches
+}
+
+/// How many of a core's context switches went to somebody else than the engine or the idle task.
+///
+/// On the core of the spinning thread there is no idling: each of its own switches is the way back from
+/// somebody else. On another core, every switch to a task is followed by one to the idle task, so half
+/// of all switches went to tasks, and the engine's own threads account for their share.
+pub fn foreign_switches(switches: u64, own: u64, spinning: bool) -> u64 {
+    let to_tasks = if spinning { switches } else { switches / 2 };
+    to_tasks.saturating_sub(own)
 }
 
 #[cfg(test)]
@@ -79,6 +96,14 @@ mod tests {
         let counts = parse_interrupts(text);
         assert_eq!(counts[&0], CoreCounts { timer: 100, ipi: 4, device: 49, switches: 0 });
         assert_eq!(counts[&2], CoreCounts { timer: 7, ipi: 6, device: 7, switches: 0 });
+    }
+
+    #[test]
+    fn only_others_are_foreign() {
+        assert_eq!(foreign_switches(0, 0, true), 0);
+        assert_eq!(foreign_switches(2, 1, true), 1, "to somebody and back");
+        assert_eq!(foreign_switches(20, 10, false), 0, "ten turns of the engine's own thread");
+        assert_eq!(foreign_switches(24, 10, false), 2);
     }
 
     #[test]

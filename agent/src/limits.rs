@@ -32,3 +32,6 @@ pub const TAIL_PUNCH: u64 = 1 << 20;
 
 /// A request on the local socket: a compose file and a little more.
 pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
+
+/// Time that a container has to end by itself before it is killed.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);

@@ -2,10 +2,10 @@
 //! something happened.
 
 use crate::compose::{self, Service};
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, ContainerdError};
 use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
-use crate::limits::RECONCILE_INTERVAL;
+use crate::limits::{RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
 use crate::plan::{Action, History, Observed, Task, plan};
 use crate::server::{self, Asked, Request, Response};
@@ -53,7 +53,8 @@ pub struct Agent {
     problems: BTreeMap<String, String>,
     started: Instant,
     counts: BTreeMap<u32, CoreCounts>,
-    engine_switches: Option<(u32, u64)>,
+    engine_pid: u32,
+    engine_switches: BTreeMap<u32, u64>,
     core_status: Vec<Core>,
     next_event: u64,
     event_source: u32,
@@ -110,7 +111,8 @@ impl Agent {
             problems: BTreeMap::new(),
             started: Instant::now(),
             counts: BTreeMap::new(),
-            engine_switches: None,
+            engine_pid: 0,
+            engine_switches: BTreeMap::new(),
             core_status: Vec::new(),
             next_event: 0,
             event_source: 0,
@@ -185,7 +187,7 @@ impl Agent {
         for path in archives {
             let image = ociarchive::read(&path)?;
             containerd.import(&image).await?;
-            info!(image = image.name, "image is in containerd");
+            info!(image = image.name, "image {} is in containerd", image.name);
         }
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
         tokio::spawn(async move { watcher.watch(|| wake.notify_one()).await });
@@ -196,21 +198,10 @@ impl Agent {
         self.observed = containerd.observe().await?;
         let actions = plan(&self.declared, &self.observed, &self.history, self.now());
         for action in &actions {
-            match action {
-                Action::Remove(name) => {
-                    let declared = self.declared.iter().find(|service| service.name == *name);
-                    let signal = declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
-                    containerd.remove(name, signal, Duration::from_secs(5)).await?;
-                }
-                Action::Create(name) => {
-                    let now = self.now();
-                    self.history.entry(name.clone()).or_default().note_start(now);
-                    let service = self.declared.iter().find(|service| service.name == *name).expect("planned from what is declared");
-                    let tail = self.tails.entry(name.clone()).or_insert_with(|| Tail::new(&self.paths.logs, name));
-                    let pid = containerd.create(service, tail.log()).await?;
-                    info!(container = name, pid, image = service.image, cpuset = service.cpuset, "container started");
-                }
-            }
+            let (Action::Remove(name) | Action::Create(name)) = action;
+            // One container that can't be had does not keep the others waiting.
+            let done = self.act(containerd, action).await;
+            self.problem(&format!("container {name}"), done.err().map(|error| error.to_string()));
         }
         if !actions.is_empty() {
             self.observed = containerd.observe().await?;
@@ -218,9 +209,28 @@ impl Agent {
         Ok(())
     }
 
+    async fn act(&mut self, containerd: &Containerd, action: &Action) -> Result<(), ContainerdError> {
+        match action {
+            Action::Remove(name) => {
+                let declared = self.declared.iter().find(|service| service.name == *name);
+                let signal = declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
+                containerd.remove(name, signal, STOP_GRACE).await
+            }
+            Action::Create(name) => {
+                let now = self.now();
+                self.history.entry(name.clone()).or_default().note_start(now);
+                let service = self.declared.iter().find(|service| service.name == *name).expect("planned from what is declared");
+                let tail = self.tails.entry(name.clone()).or_insert_with(|| Tail::new(&self.paths.logs, name));
+                let pid = containerd.create(service, tail.log()).await?;
+                info!(container = name, pid, image = service.image, cpuset = service.cpuset, "container {name} started");
+                Ok(())
+            }
+        }
+    }
+
     fn read_tails(&mut self) {
         for (name, tail) in &mut self.tails {
-            let read = tail.read(|line| info!(target: "container", container = name, "{line}"));
+            let read = tail.read(|line| info!(target: "container", container = name, "{name}: {line}"));
             if let Err(error) = read {
                 warn!("output of container {name}: {error}");
             }
@@ -253,30 +263,29 @@ impl Agent {
         let counts = interference::sample();
         let engine = self.page().map(|page| Engine::read(&page));
         let pid = engine.as_ref().map_or(0, |engine| engine.pid);
-        let cpu = engine.and_then(|engine| engine.cpu);
-        let switches = interference::switches_of(pid as i32).map(|switches| (pid, switches));
-        let same_engine = switches.map(|(pid, _)| pid) == self.engine_switches.map(|(pid, _)| pid);
-        let own = match (self.engine_switches, switches) {
-            (Some((_, before)), Some((_, now))) if same_engine => now.saturating_sub(before),
-            _ => 0,
-        };
-        let before: BTreeMap<u32, Core> = self.core_status.drain(..).map(|core| (core.cpu, core)).collect();
-        for (number, now) in &counts {
-            let was = self.counts.get(number).copied().unwrap_or(*now);
-            let own = if cpu == Some(*number) { own } else { 0 };
-            let foreign = (now.switches.saturating_sub(was.switches)).saturating_sub(own);
-            let total = before.get(number).filter(|_| same_engine).map_or(0, |core| core.foreign_switches);
+        let engine_cpu = engine.and_then(|engine| engine.cpu);
+        let own = interference::switches_of(pid as i32);
+        let same_engine = pid == self.engine_pid;
+        let before: BTreeMap<u32, u64> = self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
+        for (cpu, now) in &counts {
+            let was = self.counts.get(cpu).copied().unwrap_or(*now);
+            let grown = |map: &BTreeMap<u32, u64>| map.get(cpu).copied().unwrap_or(0);
+            let own_now = grown(&own).saturating_sub(grown(&self.engine_switches));
+            let switches = now.switches.saturating_sub(was.switches);
+            let foreign = interference::foreign_switches(switches, own_now, engine_cpu == Some(*cpu));
+            let foreign = if same_engine { foreign } else { 0 };
             self.core_status.push(Core {
-                cpu: *number,
-                hot: self.cores.hot().contains(*number),
+                cpu: *cpu,
+                hot: self.cores.hot().contains(*cpu),
                 counts: *now,
-                foreign_switches: if same_engine { total + foreign } else { 0 },
+                foreign_switches: if same_engine { grown(&before) + foreign } else { 0 },
                 timer_per_second: now.timer.saturating_sub(was.timer),
                 foreign_per_second: foreign,
             });
         }
         self.counts = counts;
-        self.engine_switches = switches;
+        self.engine_pid = pid;
+        self.engine_switches = own;
     }
 
     fn answer(&mut self, request: Request) -> Response {

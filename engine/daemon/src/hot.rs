@@ -9,6 +9,7 @@ use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, TICK_INTERVAL_NS};
 use crate::ring::{Completion, Ring, Token};
 use crate::wire::Link;
 use abi::control::{ControlPage, Orders};
+use abi::hostplan::CpuSet;
 use abi::counters::{Counter, CountersPage, Event, Word};
 use abi::journal::Kind;
 use engine_core::pipeline::{Core, Line, Verdict};
@@ -49,6 +50,14 @@ pub enum End {
     SessionRolled,
 }
 
+/// The hot cores besides the hot thread's own, where the journal's workers run.
+fn spare_cores(config: &Config) -> Option<CpuSet> {
+    let plan = host::core_plan().ok()?;
+    let own = crate::preflight::hot_cpu(config)?;
+    let spare: CpuSet = plan.hot().iter().filter(|cpu| *cpu != own).collect();
+    (!spare.is_empty()).then_some(spare)
+}
+
 /// Everything that the hot thread owns.
 pub struct Hot<S> {
     ring: Ring,
@@ -81,6 +90,9 @@ impl<S: Strategy> Hot<S> {
     pub fn new(config: &Config, core: Core<S>, files: Files, sockets: Sockets, page: CountersPage, control: ControlPage, mut arena: Arena) -> io::Result<Self> {
         let slots = SLOT_JOURNAL + files.files().len() as u32;
         let mut ring = Ring::new(&mut arena, slots)?;
+        if let Some(spare) = spare_cores(config) {
+            ring.keep_workers_on(spare.iter())?;
+        }
         ring.set_file(SLOT_LINE_A, sockets.lines[0].as_raw_fd())?;
         ring.set_file(SLOT_LINE_B, sockets.lines[1].as_raw_fd())?;
         ring.set_file(SLOT_REQUESTS, sockets.requests.as_raw_fd())?;

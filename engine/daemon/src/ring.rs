@@ -102,6 +102,23 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Keeps the workers that write the journal on these CPUs. By default they would share the hot
+    /// thread's own core.
+    ///
+    /// # Errors
+    /// The errno: `EINVAL` if the cpuset has none of them.
+    pub fn keep_workers_on(&self, cpus: impl Iterator<Item = u32>) -> io::Result<()> {
+        let mut set = nix::sched::CpuSet::new();
+        for cpu in cpus {
+            set.set(cpu as usize).map_err(io::Error::from)?;
+        }
+        // SAFETY: cpu_set_t is plain bits, of which CpuSet is a transparent wrapper with the same size.
+        let raw: libc::cpu_set_t = unsafe { std::mem::transmute(set) };
+        self.io.submitter().register_iowq_aff(&raw)?;
+        // One worker writes in order and is enough: batches are few.
+        self.io.submitter().register_iowq_max_workers(&mut [2, 2])
+    }
+
     /// Puts a file into a slot; `-1` empties it.
     ///
     /// # Errors
@@ -161,7 +178,10 @@ impl Ring {
 
     /// Writes `len` bytes of a region to a file slot at `offset`, durably.
     pub fn write(&mut self, slot: u32, region: &Region, at: usize, len: usize, offset: u64, number: u32) -> io::Result<()> {
-        let entry = opcode::Write::new(Fixed(slot), region.address(at), len as u32).offset(offset).build();
+        // A file system does not take a write that changes a time stamp without blocking: an attempt on
+        // this thread would only cost time before the write goes to a worker.
+        let flags = squeue::Flags::ASYNC;
+        let entry = opcode::Write::new(Fixed(slot), region.address(at), len as u32).offset(offset).build().flags(flags);
         self.push(entry, Token::Journal, number)
     }
 
