@@ -178,9 +178,16 @@ impl State {
     }
 
     fn from_word(word: u64) -> Option<Self> {
-        [Self::Starting, Self::Recovering, Self::Trading, Self::Draining, Self::Killed, Self::Halted]
-            .into_iter()
-            .find(|state| *state as u64 == word)
+        [
+            Self::Starting,
+            Self::Recovering,
+            Self::Trading,
+            Self::Draining,
+            Self::Killed,
+            Self::Halted,
+        ]
+        .into_iter()
+        .find(|state| *state as u64 == word)
     }
 }
 
@@ -301,7 +308,8 @@ impl CountersPage {
 
     /// The tick-to-order histogram: non-empty buckets as (lower bound in ns, count).
     pub fn tick_to_order(&self) -> Vec<(u64, u64)> {
-        let counts = (0..BUCKETS).map(|i| (bucket_floor(i), self.0[HISTOGRAM_AT + i].load(Relaxed)));
+        let counts =
+            (0..BUCKETS).map(|i| (bucket_floor(i), self.0[HISTOGRAM_AT + i].load(Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 

@@ -43,7 +43,9 @@ impl<const N: usize> Alpha<N> {
     pub fn text(&self) -> String {
         let end = self.0.iter().rposition(|b| *b != b' ').map_or(0, |last| last + 1);
         let shown = self.0[..end].iter();
-        shown.map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '?' }).collect()
+        shown
+            .map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '?' })
+            .collect()
     }
 }
 

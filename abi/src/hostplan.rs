@@ -32,7 +32,9 @@ pub enum PlanError {
         why: &'static str,
     },
     /// The plan names CPUs that the host does not have.
-    #[error("the plan makes CPUs {hot} hot, but the host has CPUs {online}; give it more CPUs or another plan")]
+    #[error(
+        "the plan makes CPUs {hot} hot, but the host has CPUs {online}; give it more CPUs or another plan"
+    )]
     Missing {
         /// CPUs of the plan.
         hot: CpuSet,
@@ -240,7 +242,10 @@ mod tests {
         let plan = HostPlan::parse("version = 1\n[cores]\nhot = \"2-N\"\n").unwrap();
         let online = |list| CpuSet::parse(list, 0).unwrap();
         let split = plan.resolve(&online("0-3")).unwrap();
-        assert_eq!((split.hot().to_string(), split.housekeeping().to_string()), ("2-3".into(), "0-1".into()));
+        assert_eq!(
+            (split.hot().to_string(), split.housekeeping().to_string()),
+            ("2-3".into(), "0-1".into())
+        );
         assert!(plan.resolve(&online("0-1")).is_err());
         let all = HostPlan::parse("version = 1\n[cores]\nhot = \"0-N\"\n").unwrap();
         assert!(matches!(all.resolve(&online("0-3")), Err(PlanError::NoHousekeeping { .. })));
@@ -248,8 +253,12 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_versions_are_refused() {
-        assert!(matches!(HostPlan::parse("version = 2\n[cores]\nhot = \"1\"\n"), Err(PlanError::Version(2))));
-        let error = HostPlan::parse("version = 1\n[cores]\nhot = \"1\"\nwarm = \"0\"\n").unwrap_err();
+        assert!(matches!(
+            HostPlan::parse("version = 2\n[cores]\nhot = \"1\"\n"),
+            Err(PlanError::Version(2))
+        ));
+        let error =
+            HostPlan::parse("version = 1\n[cores]\nhot = \"1\"\nwarm = \"0\"\n").unwrap_err();
         assert!(error.to_string().contains("warm"), "{error}");
     }
 

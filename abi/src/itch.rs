@@ -216,7 +216,9 @@ impl<'a> Iterator for Framed<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let short = |need, got| Some(Err(WireError::Length { what: "length-prefixed ITCH frame", need, got }));
+        let short = |need, got| {
+            Some(Err(WireError::Length { what: "length-prefixed ITCH frame", need, got }))
+        };
         let rest = std::mem::take(&mut self.rest);
         let Some((length, body)) = rest.split_first_chunk::<2>() else {
             return short(2, rest.len());
@@ -272,6 +274,9 @@ mod tests {
     #[test]
     fn a_message_with_bytes_left_over_is_refused() {
         let bytes = [b'D'; OrderDelete::LEN + 1];
-        assert!(matches!(Message::decode(&bytes), Err(WireError::Length { need: 19, got: 20, .. })));
+        assert!(matches!(
+            Message::decode(&bytes),
+            Err(WireError::Length { need: 19, got: 20, .. })
+        ));
     }
 }

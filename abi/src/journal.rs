@@ -87,7 +87,9 @@ pub enum JournalError {
     #[error("not a journal segment: {0}")]
     Header(&'static str),
     /// A record's checksum does not fit its bytes.
-    #[error("record at byte {offset}: checksum does not fit; the file was changed or a write was torn")]
+    #[error(
+        "record at byte {offset}: checksum does not fit; the file was changed or a write was torn"
+    )]
     Checksum {
         /// Where the record starts.
         offset: usize,
@@ -201,7 +203,8 @@ impl<'a> Segment<'a> {
             self.offset = self.bytes.len();
             return Ok(None);
         };
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
         let (crc, length, segment) = (word(0), word(4) as usize, word(8));
         if (crc, length, head[12]) == (0, 0, 0) || segment != self.number as u32 {
@@ -216,7 +219,8 @@ impl<'a> Segment<'a> {
         if crc32c::crc32c(body) != crc {
             return Err(JournalError::Checksum { offset });
         }
-        let kind = Kind::get(&head[12..13]).ok_or(malformed("a kind that this version does not have"))?;
+        let kind =
+            Kind::get(&head[12..13]).ok_or(malformed("a kind that this version does not have"))?;
         self.offset = offset + record_len(length);
         let left_in_block = self.offset.next_multiple_of(BLOCK_LEN) - self.offset;
         if left_in_block < RECORD_HEAD_LEN {

@@ -62,12 +62,17 @@ impl<'a> Packet<'a> {
         let packet = Self { header, blocks };
         let mut end = 0;
         for _ in 0..packet.message_count() {
-            let cut = WireError::Length { what: "MoldUDP64 block", need: end + 2, got: blocks.len() };
+            let cut =
+                WireError::Length { what: "MoldUDP64 block", need: end + 2, got: blocks.len() };
             let length = blocks.get(end..end + 2).ok_or(cut)?;
             end += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
         }
         if end != blocks.len() {
-            return Err(WireError::Length { what: "MoldUDP64 blocks", need: end, got: blocks.len() });
+            return Err(WireError::Length {
+                what: "MoldUDP64 blocks",
+                need: end,
+                got: blocks.len(),
+            });
         }
         Ok(packet)
     }

@@ -23,7 +23,9 @@ pub enum PageError {
         source: io::Error,
     },
     /// The file is not a page of the expected kind or version.
-    #[error("{path}: not a page of this version ({found}); remove the file, its owner makes it anew")]
+    #[error(
+        "{path}: not a page of this version ({found}); remove the file, its owner makes it anew"
+    )]
     Foreign {
         /// The page's file.
         path: PathBuf,

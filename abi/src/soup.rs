@@ -175,7 +175,10 @@ mod tests {
         let session = Session::new("S1").unwrap();
         vec![
             Packet::Debug(b"hello"),
-            Packet::LoginAccepted(LoginAccepted { session, sequence: Alpha::decimal_right(1).unwrap() }),
+            Packet::LoginAccepted(LoginAccepted {
+                session,
+                sequence: Alpha::decimal_right(1).unwrap(),
+            }),
             Packet::LoginRejected(LoginRejectReason::NotAuthorized),
             Packet::Sequenced(b"message"),
             Packet::ServerHeartbeat,

@@ -57,7 +57,10 @@ macro_rules! round_trip {
                 message.encode_to(&mut again);
                 assert_eq!(again, bytes, "{message:?}");
                 for end in 0..len {
-                    assert!(Protocol::decode_prefix(&bytes[..end]).is_err(), "{message:?} cut at {end}");
+                    assert!(
+                        Protocol::decode_prefix(&bytes[..end]).is_err(),
+                        "{message:?} cut at {end}"
+                    );
                 }
             }
             assert!(decoded > 0, "no bytes decoded as message {:?}", char::from(kind));

@@ -182,7 +182,8 @@ pub struct Service {
 }
 
 /// Directories of the host that containers may see.
-const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", "/var/lib/quietcore/volumes/", "/usr/share/quietcore/"];
+const BIND_ROOTS: [&str; 3] =
+    ["/run/quietcore/", "/var/lib/quietcore/volumes/", "/usr/share/quietcore/"];
 
 /// Reads a compose file for a host with these cores.
 ///
@@ -191,15 +192,23 @@ const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", "/var/lib/quietcore/volumes/",
 pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
     let len = text.len() as u64;
     if len > COMPOSE_LEN_MAX {
-        return Err(ComposeError::Limit { what: "bytes of the file", found: len, max: COMPOSE_LEN_MAX });
+        return Err(ComposeError::Limit {
+            what: "bytes of the file",
+            found: len,
+            max: COMPOSE_LEN_MAX,
+        });
     }
-    let file: File = serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
+    let file: File =
+        serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
     let _ = file.name;
     let (found, max) = (file.services.len() as u64, SERVICES_MAX as u64);
     if found > max {
         return Err(ComposeError::Limit { what: "services", found, max });
     }
-    file.services.into_iter().map(|(name, raw)| Checker { name: &name, cores }.check(&raw)).collect()
+    file.services
+        .into_iter()
+        .map(|(name, raw)| Checker { name: &name, cores }.check(&raw))
+        .collect()
 }
 
 struct Checker<'a> {
@@ -208,7 +217,12 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn refuse(&self, key: &'static str, value: impl ToString, remedy: impl ToString) -> ComposeError {
+    fn refuse(
+        &self,
+        key: &'static str,
+        value: impl ToString,
+        remedy: impl ToString,
+    ) -> ComposeError {
         let (service, value, remedy) = (self.name.into(), value.to_string(), remedy.to_string());
         ComposeError::Value { service, key, value, remedy }
     }
@@ -221,13 +235,24 @@ impl Checker<'_> {
         let drop_capabilities = match raw.cap_drop.as_slice() {
             [] => false,
             [all] if all == "ALL" => true,
-            other => return Err(self.refuse("cap_drop", other.join(","), "[ALL], or leave it out")),
+            other => {
+                return Err(self.refuse("cap_drop", other.join(","), "[ALL], or leave it out"));
+            }
         };
         Ok(Service {
             name: self.name.into(),
             image: raw.image.clone(),
-            entrypoint: raw.entrypoint.as_ref().map(|words| self.words("entrypoint", words)).transpose()?,
-            command: raw.command.as_ref().map(|words| self.words("command", words)).transpose()?.unwrap_or_default(),
+            entrypoint: raw
+                .entrypoint
+                .as_ref()
+                .map(|words| self.words("entrypoint", words))
+                .transpose()?,
+            command: raw
+                .command
+                .as_ref()
+                .map(|words| self.words("command", words))
+                .transpose()?
+                .unwrap_or_default(),
             environment: self.environment(raw)?,
             user: self.user(raw)?,
             working_dir: raw.working_dir.clone().unwrap_or_else(|| "/".into()),
@@ -242,7 +267,11 @@ impl Checker<'_> {
             network: raw.network_mode.unwrap_or(NetworkMode::Host),
             cpuset: self.cpuset(raw)?,
             cpu_millis: raw.cpus.as_ref().map(|cpus| self.cpu_millis(&cpus.text())).transpose()?,
-            memory_bytes: raw.mem_limit.as_ref().map(|limit| self.bytes("mem_limit", &limit.text())).transpose()?,
+            memory_bytes: raw
+                .mem_limit
+                .as_ref()
+                .map(|limit| self.bytes("mem_limit", &limit.text()))
+                .transpose()?,
             pids: raw.pids_limit.filter(|limit| *limit > 0),
             restart: raw.restart.unwrap_or(Restart::No),
             stop_signal: self.signal(raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,
@@ -306,10 +335,15 @@ impl Checker<'_> {
         let housekeeping = self.cores.housekeeping();
         let Some(list) = &raw.cpuset else { return Ok(housekeeping.to_string()) };
         let text = list.text();
-        let asked = CpuSet::parse(&text, CPUS_MAX - 1).map_err(|error| self.refuse("cpuset", &text, error))?;
+        let asked = CpuSet::parse(&text, CPUS_MAX - 1)
+            .map_err(|error| self.refuse("cpuset", &text, error))?;
         let outside = asked.difference(housekeeping);
         if asked.is_empty() || !outside.is_empty() {
-            let hot = if outside.intersection(self.cores.hot()).is_empty() { "not on this host" } else { "hot, for the engine only" };
+            let hot = if outside.intersection(self.cores.hot()).is_empty() {
+                "not on this host"
+            } else {
+                "hot, for the engine only"
+            };
             let remedy = format!("CPU {outside} is {hot}; housekeeping CPUs are {housekeeping}");
             return Err(self.refuse("cpuset", &text, remedy));
         }
@@ -319,11 +353,18 @@ impl Checker<'_> {
     fn cpu_millis(&self, text: &str) -> Result<u64, ComposeError> {
         let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
         let digits = format!("{part:0<3}");
-        let millis = match (whole.parse::<u64>(), digits.get(..3).and_then(|digits| digits.parse::<u64>().ok())) {
+        let millis = match (
+            whole.parse::<u64>(),
+            digits.get(..3).and_then(|digits| digits.parse::<u64>().ok()),
+        ) {
             (Ok(whole), Some(part)) if whole < 10_000 => whole * 1000 + part,
             _ => 0,
         };
-        if millis == 0 { Err(self.refuse("cpus", text, "a number of CPUs, as in 0.5")) } else { Ok(millis) }
+        if millis == 0 {
+            Err(self.refuse("cpus", text, "a number of CPUs, as in 0.5"))
+        } else {
+            Ok(millis)
+        }
     }
 
     fn bytes(&self, key: &'static str, text: &str) -> Result<u64, ComposeError> {
@@ -336,14 +377,22 @@ impl Checker<'_> {
             "g" | "gb" => 30,
             _ => 64,
         };
-        let bytes = number.parse::<u64>().ok().filter(|n| shift < 64 && *n <= u64::MAX >> (shift + 1)).map(|n| n << shift);
-        bytes.filter(|bytes| *bytes >= 1 << 20).ok_or_else(|| self.refuse(key, text, "at least 1m, as in 512m or 2g"))
+        let bytes = number
+            .parse::<u64>()
+            .ok()
+            .filter(|n| shift < 64 && *n <= u64::MAX >> (shift + 1))
+            .map(|n| n << shift);
+        bytes
+            .filter(|bytes| *bytes >= 1 << 20)
+            .ok_or_else(|| self.refuse(key, text, "at least 1m, as in 512m or 2g"))
     }
 
     fn signal(&self, text: &str) -> Result<u32, ComposeError> {
         let name = if text.starts_with("SIG") { text.to_string() } else { format!("SIG{text}") };
         let signal: Result<nix::sys::signal::Signal, _> = name.parse();
-        signal.map(|signal| signal as u32).map_err(|_| self.refuse("stop_signal", text, "a signal's name, as in SIGTERM"))
+        signal
+            .map(|signal| signal as u32)
+            .map_err(|_| self.refuse("stop_signal", text, "a signal's name, as in SIGTERM"))
     }
 }
 
@@ -362,7 +411,10 @@ mod tests {
 
     #[test]
     fn the_shipped_files_are_accepted() {
-        for text in [include_str!("../../containers/compose/demo.yaml"), include_str!("../../containers/compose/production.yaml")] {
+        for text in [
+            include_str!("../../containers/compose/demo.yaml"),
+            include_str!("../../containers/compose/production.yaml"),
+        ] {
             assert!(!parse(text, &cores()).unwrap().is_empty());
         }
     }
@@ -370,7 +422,10 @@ mod tests {
     #[test]
     fn a_hot_core_is_refused_by_name() {
         let error = service("    cpuset: \"1-2\"\n").unwrap_err().to_string();
-        assert_eq!(error, "services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1");
+        assert_eq!(
+            error,
+            "services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1"
+        );
         assert!(service("    cpuset: 7\n").unwrap_err().to_string().contains("not on this host"));
         assert_eq!(service("    cpuset: 1\n").unwrap().cpuset, "1");
         assert_eq!(service("").unwrap().cpuset, "0-1");
@@ -384,10 +439,25 @@ mod tests {
 
     #[test]
     fn values_are_read_with_their_units() {
-        let read = service("    mem_limit: 512m\n    cpus: 0.25\n    user: \"5:6\"\n    command: a b\n").unwrap();
-        assert_eq!((read.memory_bytes, read.cpu_millis, read.user), (Some(512 << 20), Some(250), (5, 6)));
+        let read =
+            service("    mem_limit: 512m\n    cpus: 0.25\n    user: \"5:6\"\n    command: a b\n")
+                .unwrap();
+        assert_eq!(
+            (read.memory_bytes, read.cpu_millis, read.user),
+            (Some(512 << 20), Some(250), (5, 6))
+        );
         assert_eq!(read.command, ["a", "b"]);
-        for bad in ["mem_limit: 5x", "mem_limit: 10", "cpus: 0", "cpus: -1", "user: root", "volumes: [\"/etc:/etc\"]", "volumes: [\"/run/quietcore/../x:/y\"]", "stop_signal: SIGNONE", "command: \"a 'b c'\""] {
+        for bad in [
+            "mem_limit: 5x",
+            "mem_limit: 10",
+            "cpus: 0",
+            "cpus: -1",
+            "user: root",
+            "volumes: [\"/etc:/etc\"]",
+            "volumes: [\"/run/quietcore/../x:/y\"]",
+            "stop_signal: SIGNONE",
+            "command: \"a 'b c'\"",
+        ] {
             assert!(service(&format!("    {bad}\n")).is_err(), "{bad}");
         }
     }

@@ -14,13 +14,15 @@ use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest,
 };
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    ApplyRequest, Container, CreateContainerRequest, CreateImageRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteTaskRequest, Image as ImageRecord, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
-    SubscribeRequest, WaitRequest, WriteAction, WriteContentRequest,
+    ApplyRequest, Container, CreateContainerRequest, CreateImageRequest, CreateTaskRequest,
+    DeleteContainerRequest, DeleteTaskRequest, Image as ImageRecord, KillRequest,
+    ListContainersRequest, ListTasksRequest, StartRequest, SubscribeRequest, WaitRequest,
+    WriteAction, WriteContentRequest,
 };
 use containerd_client::types::v1::Status;
 use containerd_client::types::{Descriptor, Mount};
@@ -101,7 +103,8 @@ impl Containerd {
     /// # Errors
     /// [`ContainerdError::Connect`].
     pub async fn connect(socket: &Path) -> Result<Self, ContainerdError> {
-        let failed = |source| ContainerdError::Connect { socket: socket.display().to_string(), source };
+        let failed =
+            |source| ContainerdError::Connect { socket: socket.display().to_string(), source };
         let channel = containerd_client::connect(socket).await.map_err(failed)?;
         Ok(Self { channel, images: HashMap::new() })
     }
@@ -113,9 +116,15 @@ impl Containerd {
     pub async fn import(&mut self, image: &Image) -> Result<(), ContainerdError> {
         let manifest_labels = {
             let mut labels = HashMap::new();
-            labels.insert("containerd.io/gc.ref.content.config".into(), image.manifest.config().digest().to_string());
+            labels.insert(
+                "containerd.io/gc.ref.content.config".into(),
+                image.manifest.config().digest().to_string(),
+            );
             for (index, layer) in image.manifest.layers().iter().enumerate() {
-                labels.insert(format!("containerd.io/gc.ref.content.l.{index}"), layer.digest().to_string());
+                labels.insert(
+                    format!("containerd.io/gc.ref.content.l.{index}"),
+                    layer.digest().to_string(),
+                );
             }
             labels
         };
@@ -125,38 +134,70 @@ impl Containerd {
         }
         let mut config_labels = HashMap::new();
         if let Some(last) = chain.last() {
-            config_labels.insert(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), last.clone());
+            config_labels
+                .insert(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), last.clone());
         }
         self.write_blob(image, image.manifest.config(), config_labels).await?;
         self.write_blob(image, &image.target, manifest_labels).await?;
-        let record = ImageRecord { name: image.name.clone(), target: Some(descriptor(&image.target)), ..Default::default() };
+        let record = ImageRecord {
+            name: image.name.clone(),
+            target: Some(descriptor(&image.target)),
+            ..Default::default()
+        };
         let create = CreateImageRequest { image: Some(record), ..Default::default() };
-        call("name image", &image.name, &[Code::AlreadyExists], ImagesClient::new(self.channel.clone()).create(request(create))).await?;
+        call(
+            "name image",
+            &image.name,
+            &[Code::AlreadyExists],
+            ImagesClient::new(self.channel.clone()).create(request(create)),
+        )
+        .await?;
         self.unpack(image, &chain).await?;
         self.images.insert(image.name.clone(), image.config.clone());
         Ok(())
     }
 
-    async fn write_blob(&self, image: &Image, blob: &oci_spec::image::Descriptor, labels: HashMap<String, String>) -> Result<(), ContainerdError> {
+    async fn write_blob(
+        &self,
+        image: &Image,
+        blob: &oci_spec::image::Descriptor,
+        labels: HashMap<String, String>,
+    ) -> Result<(), ContainerdError> {
         let digest = blob.digest().to_string();
         let bytes = &image.blobs[&digest];
         let total = bytes.len() as i64;
-        let base = WriteContentRequest { r#ref: format!("quietcore-{digest}"), total, expected: digest.clone(), ..Default::default() };
+        let base = WriteContentRequest {
+            r#ref: format!("quietcore-{digest}"),
+            total,
+            expected: digest.clone(),
+            ..Default::default()
+        };
         let mut messages = Vec::new();
         for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
             let offset = (index * CHUNK) as i64;
             let action = WriteAction::Write.into();
-            messages.push(WriteContentRequest { action, offset, data: chunk.to_vec(), ..base.clone() });
+            messages.push(WriteContentRequest {
+                action,
+                offset,
+                data: chunk.to_vec(),
+                ..base.clone()
+            });
         }
         let action = WriteAction::Commit.into();
         messages.push(WriteContentRequest { action, offset: total, labels, ..base });
         let mut client = ContentClient::new(self.channel.clone());
         let write = client.write(request(tokio_stream::iter(messages)));
         let expected = [Code::AlreadyExists];
-        let Some(mut answers) = call("write blob", &digest, &expected, write).await? else { return Ok(()) };
+        let Some(mut answers) = call("write blob", &digest, &expected, write).await? else {
+            return Ok(());
+        };
         // The stream's end says that the commit is done; an existing blob shows up in it too.
         loop {
-            let failed = |message: String| ContainerdError::Call { action: "write blob", object: digest.clone(), message };
+            let failed = |message: String| ContainerdError::Call {
+                action: "write blob",
+                object: digest.clone(),
+                message,
+            };
             match timeout(CONTAINERD_TIMEOUT, answers.message()).await {
                 Ok(Ok(Some(_))) => {}
                 Ok(Ok(None)) => return Ok(()),
@@ -172,16 +213,31 @@ impl Containerd {
         let mut parent = String::new();
         for (layer, id) in image.manifest.layers().iter().zip(chain) {
             let stat = StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: id.clone() };
-            if call("look up snapshot", id, &[Code::NotFound], snapshots.stat(request(stat))).await?.is_none() {
+            if call("look up snapshot", id, &[Code::NotFound], snapshots.stat(request(stat)))
+                .await?
+                .is_none()
+            {
                 let key = format!("unpack-{id}");
                 self.remove_snapshot(&key).await?;
                 let mounts = self.prepare(&key, &parent).await?;
                 let diff = Some(descriptor(layer));
                 let apply = ApplyRequest { diff, mounts, ..Default::default() };
-                call("unpack layer", id, &[], DiffClient::new(self.channel.clone()).apply(request(apply))).await?;
+                call(
+                    "unpack layer",
+                    id,
+                    &[],
+                    DiffClient::new(self.channel.clone()).apply(request(apply)),
+                )
+                .await?;
                 let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
-                let commit = CommitSnapshotRequest { snapshotter: SNAPSHOTTER.into(), name: id.clone(), key, labels, ..Default::default() };
-                call("keep layer", id, &[Code::AlreadyExists], snapshots.commit(request(commit))).await?;
+                let commit = CommitSnapshotRequest {
+                    snapshotter: SNAPSHOTTER.into(),
+                    name: id.clone(),
+                    key,
+                    labels,
+                };
+                call("keep layer", id, &[Code::AlreadyExists], snapshots.commit(request(commit)))
+                    .await?;
             }
             parent.clone_from(id);
         }
@@ -197,7 +253,8 @@ impl Containerd {
             labels: [("containerd.io/gc.root".to_string(), String::new())].into(),
         };
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
-        let answer = call("prepare snapshot", key, &[], snapshots.prepare(request(prepare))).await?;
+        let answer =
+            call("prepare snapshot", key, &[], snapshots.prepare(request(prepare))).await?;
         Ok(answer.map(|answer| answer.mounts).unwrap_or_default())
     }
 
@@ -215,13 +272,21 @@ impl Containerd {
     pub async fn observe(&self) -> Result<BTreeMap<String, Observed>, ContainerdError> {
         let mut observed: BTreeMap<String, Observed> = BTreeMap::new();
         let list = ListContainersRequest::default();
-        let containers = call("list", "containers", &[], ContainersClient::new(self.channel.clone()).list(request(list))).await?;
+        let containers = call(
+            "list",
+            "containers",
+            &[],
+            ContainersClient::new(self.channel.clone()).list(request(list)),
+        )
+        .await?;
         for container in containers.map(|answer| answer.containers).unwrap_or_default() {
             let fingerprint = container.labels.get(FINGERPRINT).cloned().unwrap_or_default();
             observed.entry(container.id).or_default().fingerprint = Some(fingerprint);
         }
         let list = ListTasksRequest::default();
-        let tasks = call("list", "tasks", &[], TasksClient::new(self.channel.clone()).list(request(list))).await?;
+        let tasks =
+            call("list", "tasks", &[], TasksClient::new(self.channel.clone()).list(request(list)))
+                .await?;
         for process in tasks.map(|answer| answer.tasks).unwrap_or_default() {
             let task = match process.status() {
                 Status::Created => Task::Created,
@@ -232,7 +297,9 @@ impl Containerd {
         }
         let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), ..Default::default() };
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
-        if let Some(mut answers) = call("list", "snapshots", &[], snapshots.list(request(list))).await? {
+        if let Some(mut answers) =
+            call("list", "snapshots", &[], snapshots.list(request(list))).await?
+        {
             while let Ok(Ok(Some(answer))) = timeout(CONTAINERD_TIMEOUT, answers.message()).await {
                 for info in answer.info {
                     if let Some(name) = info.name.strip_prefix("container-") {
@@ -249,7 +316,10 @@ impl Containerd {
     /// # Errors
     /// [`ContainerdError`] names the step.
     pub async fn create(&self, service: &Service, log: &Path) -> Result<u32, ContainerdError> {
-        let image = self.images.get(&service.image).ok_or_else(|| ContainerdError::NoImage(service.image.clone()))?;
+        let image = self
+            .images
+            .get(&service.image)
+            .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))?;
         let name = &service.name;
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
@@ -260,15 +330,30 @@ impl Containerd {
             labels: [(FINGERPRINT.to_string(), service.fingerprint())].into(),
             image: service.image.clone(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
-            spec: Some(prost_types::Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value: spec }),
+            spec: Some(prost_types::Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(),
+                value: spec,
+            }),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key,
             ..Default::default()
         };
         let create = CreateContainerRequest { container: Some(container) };
-        call("create container", name, &[], ContainersClient::new(self.channel.clone()).create(request(create))).await?;
+        call(
+            "create container",
+            name,
+            &[],
+            ContainersClient::new(self.channel.clone()).create(request(create)),
+        )
+        .await?;
         let output = format!("file://{}", log.display());
-        let create = CreateTaskRequest { container_id: name.clone(), rootfs, stdout: output.clone(), stderr: output, ..Default::default() };
+        let create = CreateTaskRequest {
+            container_id: name.clone(),
+            rootfs,
+            stdout: output.clone(),
+            stderr: output,
+            ..Default::default()
+        };
         let mut tasks = TasksClient::new(self.channel.clone());
         call("create task", name, &[], tasks.create(request(create))).await?;
         let start = StartRequest { container_id: name.clone(), ..Default::default() };
@@ -280,12 +365,22 @@ impl Containerd {
     ///
     /// # Errors
     /// [`ContainerdError::Call`] names the step that failed; doing it again goes on from there.
-    pub async fn remove(&self, name: &str, stop_signal: u32, grace: Duration) -> Result<(), ContainerdError> {
+    pub async fn remove(
+        &self,
+        name: &str,
+        stop_signal: u32,
+        grace: Duration,
+    ) -> Result<(), ContainerdError> {
         let mut tasks = TasksClient::new(self.channel.clone());
         // "Failed precondition" and "not found" both say that there is nothing to end any more.
         let gone = [Code::NotFound, Code::FailedPrecondition, Code::Unknown];
         for signal in [stop_signal, nix::libc::SIGKILL as u32] {
-            let kill = KillRequest { container_id: name.into(), signal, all: signal != stop_signal, ..Default::default() };
+            let kill = KillRequest {
+                container_id: name.into(),
+                signal,
+                all: signal != stop_signal,
+                ..Default::default()
+            };
             if call("signal", name, &gone, tasks.kill(request(kill))).await?.is_none() {
                 break;
             }
@@ -297,7 +392,13 @@ impl Containerd {
         let delete = DeleteTaskRequest { container_id: name.into() };
         call("delete task", name, &[Code::NotFound], tasks.delete(request(delete))).await?;
         let delete = DeleteContainerRequest { id: name.into() };
-        call("delete container", name, &[Code::NotFound], ContainersClient::new(self.channel.clone()).delete(request(delete))).await?;
+        call(
+            "delete container",
+            name,
+            &[Code::NotFound],
+            ContainersClient::new(self.channel.clone()).delete(request(delete)),
+        )
+        .await?;
         self.remove_snapshot(&format!("container-{name}")).await
     }
 
@@ -306,7 +407,9 @@ impl Containerd {
     pub async fn watch(&self, notify: impl Fn()) {
         let mut events = EventsClient::new(self.channel.clone());
         let filters = vec![format!("namespace=={NAMESPACE},topic~=^/tasks/")];
-        let Ok(answer) = events.subscribe(request(SubscribeRequest { filters })).await else { return };
+        let Ok(answer) = events.subscribe(request(SubscribeRequest { filters })).await else {
+            return;
+        };
         let mut stream = answer.into_inner();
         while let Ok(Some(_)) = stream.message().await {
             notify();

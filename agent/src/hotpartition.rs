@@ -25,7 +25,9 @@ pub enum PartitionError {
         source: io::Error,
     },
     /// The kernel took the words and says no all the same.
-    #[error("{path} says {state:?}; see Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.partition")]
+    #[error(
+        "{path} says {state:?}; see Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.partition"
+    )]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -44,7 +46,9 @@ const PARTITION: &str = "hot.slice/hot-engine.slice";
 /// # Errors
 /// [`PlanError`].
 pub fn core_plan() -> Result<CorePlan, PlanError> {
-    let read = |name: &str| fs::read_to_string(Path::new("/sys/devices/system/cpu").join(name)).unwrap_or_default();
+    let read = |name: &str| {
+        fs::read_to_string(Path::new("/sys/devices/system/cpu").join(name)).unwrap_or_default()
+    };
     CorePlan::from_kernel(&read("online"), &read("nohz_full"))
 }
 
@@ -55,7 +59,8 @@ pub fn state_file() -> PathBuf {
 
 /// Whether the partition stands; `true` on a host without hot cores.
 pub fn stands(plan: &CorePlan) -> bool {
-    plan.hot().is_empty() || fs::read_to_string(state_file()).is_ok_and(|state| state.trim() == "isolated")
+    plan.hot().is_empty()
+        || fs::read_to_string(state_file()).is_ok_and(|state| state.trim() == "isolated")
 }
 
 /// Makes the partition, or makes it again. Does nothing on a host without hot cores.

@@ -20,12 +20,20 @@ pub struct CoreCounts {
 /// Reads `/proc/interrupts` into counts per core.
 pub fn parse_interrupts(text: &str) -> BTreeMap<u32, CoreCounts> {
     let mut lines = text.lines();
-    let cpus: Vec<u32> = lines.next().unwrap_or_default().split_whitespace().filter_map(|w| w.strip_prefix("CPU")?.parse().ok()).collect();
-    let mut counts: BTreeMap<u32, CoreCounts> = cpus.iter().map(|cpu| (*cpu, CoreCounts::default())).collect();
+    let cpus: Vec<u32> = lines
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|w| w.strip_prefix("CPU")?.parse().ok())
+        .collect();
+    let mut counts: BTreeMap<u32, CoreCounts> =
+        cpus.iter().map(|cpu| (*cpu, CoreCounts::default())).collect();
     for line in lines {
         let Some((name, rest)) = line.trim_start().split_once(':') else { continue };
         for (cpu, word) in cpus.iter().zip(rest.split_whitespace()) {
-            let (Ok(number), Some(core)) = (word.parse::<u64>(), counts.get_mut(cpu)) else { break };
+            let (Ok(number), Some(core)) = (word.parse::<u64>(), counts.get_mut(cpu)) else {
+                break;
+            };
             match name {
                 "LOC" => core.timer += number,
                 "RES" | "CAL" | "TLB" => core.ipi += number,
@@ -44,10 +52,13 @@ pub fn parse_switches(text: &str) -> BTreeMap<u32, u64> {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("cpu#") {
             cpu = rest.split([',', ' ']).next().and_then(|number| number.parse().ok());
-        } else if let (Some(cpu), Some(rest)) = (cpu, line.trim_start().strip_prefix(".nr_switches")) {
-            if let Some(number) = rest.split(':').nth(1).and_then(|number| number.trim().parse().ok()) {
-                switches.entry(cpu).or_insert(number);
-            }
+        }
+        let number = line.trim_start().strip_prefix(".nr_switches").and_then(|rest| {
+            let (_, number) = rest.split_once(':')?;
+            number.trim().parse().ok()
+        });
+        if let (Some(cpu), Some(number)) = (cpu, number) {
+            switches.entry(cpu).or_insert(number);
         }
     }
     switches
@@ -70,7 +81,8 @@ pub fn switches_of(pid: i32) -> BTreeMap<u32, u64> {
     for task in tasks.into_iter().flatten().flatten() {
         let (Ok(stat), Ok(status)) = (task.stat(), task.status()) else { continue };
         let cpu = stat.processor.and_then(|cpu| u32::try_from(cpu).ok()).unwrap_or(0);
-        let own = status.voluntary_ctxt_switches.unwrap_or(0) + status.nonvoluntary_ctxt_switches.unwrap_or(0);
+        let own = status.voluntary_ctxt_switches.unwrap_or(0)
+            + status.nonvoluntary_ctxt_switches.unwrap_or(0);
         *switches.entry(cpu).or_default() += own;
     }
     switches

@@ -16,6 +16,8 @@ pub mod limits;
 pub mod ociarchive;
 /// What is to be done so that what runs is what is declared.
 pub mod plan;
+/// The agent's main loop.
+pub mod run;
 /// A service as an OCI runtime specification.
 pub mod runtimespec;
 /// The local socket: one line of JSON in, one out.
@@ -24,7 +26,5 @@ pub mod server;
 pub mod status;
 /// Containers' output to the journal.
 pub mod tail;
-/// The agent's main loop.
-pub mod run;
 /// Status as a page for a terminal.
 pub mod view;

@@ -68,8 +68,10 @@ fn act(command: Command) -> Result<()> {
             Ok(())
         }
         Command::CheckCompose { file } => {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-            let services = compose::parse(&text, &hotpartition::core_plan()?).with_context(|| file.display().to_string())?;
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read {}", file.display()))?;
+            let services = compose::parse(&text, &hotpartition::core_plan()?)
+                .with_context(|| file.display().to_string())?;
             println!("{}: valid, {} services", file.display(), services.len());
             Ok(())
         }
@@ -82,7 +84,8 @@ fn log_to_journald() {
     let filter = tracing_subscriber::filter::LevelFilter::INFO;
     let on_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let journald = on_journal.then(tracing_journald::layer).and_then(Result::ok);
-    let plain = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let plain =
+        journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
     tracing_subscriber::registry().with(filter).with(journald).with(plain).init();
 }
 

@@ -66,7 +66,8 @@ pub fn read(path: &Path) -> Result<Image, ArchiveError> {
     let mut blobs = HashMap::new();
     for (name, bytes) in &mut files {
         if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-            let digest: String = Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest: String =
+                Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             if digest != hex {
                 return Err(malformed(format!("blob sha256:{hex} has the digest sha256:{digest}")));
             }
@@ -80,7 +81,10 @@ pub fn read(path: &Path) -> Result<Image, ArchiveError> {
 fn assemble(index: &[u8], blobs: HashMap<String, Vec<u8>>) -> Result<Image, String> {
     let index = ImageIndex::from_reader(index).map_err(|error| format!("index.json: {error}"))?;
     let [target] = index.manifests().as_slice() else {
-        return Err(format!("index.json has {} images where one is expected", index.manifests().len()));
+        return Err(format!(
+            "index.json has {} images where one is expected",
+            index.manifests().len()
+        ));
     };
     let annotation = "org.opencontainers.image.ref.name";
     let name = target.annotations().as_ref().and_then(|all| all.get(annotation)).cloned();
@@ -89,8 +93,10 @@ fn assemble(index: &[u8], blobs: HashMap<String, Vec<u8>>) -> Result<Image, Stri
         let digest = descriptor.digest().to_string();
         blobs.get(&digest).map(Vec::as_slice).ok_or(format!("blob {digest} is missing"))
     };
-    let manifest = ImageManifest::from_reader(blob(target)?).map_err(|error| format!("manifest: {error}"))?;
-    let config = ImageConfiguration::from_reader(blob(manifest.config())?).map_err(|error| format!("config: {error}"))?;
+    let manifest =
+        ImageManifest::from_reader(blob(target)?).map_err(|error| format!("manifest: {error}"))?;
+    let config = ImageConfiguration::from_reader(blob(manifest.config())?)
+        .map_err(|error| format!("config: {error}"))?;
     for layer in manifest.layers() {
         blob(layer)?;
     }
@@ -108,7 +114,10 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
             None => diff_id.clone(),
             Some(parent) => {
                 let digest = Sha256::digest(format!("{parent} {diff_id}"));
-                format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                format!(
+                    "sha256:{}",
+                    digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+                )
             }
         };
         chain.push(id);

@@ -60,17 +60,18 @@ impl History {
     pub fn note_start(&mut self, now: Duration) {
         if let Some(before) = self.started_at {
             self.restarts += 1;
-            self.failures = if now.saturating_sub(before) >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
+            self.failures =
+                if now.saturating_sub(before) >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
         }
         self.started_at = Some(now);
     }
 }
 
 fn is_over(service: &Service, task: Option<Task>) -> bool {
-    match (service.restart, task) {
-        (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0))) => true,
-        _ => false,
-    }
+    matches!(
+        (service.restart, task),
+        (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0)))
+    )
 }
 
 /// The actions that lead from what is observed to what is declared, in order.
@@ -123,7 +124,12 @@ mod tests {
         crate::compose::parse(&text, &cores).unwrap().remove(0)
     }
 
-    fn planned(service: &Service, found: Option<Observed>, history: History, now_ms: u64) -> Vec<Action> {
+    fn planned(
+        service: &Service,
+        found: Option<Observed>,
+        history: History,
+        now_ms: u64,
+    ) -> Vec<Action> {
         let observed = found.map(|found| ("a".to_string(), found)).into_iter().collect();
         let history = [("a".to_string(), history)].into();
         plan(std::slice::from_ref(service), &observed, &history, Duration::from_millis(now_ms))
@@ -153,7 +159,8 @@ mod tests {
     #[test]
     fn a_changed_service_is_made_anew_and_an_undeclared_one_removed() {
         let service = service("always");
-        let old = Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
+        let old =
+            Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
         assert_eq!(planned(&service, Some(old.clone()), History::default(), 0), anew());
         let observed = [("b".to_string(), old)].into();
         let actions = plan(&[], &observed, &BTreeMap::new(), Duration::ZERO);
@@ -162,9 +169,19 @@ mod tests {
 
     #[test]
     fn restart_policies_hold() {
-        for (policy, task, ends) in [("no", 1, true), ("on-failure", 0, true), ("on-failure", 1, false), ("always", 0, false)] {
+        for (policy, task, ends) in [
+            ("no", 1, true),
+            ("on-failure", 0, true),
+            ("on-failure", 1, false),
+            ("always", 0, false),
+        ] {
             let service = service(policy);
-            let actions = planned(&service, found(&service, Some(Task::Stopped(task))), History::default(), 0);
+            let actions = planned(
+                &service,
+                found(&service, Some(Task::Stopped(task))),
+                History::default(),
+                0,
+            );
             assert_eq!(actions.is_empty(), ends, "{policy} after status {task}");
         }
     }

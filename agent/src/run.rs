@@ -91,7 +91,8 @@ pub async fn run(paths: Paths) -> Result<()> {
 /// Tells systemd, if it started us. Source: sd_notify(3).
 fn notify_systemd(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
-        let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|from| from.send_to(state.as_bytes(), socket));
+        let sent = std::os::unix::net::UnixDatagram::unbound()
+            .and_then(|from| from.send_to(state.as_bytes(), socket));
         if let Err(error) = sent {
             warn!("tell systemd: {error}");
         }
@@ -127,11 +128,14 @@ impl Agent {
         if let Ok(text) = std::fs::read_to_string(&self.paths.applied) {
             match compose::parse(&text, &self.cores) {
                 Ok(services) => return Ok(services),
-                Err(error) => warn!("{}: {error}; using the image's own", self.paths.applied.display()),
+                Err(error) => {
+                    warn!("{}: {error}; using the image's own", self.paths.applied.display())
+                }
             }
         }
         let path = &self.paths.compose;
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         compose::parse(&text, &self.cores).with_context(|| path.display().to_string())
     }
 
@@ -155,7 +159,11 @@ impl Agent {
     }
 
     async fn reconcile(&mut self) {
-        let partition = if hotpartition::stands(&self.cores) { Ok(()) } else { hotpartition::apply(&self.cores) };
+        let partition = if hotpartition::stands(&self.cores) {
+            Ok(())
+        } else {
+            hotpartition::apply(&self.cores)
+        };
         self.problem("hot partition", partition.err().map(|error| error.to_string()));
         let done = self.reconcile_containers().await;
         if done.is_err() {
@@ -209,20 +217,38 @@ impl Agent {
         Ok(())
     }
 
-    async fn act(&mut self, containerd: &Containerd, action: &Action) -> Result<(), ContainerdError> {
+    async fn act(
+        &mut self,
+        containerd: &Containerd,
+        action: &Action,
+    ) -> Result<(), ContainerdError> {
         match action {
             Action::Remove(name) => {
                 let declared = self.declared.iter().find(|service| service.name == *name);
-                let signal = declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
+                let signal =
+                    declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
                 containerd.remove(name, signal, STOP_GRACE).await
             }
             Action::Create(name) => {
                 let now = self.now();
                 self.history.entry(name.clone()).or_default().note_start(now);
-                let service = self.declared.iter().find(|service| service.name == *name).expect("planned from what is declared");
-                let tail = self.tails.entry(name.clone()).or_insert_with(|| Tail::new(&self.paths.logs, name));
+                let service = self
+                    .declared
+                    .iter()
+                    .find(|service| service.name == *name)
+                    .expect("planned from what is declared");
+                let tail = self
+                    .tails
+                    .entry(name.clone())
+                    .or_insert_with(|| Tail::new(&self.paths.logs, name));
                 let pid = containerd.create(service, tail.log()).await?;
-                info!(container = name, pid, image = service.image, cpuset = service.cpuset, "container {name} started");
+                info!(
+                    container = name,
+                    pid,
+                    image = service.image,
+                    cpuset = service.cpuset,
+                    "container {name} started"
+                );
                 Ok(())
             }
         }
@@ -230,7 +256,8 @@ impl Agent {
 
     fn read_tails(&mut self) {
         for (name, tail) in &mut self.tails {
-            let read = tail.read(|line| info!(target: "container", container = name, "{name}: {line}"));
+            let read =
+                tail.read(|line| info!(target: "container", container = name, "{name}: {line}"));
             if let Err(error) = read {
                 warn!("output of container {name}: {error}");
             }
@@ -249,7 +276,8 @@ impl Agent {
             (self.event_source, self.next_event) = (pid, 0);
         }
         let raised = page.word(abi::counters::Word::Events);
-        self.next_event = self.next_event.max(raised.saturating_sub(abi::counters::EVENTS_KEPT as u64));
+        self.next_event =
+            self.next_event.max(raised.saturating_sub(abi::counters::EVENTS_KEPT as u64));
         while self.next_event < raised {
             if let Some((event, value)) = page.event(self.next_event) {
                 info!(target: "engine", event = ?event, value, "engine: {event:?} ({value})");
@@ -266,13 +294,15 @@ impl Agent {
         let engine_cpu = engine.and_then(|engine| engine.cpu);
         let own = interference::switches_of(pid as i32);
         let same_engine = pid == self.engine_pid;
-        let before: BTreeMap<u32, u64> = self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
+        let before: BTreeMap<u32, u64> =
+            self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
         for (cpu, now) in &counts {
             let was = self.counts.get(cpu).copied().unwrap_or(*now);
             let grown = |map: &BTreeMap<u32, u64>| map.get(cpu).copied().unwrap_or(0);
             let own_now = grown(&own).saturating_sub(grown(&self.engine_switches));
             let switches = now.switches.saturating_sub(was.switches);
-            let foreign = interference::foreign_switches(switches, own_now, engine_cpu == Some(*cpu));
+            let foreign =
+                interference::foreign_switches(switches, own_now, engine_cpu == Some(*cpu));
             let foreign = if same_engine { foreign } else { 0 };
             self.core_status.push(Core {
                 cpu: *cpu,
@@ -291,15 +321,21 @@ impl Agent {
     fn answer(&mut self, request: Request) -> Response {
         match request {
             Request::Status {} => Response::Status(Box::new(self.status())),
-            Request::Apply { compose } => self.apply(&compose).map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
-            Request::Control { kill, drain } => match ControlPage::open(&self.paths.pages.join("control")) {
-                Ok(page) => {
-                    page.set(Orders { kill, drain });
-                    warn!(kill, drain, "engine control changed");
-                    Response::Done
+            Request::Apply { compose } => self
+                .apply(&compose)
+                .map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
+            Request::Control { kill, drain } => {
+                match ControlPage::open(&self.paths.pages.join("control")) {
+                    Ok(page) => {
+                        page.set(Orders { kill, drain });
+                        warn!(kill, drain, "engine control changed");
+                        Response::Done
+                    }
+                    Err(error) => {
+                        Response::Error(format!("{error}; the engine has not run since the boot"))
+                    }
                 }
-                Err(error) => Response::Error(format!("{error}; the engine has not run since the boot")),
-            },
+            }
         }
     }
 
@@ -315,7 +351,8 @@ impl Agent {
 
     fn status(&self) -> Status {
         let engine = self.page().map(|page| Engine::read(&page));
-        let containers: Vec<Container> = self.declared.iter().map(|service| self.container(service)).collect();
+        let containers: Vec<Container> =
+            self.declared.iter().map(|service| self.container(service)).collect();
         let partition = hotpartition::stands(&self.cores);
         let trading = engine.as_ref().is_some_and(|engine| engine.state == "trading");
         let running = containers.iter().all(|container| container.state == "running");
@@ -326,7 +363,11 @@ impl Agent {
             engine,
             cores: self.core_status.clone(),
             containers,
-            problems: self.problems.iter().map(|(about, what)| format!("{about}: {what}")).collect(),
+            problems: self
+                .problems
+                .iter()
+                .map(|(about, what)| format!("{about}: {what}"))
+                .collect(),
         }
     }
 
@@ -351,7 +392,8 @@ impl Agent {
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let next = path.with_extension("next");
-    let mut file = std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
+    let mut file =
+        std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))?;

@@ -11,26 +11,74 @@ pub const CGROUP: &str = "/quietcore-containers";
 /// Capabilities of a service that does not drop them: Docker's default without those that reach the host
 /// (`MKNOD`, `NET_RAW`, `SYS_CHROOT`, `AUDIT_WRITE`, `SETFCAP`).
 const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE",
-    "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
 ];
 
 /// System calls that no container gets, whatever its capabilities. io_uring is among them because its
 /// SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the kernel itself.
 const DENIED: &[&str] = &[
-    "io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "perf_event_open", "kexec_load",
-    "kexec_file_load", "init_module", "finit_module", "delete_module", "create_module", "mount", "umount2",
-    "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick", "mount_setattr",
-    "swapon", "swapoff", "reboot", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "keyctl",
-    "add_key", "request_key", "ptrace", "process_vm_writev", "userfaultfd", "open_by_handle_at", "setns",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "bpf",
+    "perf_event_open",
+    "kexec_load",
+    "kexec_file_load",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "create_module",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "move_mount",
+    "open_tree",
+    "fsopen",
+    "fsmount",
+    "fsconfig",
+    "fspick",
+    "mount_setattr",
+    "swapon",
+    "swapoff",
+    "reboot",
+    "settimeofday",
+    "clock_settime",
+    "adjtimex",
+    "clock_adjtime",
+    "keyctl",
+    "add_key",
+    "request_key",
+    "ptrace",
+    "process_vm_writev",
+    "userfaultfd",
+    "open_by_handle_at",
+    "setns",
 ];
 
 /// Paths of /proc and /sys that say or do too much; Docker's list.
 const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The specification of a service made from an image.
 pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
@@ -39,7 +87,8 @@ pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
     if service.network == NetworkMode::None {
         namespaces.push("network");
     }
-    let namespaces: Vec<Value> = namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    let namespaces: Vec<Value> =
+        namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
     json!({
         "ociVersion": "1.1.0",
         "process": {
@@ -78,7 +127,9 @@ fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
     let from_image = || config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
     let mut arguments = service.entrypoint.clone().unwrap_or_else(from_image);
     match service.command.is_empty() {
-        true => arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default()),
+        true => {
+            arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default())
+        }
         false => arguments.extend(service.command.iter().cloned()),
     }
     arguments
@@ -92,16 +143,29 @@ fn environment(service: &Service, image: &ImageConfiguration) -> Vec<String> {
 }
 
 fn mounts(service: &Service) -> Vec<Value> {
-    let special = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": source, "options": options })
-    };
+    let special = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     let mut mounts = vec![
         special("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         special("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
-        special("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
-        special("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=16m"]),
+        special(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+        ),
+        special(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=16m"],
+        ),
         special("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        special("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        special(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
     ];
     for bind in &service.binds {
         let access = if bind.read_only { "ro" } else { "rw" };

@@ -109,7 +109,10 @@ impl Engine {
             pid: page.word(Word::Pid) as u32,
             cpu: u32::try_from(page.word(Word::HotCpu)).ok(),
             emulated: page.word(Word::Emulated) != 0,
-            counters: Counter::ALL.iter().map(|counter| (counter.metric().to_string(), value(counter))).collect(),
+            counters: Counter::ALL
+                .iter()
+                .map(|counter| (counter.metric().to_string(), value(counter)))
+                .collect(),
             instruments: instruments.collect(),
             tick_to_order_ns: page.tick_to_order(),
         }

@@ -19,8 +19,16 @@ impl Tail {
     /// Follows `NAME.log` in `directory` from where an earlier agent stopped.
     pub fn new(directory: &Path, name: &str) -> Self {
         let place = directory.join(format!("{name}.offset"));
-        let offset = std::fs::read_to_string(&place).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        Self { log: directory.join(format!("{name}.log")), place, offset, punched: offset / TAIL_PUNCH * TAIL_PUNCH }
+        let offset = std::fs::read_to_string(&place)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        Self {
+            log: directory.join(format!("{name}.log")),
+            place,
+            offset,
+            punched: offset / TAIL_PUNCH * TAIL_PUNCH,
+        }
     }
 
     /// The file that the container's output goes to.
@@ -50,7 +58,8 @@ impl Tail {
                 None if len == TAIL_CHUNK => len,
                 None => return self.keep(&file),
             };
-            for line in chunk[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            for line in chunk[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+            {
                 emit(&String::from_utf8_lossy(line));
             }
             self.offset += whole as u64;
@@ -84,7 +93,8 @@ mod tests {
     fn no_line_is_lost_or_given_twice_over_restarts_and_the_disk_is_given_back() {
         let directory = std::env::temp_dir().join(format!("quietcore-tail-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let mut log = OpenOptions::new().create(true).append(true).open(directory.join("a.log")).unwrap();
+        let mut log =
+            OpenOptions::new().create(true).append(true).open(directory.join("a.log")).unwrap();
         let (mut written, mut seen) = (0u32, Vec::new());
         for round in 0..20 {
             let mut tail = Tail::new(&directory, "a");
@@ -97,11 +107,17 @@ mod tests {
             writeln!(log, "line {round}").unwrap();
         }
         Tail::new(&directory, "a").read(|line| seen.push(line.to_string())).unwrap();
-        let numbers: Vec<u32> = seen.iter().filter_map(|line| line.strip_prefix("line ")?[..8].parse().ok()).collect();
+        let numbers: Vec<u32> =
+            seen.iter().filter_map(|line| line.strip_prefix("line ")?[..8].parse().ok()).collect();
         assert_eq!(numbers, (0..written).collect::<Vec<_>>());
         assert_eq!(seen.len(), written as usize + 20);
         let metadata = log.metadata().unwrap();
-        assert!(metadata.blocks() * 512 < metadata.len() / 2, "{} blocks of {} bytes", metadata.blocks(), metadata.len());
+        assert!(
+            metadata.blocks() * 512 < metadata.len() / 2,
+            "{} blocks of {} bytes",
+            metadata.blocks(),
+            metadata.len()
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -6,7 +6,8 @@ use std::fmt::Write;
 /// The page, in lines of at most 78 characters.
 pub fn page(status: &Status, colour: bool) -> String {
     let mut text = String::new();
-    let bold = |words: &str| if colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_string() };
+    let bold =
+        |words: &str| if colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_string() };
     let readiness = if status.ready { "trading" } else { "not ready" };
     let _ = writeln!(text, "{}  {}  {readiness}", bold("Quietcore"), status.version);
     match &status.engine {
@@ -15,7 +16,11 @@ pub fn page(status: &Status, colour: bool) -> String {
             let _ = writeln!(text, "\nengine: not running");
         }
     }
-    let _ = writeln!(text, "\n{}", bold("CORE  ROLE          TIMER IRQ/S  FOREIGN SWITCH/S  (SINCE START)"));
+    let _ = writeln!(
+        text,
+        "\n{}",
+        bold("CORE  ROLE          TIMER IRQ/S  FOREIGN SWITCH/S  (SINCE START)")
+    );
     let cpu = status.engine.as_ref().and_then(|engine| engine.cpu);
     for core in &status.cores {
         let role = match (core.hot, cpu == Some(core.cpu)) {
@@ -25,11 +30,19 @@ pub fn page(status: &Status, colour: bool) -> String {
         };
         let foreign = if core.hot { core.foreign_per_second.to_string() } else { "-".into() };
         let total = if core.hot { core.foreign_switches.to_string() } else { "-".into() };
-        let _ = writeln!(text, "{:>4}  {role:<13} {:>11}  {foreign:>16}  {total:>13}", core.cpu, core.timer_per_second);
+        let _ = writeln!(
+            text,
+            "{:>4}  {role:<13} {:>11}  {foreign:>16}  {total:>13}",
+            core.cpu, core.timer_per_second
+        );
     }
     let _ = writeln!(text, "\n{}", bold("CONTAINER     STATE         RESTARTS  CPUS    IMAGE"));
     for container in &status.containers {
-        let _ = writeln!(text, "{:<13} {:<13} {:>8}  {:<7} {}", container.name, container.state, container.restarts, container.cpuset, container.image);
+        let _ = writeln!(
+            text,
+            "{:<13} {:<13} {:>8}  {:<7} {}",
+            container.name, container.state, container.restarts, container.cpuset, container.image
+        );
     }
     for problem in &status.problems {
         let _ = writeln!(text, "! {problem}");
@@ -48,9 +61,15 @@ fn money(ticks: i128) -> String {
 }
 
 fn show_engine(text: &mut String, engine: &Engine, bold: &dyn Fn(&str) -> String) {
-    let _ = writeln!(text, "\n{}", bold("SYMBOL         BID (SHARES)        ASK (SHARES)   SPREAD  POSITION      P&L"));
+    let _ = writeln!(
+        text,
+        "\n{}",
+        bold("SYMBOL         BID (SHARES)        ASK (SHARES)   SPREAD  POSITION      P&L")
+    );
     for instrument in &engine.instruments {
-        let side = |side: Option<(u32, u32)>| side.map_or("-".into(), |(ticks, shares)| format!("{} ({shares})", price(ticks)));
+        let side = |side: Option<(u32, u32)>| {
+            side.map_or("-".into(), |(ticks, shares)| format!("{} ({shares})", price(ticks)))
+        };
         let spread = match (instrument.bid, instrument.ask) {
             (Some((bid, _)), Some((ask, _))) if ask >= bid => price(ask - bid),
             (Some((bid, _)), Some((ask, _))) => format!("-{}", price(bid - ask)),
@@ -58,7 +77,11 @@ fn show_engine(text: &mut String, engine: &Engine, bold: &dyn Fn(&str) -> String
         };
         let (bid, ask) = (side(instrument.bid), side(instrument.ask));
         let pnl = money(instrument.pnl_ticks.into());
-        let _ = writeln!(text, "{:<8} {bid:>18}  {ask:>18}  {spread:>7}  {:>8}  {pnl:>7}", instrument.symbol, instrument.position);
+        let _ = writeln!(
+            text,
+            "{:<8} {bid:>18}  {ask:>18}  {spread:>7}  {:>8}  {pnl:>7}",
+            instrument.symbol, instrument.position
+        );
     }
     let count = |name: &str| engine.counter(name);
     let _ = writeln!(text, "\n{} {}", bold("engine"), engine.state);
@@ -114,14 +137,24 @@ mod tests {
             state: "trading".into(),
             emulated: true,
             cpu: Some(2),
-            instruments: vec![Instrument { symbol: "AAPL".into(), bid: Some((5_853_300, 18)), ask: Some((5_859_100, 200)), position: -100, pnl_ticks: -12_345_600 }],
+            instruments: vec![Instrument {
+                symbol: "AAPL".into(),
+                bid: Some((5_853_300, 18)),
+                ask: Some((5_859_100, 200)),
+                position: -100,
+                pnl_ticks: -12_345_600,
+            }],
             tick_to_order_ns: vec![(5_000, 3), (9_000, 1)],
             ..Engine::default()
         };
-        let cores = vec![Core { cpu: 0, ..Core::default() }, Core { cpu: 2, hot: true, ..Core::default() }];
+        let cores =
+            vec![Core { cpu: 0, ..Core::default() }, Core { cpu: 2, hot: true, ..Core::default() }];
         let status = Status { engine: Some(engine), cores, ready: true, ..Status::default() };
         let text = page(&status, false);
-        assert!(text.contains("585.33 (18)") && text.contains("-1234.56") && text.contains("0.58"), "{text}");
+        assert!(
+            text.contains("585.33 (18)") && text.contains("-1234.56") && text.contains("0.58"),
+            "{text}"
+        );
         assert!(text.contains("emulated CPU") && text.contains("hot, engine"));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }

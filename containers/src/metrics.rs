@@ -27,7 +27,10 @@ pub fn render_down() -> String {
 }
 
 fn line(text: &mut String, name: &str, kind: &str, help: &str, labels: &str, value: &str) {
-    let _ = writeln!(text, "# HELP quietcore_engine_{name} {help}\n# TYPE quietcore_engine_{name} {kind}");
+    let _ = writeln!(
+        text,
+        "# HELP quietcore_engine_{name} {help}\n# TYPE quietcore_engine_{name} {kind}"
+    );
     let _ = writeln!(text, "quietcore_engine_{name}{labels} {value}");
 }
 
@@ -36,29 +39,55 @@ fn state(text: &mut String, page: &CountersPage) {
     let labels = format!("{{state=\"{name}\"}}");
     line(text, "state", "gauge", "1, with what the engine is doing as a label.", &labels, "1");
     let emulated = page.word(Word::Emulated).to_string();
-    line(text, "emulated", "gauge", "1 if the machine is emulated: its times are no latencies.", "", &emulated);
+    line(
+        text,
+        "emulated",
+        "gauge",
+        "1 if the machine is emulated: its times are no latencies.",
+        "",
+        &emulated,
+    );
 }
 
 fn instruments(text: &mut String, page: &CountersPage) {
     let views = page.instruments();
-    let mut family = |name: &str, help: &str, value: &dyn Fn(&abi::counters::InstrumentView) -> Option<i64>| {
-        let _ = writeln!(text, "# HELP quietcore_engine_{name} {help}\n# TYPE quietcore_engine_{name} gauge");
-        for view in &views {
-            if let Some(value) = value(view) {
-                let _ = writeln!(text, "quietcore_engine_{name}{{symbol=\"{}\"}} {value}", view.symbol);
+    let mut family =
+        |name: &str, help: &str, value: &dyn Fn(&abi::counters::InstrumentView) -> Option<i64>| {
+            let _ = writeln!(
+                text,
+                "# HELP quietcore_engine_{name} {help}\n# TYPE quietcore_engine_{name} gauge"
+            );
+            for view in &views {
+                if let Some(value) = value(view) {
+                    let _ = writeln!(
+                        text,
+                        "quietcore_engine_{name}{{symbol=\"{}\"}} {value}",
+                        view.symbol
+                    );
+                }
             }
-        }
-    };
-    family("bid_ticks", "Best bid in 1/10,000 of the currency.", &|v| v.bid.map(|(price, _)| price.0.into()));
-    family("ask_ticks", "Best offer in 1/10,000 of the currency.", &|v| v.ask.map(|(price, _)| price.0.into()));
+        };
+    family("bid_ticks", "Best bid in 1/10,000 of the currency.", &|v| {
+        v.bid.map(|(price, _)| price.0.into())
+    });
+    family("ask_ticks", "Best offer in 1/10,000 of the currency.", &|v| {
+        v.ask.map(|(price, _)| price.0.into())
+    });
     family("instrument_position_shares", "Net position in shares.", &|v| Some(v.position));
-    family("instrument_pnl_ticks", "Profit and loss marked at the touch, in 1/10,000 of the currency.", &|v| Some(v.pnl_ticks));
+    family(
+        "instrument_pnl_ticks",
+        "Profit and loss marked at the touch, in 1/10,000 of the currency.",
+        &|v| Some(v.pnl_ticks),
+    );
 }
 
 /// Buckets are cumulative; the upper bound is the next bucket's lower one.
 fn histogram(text: &mut String, page: &CountersPage) {
     let name = "quietcore_engine_tick_to_order_seconds";
-    let _ = writeln!(text, "# HELP {name} From the turn that took a datagram to the end of the system call that sent its order.\n# TYPE {name} histogram");
+    let _ = writeln!(
+        text,
+        "# HELP {name} From the turn that took a datagram to the end of the system call that sent its order.\n# TYPE {name} histogram"
+    );
     let (mut count, mut sum) = (0, 0u64);
     for (floor, entries) in page.tick_to_order() {
         count += entries;
@@ -66,7 +95,11 @@ fn histogram(text: &mut String, page: &CountersPage) {
         let upper = bucket_floor(bucket_of(floor) + 1);
         let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {count}", seconds(upper));
     }
-    let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {}\n{name}_count {count}", seconds(sum));
+    let _ = writeln!(
+        text,
+        "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {}\n{name}_count {count}",
+        seconds(sum)
+    );
 }
 
 fn seconds(nanos: u64) -> String {

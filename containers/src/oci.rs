@@ -45,7 +45,8 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32)
 /// # Errors
 /// A file that can't be read, or a name that a tar archive can't hold.
 pub fn pack(name: &str, version: &str, program: &Path) -> Result<Vec<u8>> {
-    let file = program.file_name().and_then(|name| name.to_str()).context("the program has no name")?;
+    let file =
+        program.file_name().and_then(|name| name.to_str()).context("the program has no name")?;
     let bytes = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
     let mut layer = tar::Builder::new(Vec::new());
     add(&mut layer, file, &bytes, 0o755)?;
@@ -88,7 +89,11 @@ mod tests {
         let first = pack("quietcore/test", "1", &program).unwrap();
         assert_eq!(first, pack("quietcore/test", "1", &program).unwrap());
         let mut archive = tar::Archive::new(&first[..]);
-        let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+        let names: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|e| e.unwrap().path().unwrap().display().to_string())
+            .collect();
         assert_eq!(names[..2], ["oci-layout", "index.json"]);
         assert_eq!(names.len(), 5);
     }

@@ -4,10 +4,12 @@
 use crate::limits::ACCOUNT_ORDERS_MAX;
 use crate::market::{DayTime, Event, Market, NewOrder, OrderRef};
 use abi::field::{Alpha, Price, Symbol};
-use abi::ouch::inbound::{CancelOrder, EnterOrder, MassCancel, Message as Inbound, ModifyOrder, ReplaceOrder};
+use abi::ouch::inbound::{
+    CancelOrder, EnterOrder, MassCancel, Message as Inbound, ModifyOrder, ReplaceOrder,
+};
 use abi::ouch::outbound::{
-    Accepted, AccountQueryResponse, Canceled, DisableResponse, EnableResponse, Executed, MassCancelResponse,
-    Message as Outbound, Modified, Rejected, Replaced,
+    Accepted, AccountQueryResponse, Canceled, DisableResponse, EnableResponse, Executed,
+    MassCancelResponse, Message as Outbound, Modified, Rejected, Replaced,
 };
 use abi::ouch::{Capacity, OrderState, QUANTITY_MAX, TimeInForce, UserRefNum, reject};
 use std::collections::HashMap;
@@ -48,7 +50,13 @@ impl Account {
 
     /// Takes one message. What happened in the market is appended to `events`; its fills of this
     /// account are already answered, those of others are for the caller to deliver.
-    pub fn on_message(&mut self, message: &Inbound, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>) -> Answers {
+    pub fn on_message(
+        &mut self,
+        message: &Inbound,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> Answers {
         let mut answers = Vec::new();
         match message {
             Inbound::EnterOrder(m) => self.enter(m, market, now, events, &mut answers),
@@ -59,16 +67,27 @@ impl Account {
             Inbound::DisableOrderEntry(m) => {
                 self.disabled = true;
                 let (user_ref_num, firm) = (m.user_ref_num, m.firm);
-                answers.push(Outbound::DisableResponse(DisableResponse { timestamp: now, user_ref_num, firm }));
+                answers.push(Outbound::DisableResponse(DisableResponse {
+                    timestamp: now,
+                    user_ref_num,
+                    firm,
+                }));
             }
             Inbound::EnableOrderEntry(m) => {
                 self.disabled = false;
                 let (user_ref_num, firm) = (m.user_ref_num, m.firm);
-                answers.push(Outbound::EnableResponse(EnableResponse { timestamp: now, user_ref_num, firm }));
+                answers.push(Outbound::EnableResponse(EnableResponse {
+                    timestamp: now,
+                    user_ref_num,
+                    firm,
+                }));
             }
             Inbound::AccountQuery(_) => {
                 let next_user_ref_num = self.next_user_ref;
-                answers.push(Outbound::AccountQueryResponse(AccountQueryResponse { timestamp: now, next_user_ref_num }));
+                answers.push(Outbound::AccountQueryResponse(AccountQueryResponse {
+                    timestamp: now,
+                    next_user_ref_num,
+                }));
             }
         }
         answers
@@ -83,7 +102,13 @@ impl Account {
         new
     }
 
-    fn refusal(&self, symbol: Symbol, price: abi::ouch::Price, quantity: u32, market: &dyn Market) -> Result<Price, u16> {
+    fn refusal(
+        &self,
+        symbol: Symbol,
+        price: abi::ouch::Price,
+        quantity: u32,
+        market: &dyn Market,
+    ) -> Result<Price, u16> {
         if self.disabled {
             return Err(reject::DESTINATION_CLOSED);
         }
@@ -99,7 +124,14 @@ impl Account {
         price.narrow().filter(|p| p.0 > 0 && *p <= PRICE_MAX).ok_or(reject::INVALID_PRICE)
     }
 
-    fn enter(&mut self, m: &EnterOrder, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>, answers: &mut Answers) {
+    fn enter(
+        &mut self,
+        m: &EnterOrder,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+        answers: &mut Answers,
+    ) {
         if !self.is_new(m.user_ref_num) {
             return;
         }
@@ -108,7 +140,13 @@ impl Account {
             Err(reason) => return answers.push(rejected(m.user_ref_num, reason, m.cl_ord_id, now)),
         };
         let rests = m.time_in_force != TimeInForce::ImmediateOrCancel;
-        let order = NewOrder { symbol: m.symbol, side: m.side.book_side(), price, shares: m.quantity, rests };
+        let order = NewOrder {
+            symbol: m.symbol,
+            side: m.side.book_side(),
+            price,
+            shares: m.quantity,
+            rests,
+        };
         let first = events.len();
         let order_ref = market.enter(&order, now, events);
         answers.push(Outbound::Accepted(Accepted {
@@ -161,7 +199,9 @@ impl Account {
 
     /// The answer that an event is for this account, if it is one.
     pub fn on_event(&mut self, event: &Event, now: DayTime) -> Option<Outbound> {
-        let Event::Fill { order_ref, shares, price, match_number, resting } = event else { return None };
+        let Event::Fill { order_ref, shares, price, match_number, resting } = event else {
+            return None;
+        };
         let user_ref_num = *self.by_ref.get(order_ref)?;
         let live = self.live.get_mut(&user_ref_num)?;
         live.open = live.open.saturating_sub(*shares);
@@ -179,7 +219,14 @@ impl Account {
         }))
     }
 
-    fn replace(&mut self, m: &ReplaceOrder, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>, answers: &mut Answers) {
+    fn replace(
+        &mut self,
+        m: &ReplaceOrder,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+        answers: &mut Answers,
+    ) {
         if !self.is_new(m.user_ref_num) {
             return;
         }
@@ -195,7 +242,13 @@ impl Account {
             Err(reason) => return answers.push(rejected(m.user_ref_num, reason, m.cl_ord_id, now)),
         };
         let side = old.request.side;
-        let order = NewOrder { symbol: old.request.symbol, side: side.book_side(), price, shares: open, rests: true };
+        let order = NewOrder {
+            symbol: old.request.symbol,
+            side: side.book_side(),
+            price,
+            shares: open,
+            rests: true,
+        };
         let first = events.len();
         let order_ref = market.replace(old.order_ref, &order, now, events);
         self.forget(m.orig_user_ref_num);
@@ -216,13 +269,25 @@ impl Account {
             order_state: OrderState::Live,
             cl_ord_id: m.cl_ord_id,
         }));
-        self.keep(m.user_ref_num, Live { order_ref, request: old.request, open, executed: old.executed });
+        self.keep(
+            m.user_ref_num,
+            Live { order_ref, request: old.request, open, executed: old.executed },
+        );
         self.answer_own_fills(&events[first..], now, answers);
     }
 
     /// Lowers an order's open shares to `left`, in the market too; returns how many went.
-    fn lower(&mut self, user_ref: UserRefNum, left: u32, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>) -> u32 {
-        let Some(live) = self.live.get_mut(&user_ref).filter(|live| live.open > left) else { return 0 };
+    fn lower(
+        &mut self,
+        user_ref: UserRefNum,
+        left: u32,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> u32 {
+        let Some(live) = self.live.get_mut(&user_ref).filter(|live| live.open > left) else {
+            return 0;
+        };
         let gone = live.open - left;
         live.open = left;
         market.reduce(live.order_ref, gone, now, events);
@@ -232,34 +297,79 @@ impl Account {
         gone
     }
 
-    fn cancel(&mut self, m: &CancelOrder, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>, answers: &mut Answers) {
+    fn cancel(
+        &mut self,
+        m: &CancelOrder,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+        answers: &mut Answers,
+    ) {
         let gone = self.lower(m.user_ref_num, m.quantity, market, now, events);
         if gone > 0 {
             answers.push(canceled(m.user_ref_num, gone, b'U', now));
         }
     }
 
-    fn modify(&mut self, m: &ModifyOrder, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>, answers: &mut Answers) {
+    fn modify(
+        &mut self,
+        m: &ModifyOrder,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+        answers: &mut Answers,
+    ) {
         let known = self.live.contains_key(&m.user_ref_num);
         if known && m.quantity > 0 {
             self.lower(m.user_ref_num, m.quantity, market, now, events);
             let (user_ref_num, side, quantity) = (m.user_ref_num, m.side, m.quantity);
-            answers.push(Outbound::Modified(Modified { timestamp: now, user_ref_num, side, quantity }));
+            answers.push(Outbound::Modified(Modified {
+                timestamp: now,
+                user_ref_num,
+                side,
+                quantity,
+            }));
         }
     }
 
-    fn mass_cancel(&mut self, m: &MassCancel, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>, answers: &mut Answers) {
+    fn mass_cancel(
+        &mut self,
+        m: &MassCancel,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+        answers: &mut Answers,
+    ) {
         if !self.is_new(m.user_ref_num) {
             return;
         }
         let (user_ref_num, firm, symbol) = (m.user_ref_num, m.firm, m.symbol);
-        answers.push(Outbound::MassCancelResponse(MassCancelResponse { timestamp: now, user_ref_num, firm, symbol }));
+        answers.push(Outbound::MassCancelResponse(MassCancelResponse {
+            timestamp: now,
+            user_ref_num,
+            firm,
+            symbol,
+        }));
         let all = symbol == Symbol::BLANK;
-        answers.extend(self.cancel_where(|live| all || live.request.symbol == symbol, b'U', market, now, events));
+        answers.extend(self.cancel_where(
+            |live| all || live.request.symbol == symbol,
+            b'U',
+            market,
+            now,
+            events,
+        ));
     }
 
-    fn cancel_where(&mut self, wanted: impl Fn(&Live) -> bool, reason: u8, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>) -> Answers {
-        let chosen = self.live.iter().filter(|(_, live)| wanted(live)).map(|(user_ref, _)| *user_ref);
+    fn cancel_where(
+        &mut self,
+        wanted: impl Fn(&Live) -> bool,
+        reason: u8,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> Answers {
+        let chosen =
+            self.live.iter().filter(|(_, live)| wanted(live)).map(|(user_ref, _)| *user_ref);
         let mut chosen: Vec<_> = chosen.collect();
         chosen.sort_unstable();
         let mut answers = Vec::new();
@@ -271,12 +381,22 @@ impl Account {
     }
 
     /// The connection is lost: everything is cancelled by the exchange's supervision.
-    pub fn on_disconnect(&mut self, market: &mut dyn Market, now: DayTime, events: &mut Vec<Event>) -> Answers {
+    pub fn on_disconnect(
+        &mut self,
+        market: &mut dyn Market,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> Answers {
         self.cancel_where(|_| true, b'S', market, now, events)
     }
 }
 
-fn rejected(user_ref_num: UserRefNum, reason: u16, cl_ord_id: Alpha<14>, timestamp: DayTime) -> Outbound {
+fn rejected(
+    user_ref_num: UserRefNum,
+    reason: u16,
+    cl_ord_id: Alpha<14>,
+    timestamp: DayTime,
+) -> Outbound {
     Outbound::Rejected(Rejected { timestamp, user_ref_num, reason, cl_ord_id })
 }
 
@@ -285,100 +405,4 @@ fn canceled(user_ref_num: UserRefNum, quantity: u32, reason: u8, timestamp: DayT
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::FlowMarket;
-    use abi::field::Side;
-    use abi::ouch::{CrossType, Display};
-
-    fn order(user_ref_num: UserRefNum, side: Side, price: u64, quantity: u32) -> Inbound {
-        Inbound::EnterOrder(EnterOrder {
-            user_ref_num,
-            side: side.into(),
-            quantity,
-            symbol: Symbol::new("AAA").unwrap(),
-            price: abi::ouch::Price(price),
-            time_in_force: TimeInForce::Day,
-            display: Display::Visible,
-            capacity: Capacity::Principal,
-            intermarket_sweep: b'N',
-            cross_type: CrossType::Continuous,
-            cl_ord_id: Alpha::BLANK,
-        })
-    }
-
-    /// A market whose background we never let act: only our own orders are in it.
-    struct Bench(FlowMarket, Account, Vec<Event>);
-
-    impl Bench {
-        fn new() -> Self {
-            Self(FlowMarket::new(&[Symbol::new("AAA").unwrap()], 1, 1), Account::new(), Vec::new())
-        }
-
-        fn send(&mut self, message: Inbound) -> String {
-            let answers = self.1.on_message(&message, &mut self.0, 7, &mut self.2);
-            answers.iter().map(short).collect::<Vec<_>>().join(" ")
-        }
-    }
-
-    fn short(answer: &Outbound) -> String {
-        match answer {
-            Outbound::Accepted(m) => format!("A{}", m.user_ref_num),
-            Outbound::Replaced(m) => format!("U{}>{}:{}", m.orig_user_ref_num, m.user_ref_num, m.quantity),
-            Outbound::Executed(m) => format!("E{}:{}{}", m.user_ref_num, m.quantity, char::from(m.liquidity_flag)),
-            Outbound::Canceled(m) => format!("C{}:{}{}", m.user_ref_num, m.quantity, char::from(m.reason)),
-            Outbound::Rejected(m) => format!("J{}:{:#x}", m.user_ref_num, m.reason),
-            Outbound::AccountQueryResponse(m) => format!("Q{}", m.next_user_ref_num),
-            Outbound::MassCancelResponse(m) => format!("X{}", m.user_ref_num),
-            other => format!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn an_order_lives_trades_and_ends() {
-        let mut bench = Bench::new();
-        assert_eq!(bench.send(order(1, Side::Buy, 10_000, 100)), "A1");
-        assert_eq!(bench.send(order(2, Side::Sell, 10_000, 40)), "A2 E1:40A E2:40R");
-        let cancel = CancelOrder { user_ref_num: 1, quantity: 10 };
-        assert_eq!(bench.send(Inbound::CancelOrder(cancel)), "C1:50U");
-        assert_eq!(bench.send(order(3, Side::Sell, 9_000, 30)), "A3 E1:10A E3:10R");
-        assert_eq!(bench.1.live_count(), 1);
-        let mut events = Vec::new();
-        let answers = bench.1.on_disconnect(&mut bench.0, 8, &mut events);
-        assert_eq!(answers.iter().map(short).collect::<Vec<_>>(), ["C3:20S"]);
-    }
-
-    #[test]
-    fn a_replacement_counts_what_was_executed() {
-        let mut bench = Bench::new();
-        bench.send(order(1, Side::Buy, 10_000, 100));
-        bench.send(order(2, Side::Sell, 10_000, 40));
-        let replace = |orig_user_ref_num, user_ref_num, quantity| {
-            Inbound::ReplaceOrder(ReplaceOrder {
-                orig_user_ref_num,
-                user_ref_num,
-                quantity,
-                price: abi::ouch::Price(9_000),
-                time_in_force: TimeInForce::Day,
-                display: Display::Visible,
-                intermarket_sweep: b'N',
-                cl_ord_id: Alpha::BLANK,
-            })
-        };
-        assert_eq!(bench.send(replace(1, 3, 120)), "U1>3:80");
-        assert_eq!(bench.send(replace(1, 4, 120)), "", "order 1 is gone");
-        assert_eq!(bench.send(replace(3, 5, 40)), "C3:80U");
-    }
-
-    #[test]
-    fn numbers_are_used_once_and_nonsense_is_rejected() {
-        let mut bench = Bench::new();
-        assert_eq!(bench.send(order(5, Side::Buy, 10_000, 100)), "A5");
-        assert_eq!(bench.send(order(5, Side::Buy, 10_000, 100)), "");
-        assert_eq!(bench.send(order(6, Side::Buy, 0, 100)), "J6:0x1d");
-        assert_eq!(bench.send(order(7, Side::Buy, 10_000, 1_000_000)), "J7:0x13");
-        assert_eq!(bench.send(Inbound::AccountQuery(abi::ouch::inbound::AccountQuery {})), "Q8");
-        let all = MassCancel { user_ref_num: 8, firm: Alpha::BLANK, symbol: Symbol::BLANK };
-        assert_eq!(bench.send(Inbound::MassCancel(all)), "X8 C5:100U");
-    }
-}
+mod tests;

@@ -50,7 +50,8 @@ impl FlowMarket {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let listed = symbols.iter().enumerate().map(|(index, symbol)| Listed {
             book: MatchingBook::new(*symbol, index as u16 + 1),
-            reference: (OPENING_PRICE.start + below(&mut rng, OPENING_PRICE.len() as u32)) / TICK * TICK,
+            reference: (OPENING_PRICE.start + below(&mut rng, OPENING_PRICE.len() as u32)) / TICK
+                * TICK,
             background: Vec::new(),
         });
         let listed = listed.collect();
@@ -77,7 +78,13 @@ impl FlowMarket {
             Side::Buy => anchor.saturating_sub(distance * TICK).max(TICK),
             Side::Sell => anchor + distance * TICK,
         };
-        let order = NewOrder { symbol: listed.book.symbol(), side, price: Price(price), shares: lots * ROUND_LOT, rests: true };
+        let order = NewOrder {
+            symbol: listed.book.symbol(),
+            side,
+            price: Price(price),
+            shares: lots * ROUND_LOT,
+            rests: true,
+        };
         let order_ref = listed.book.enter(&order, false, &mut self.numbers, now, events);
         if listed.book.holds(order_ref) {
             listed.background.push(order_ref);
@@ -111,14 +118,19 @@ impl FlowMarket {
 }
 
 fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
-    (u64::from(rng.next_u32()) * u64::from(bound) >> 32) as u32
+    ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
 impl Market for FlowMarket {
     fn open(&mut self, now: DayTime, events: &mut Vec<Event>) {
         let system = |event_code| {
             let (stock_locate, tracking_number, timestamp) = (0, 0, stamp(now));
-            Event::Feed(Message::SystemEvent(SystemEvent { stock_locate, tracking_number, timestamp, event_code }))
+            Event::Feed(Message::SystemEvent(SystemEvent {
+                stock_locate,
+                tracking_number,
+                timestamp,
+                event_code,
+            }))
         };
         events.push(system(b'O'));
         for (index, listed) in self.listed.iter().enumerate() {
@@ -172,7 +184,13 @@ impl Market for FlowMarket {
         }
     }
 
-    fn replace(&mut self, order_ref: OrderRef, order: &NewOrder, now: DayTime, events: &mut Vec<Event>) -> OrderRef {
+    fn replace(
+        &mut self,
+        order_ref: OrderRef,
+        order: &NewOrder,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> OrderRef {
         let index = self.listed.iter().position(|listed| listed.book.holds(order_ref));
         let book = &mut self.listed[index.expect("the caller replaces a resting order")].book;
         book.replace(order_ref, order, &mut self.numbers, now, events)

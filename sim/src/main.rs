@@ -74,26 +74,40 @@ struct Arguments {
 }
 
 fn market(arguments: &Arguments) -> Result<Box<dyn Market>> {
-    let recording = arguments.replay.as_ref().filter(|path| path.exists() || !arguments.replay_optional);
+    let recording =
+        arguments.replay.as_ref().filter(|path| path.exists() || !arguments.replay_optional);
     if let Some(path) = recording {
         let file = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        let market = ReplayMarket::read(&file, arguments.speed).with_context(|| path.display().to_string())?;
+        let market = ReplayMarket::read(&file, arguments.speed)
+            .with_context(|| path.display().to_string())?;
         let symbols: Vec<_> = market.symbols().iter().map(ToString::to_string).collect();
-        println!("exchange: playing {} ({}) at {} %", path.display(), symbols.join(", "), arguments.speed);
+        println!(
+            "exchange: playing {} ({}) at {} %",
+            path.display(),
+            symbols.join(", "),
+            arguments.speed
+        );
         return Ok(Box::new(market));
     }
     let symbols = arguments.symbols.iter().map(|text| {
-        Symbol::new(text).filter(|_| !text.is_empty()).with_context(|| format!("--symbols: {text:?} is not 1 to 8 ASCII characters"))
+        Symbol::new(text)
+            .filter(|_| !text.is_empty())
+            .with_context(|| format!("--symbols: {text:?} is not 1 to 8 ASCII characters"))
     });
     let symbols: Vec<Symbol> = symbols.collect::<Result<_>>()?;
     ensure!(!symbols.is_empty(), "--symbols: name at least one");
-    println!("exchange: background flow in {}, seed {}", arguments.symbols.join(", "), arguments.seed);
+    println!(
+        "exchange: background flow in {}, seed {}",
+        arguments.symbols.join(", "),
+        arguments.seed
+    );
     Ok(Box::new(FlowMarket::new(&symbols, arguments.rate, arguments.seed)))
 }
 
 fn serve(arguments: Arguments) -> Result<()> {
     let market = market(&arguments)?;
-    let (loss_ppm, duplicate_ppm, reorder_ppm) = (arguments.loss_ppm, arguments.duplicate_ppm, arguments.reorder_ppm);
+    let (loss_ppm, duplicate_ppm, reorder_ppm) =
+        (arguments.loss_ppm, arguments.duplicate_ppm, arguments.reorder_ppm);
     let settings = ServerSettings {
         lines: [arguments.line_a, arguments.line_b],
         interface: arguments.interface,
@@ -101,7 +115,9 @@ fn serve(arguments: Arguments) -> Result<()> {
         orders: arguments.orders,
         login: (arguments.username, arguments.password),
         faults: FaultRates { loss_ppm, duplicate_ppm, reorder_ppm },
-        disconnect_every: arguments.disconnect_every.map(|seconds| Duration::from_secs(seconds.max(1))),
+        disconnect_every: arguments
+            .disconnect_every
+            .map(|seconds| Duration::from_secs(seconds.max(1))),
         seed: arguments.seed,
         wait_for_login: arguments.wait_for_login,
     };

@@ -67,5 +67,11 @@ pub trait Market {
     fn reduce(&mut self, order_ref: OrderRef, shares: u32, now: DayTime, events: &mut Vec<Event>);
 
     /// Replaces a resting order: a new number, price and size, at the end of its queue.
-    fn replace(&mut self, order_ref: OrderRef, order: &NewOrder, now: DayTime, events: &mut Vec<Event>) -> OrderRef;
+    fn replace(
+        &mut self,
+        order_ref: OrderRef,
+        order: &NewOrder,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> OrderRef;
 }

@@ -52,7 +52,13 @@ pub fn stamp(now: DayTime) -> Time48 {
 impl MatchingBook {
     /// An empty book.
     pub fn new(symbol: Symbol, locate: u16) -> Self {
-        Self { symbol, locate, bids: BTreeMap::new(), asks: BTreeMap::new(), orders: HashMap::new() }
+        Self {
+            symbol,
+            locate,
+            bids: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            orders: HashMap::new(),
+        }
     }
 
     /// Its symbol.
@@ -86,7 +92,14 @@ impl MatchingBook {
     }
 
     /// Matches an order and lets the rest of it rest if it may. Returns its number.
-    pub fn enter(&mut self, order: &NewOrder, owned: bool, numbers: &mut Numbers, now: DayTime, events: &mut Vec<Event>) -> OrderRef {
+    pub fn enter(
+        &mut self,
+        order: &NewOrder,
+        owned: bool,
+        numbers: &mut Numbers,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> OrderRef {
         let order_ref = numbers.order_ref();
         let left = self.match_against(order, order_ref, owned, numbers, now, events);
         if left > 0 && order.rests {
@@ -120,11 +133,20 @@ impl MatchingBook {
         crosses.then_some(best)
     }
 
-    fn match_against(&mut self, order: &NewOrder, taker: OrderRef, owned: bool, numbers: &mut Numbers, now: DayTime, events: &mut Vec<Event>) -> u32 {
+    fn match_against(
+        &mut self,
+        order: &NewOrder,
+        taker: OrderRef,
+        owned: bool,
+        numbers: &mut Numbers,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> u32 {
         let mut left = order.shares;
         while left > 0 {
             let Some(price) = self.crosses(order) else { break };
-            let queue = self.side_mut(order.side.opposite()).get(&price).expect("a best price has a queue");
+            let queue =
+                self.side_mut(order.side.opposite()).get(&price).expect("a best price has a queue");
             let maker_ref = queue[0];
             let maker = self.orders[&maker_ref];
             let shares = left.min(maker.shares);
@@ -139,7 +161,13 @@ impl MatchingBook {
                 executed_shares: shares,
                 match_number,
             })));
-            let fill = |order_ref, resting| Event::Fill { order_ref, shares, price, match_number, resting };
+            let fill = |order_ref, resting| Event::Fill {
+                order_ref,
+                shares,
+                price,
+                match_number,
+                resting,
+            };
             events.extend(maker.owned.then(|| fill(maker_ref, true)));
             events.extend(owned.then(|| fill(taker, false)));
         }
@@ -162,21 +190,45 @@ impl MatchingBook {
     }
 
     /// Takes shares off a resting order and tells the feed; nothing happens if it does not rest.
-    pub fn reduce(&mut self, order_ref: OrderRef, shares: u32, now: DayTime, events: &mut Vec<Event>) {
+    pub fn reduce(
+        &mut self,
+        order_ref: OrderRef,
+        shares: u32,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) {
         let Some(order) = self.orders.get(&order_ref).copied() else { return };
         let (stock_locate, tracking_number, timestamp) = (self.locate, 0, stamp(now));
         let message = if shares >= order.shares {
-            Message::OrderDelete(OrderDelete { stock_locate, tracking_number, timestamp, order_ref })
+            Message::OrderDelete(OrderDelete {
+                stock_locate,
+                tracking_number,
+                timestamp,
+                order_ref,
+            })
         } else {
             let cancelled_shares = shares;
-            Message::OrderCancel(OrderCancel { stock_locate, tracking_number, timestamp, order_ref, cancelled_shares })
+            Message::OrderCancel(OrderCancel {
+                stock_locate,
+                tracking_number,
+                timestamp,
+                order_ref,
+                cancelled_shares,
+            })
         };
         self.take(order_ref, shares.min(order.shares));
         events.push(Event::Feed(message));
     }
 
     /// Replaces a resting order, which loses its place in the queue.
-    pub fn replace(&mut self, order_ref: OrderRef, order: &NewOrder, numbers: &mut Numbers, now: DayTime, events: &mut Vec<Event>) -> OrderRef {
+    pub fn replace(
+        &mut self,
+        order_ref: OrderRef,
+        order: &NewOrder,
+        numbers: &mut Numbers,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> OrderRef {
         let owned = self.orders.get(&order_ref).is_some_and(|old| old.owned);
         if self.crosses(order).is_some() || !self.holds(order_ref) {
             self.reduce(order_ref, u32::MAX, now, events);
@@ -203,7 +255,13 @@ mod tests {
     use super::*;
 
     fn order(side: Side, price: u32, shares: u32) -> NewOrder {
-        NewOrder { symbol: Symbol::new("X").unwrap(), side, price: Price(price), shares, rests: true }
+        NewOrder {
+            symbol: Symbol::new("X").unwrap(),
+            side,
+            price: Price(price),
+            shares,
+            rests: true,
+        }
     }
 
     struct Bench(MatchingBook, Numbers);
@@ -211,19 +269,30 @@ mod tests {
     impl Bench {
         fn enter(&mut self, side: Side, price: u32, shares: u32) -> (OrderRef, Vec<String>) {
             let mut events = Vec::new();
-            let order_ref = self.0.enter(&order(side, price, shares), true, &mut self.1, 0, &mut events);
+            let order_ref =
+                self.0.enter(&order(side, price, shares), true, &mut self.1, 0, &mut events);
             (order_ref, events.iter().map(short).collect())
         }
     }
 
     fn short(event: &Event) -> String {
         match event {
-            Event::Feed(Message::AddOrder(m)) => format!("A{} {}@{}", m.order_ref, m.shares, m.price.0),
-            Event::Feed(Message::OrderExecuted(m)) => format!("E{} {}", m.order_ref, m.executed_shares),
+            Event::Feed(Message::AddOrder(m)) => {
+                format!("A{} {}@{}", m.order_ref, m.shares, m.price.0)
+            }
+            Event::Feed(Message::OrderExecuted(m)) => {
+                format!("E{} {}", m.order_ref, m.executed_shares)
+            }
             Event::Feed(Message::OrderDelete(m)) => format!("D{}", m.order_ref),
-            Event::Feed(Message::OrderCancel(m)) => format!("X{} {}", m.order_ref, m.cancelled_shares),
-            Event::Feed(Message::OrderReplace(m)) => format!("U{}>{} {}@{}", m.order_ref, m.new_order_ref, m.shares, m.price.0),
-            Event::Fill { order_ref, shares, price, .. } => format!("fill{order_ref} {shares}@{}", price.0),
+            Event::Feed(Message::OrderCancel(m)) => {
+                format!("X{} {}", m.order_ref, m.cancelled_shares)
+            }
+            Event::Feed(Message::OrderReplace(m)) => {
+                format!("U{}>{} {}@{}", m.order_ref, m.new_order_ref, m.shares, m.price.0)
+            }
+            Event::Fill { order_ref, shares, price, .. } => {
+                format!("fill{order_ref} {shares}@{}", price.0)
+            }
             other => format!("{other:?}"),
         }
     }
@@ -239,7 +308,20 @@ mod tests {
         bench.enter(Side::Sell, 10, 5);
         bench.enter(Side::Sell, 10, 5);
         let (_, events) = bench.enter(Side::Buy, 11, 12);
-        assert_eq!(events, ["E2 5", "fill2 5@10", "fill4 5@10", "E3 5", "fill3 5@10", "fill4 5@10", "E1 2", "fill1 2@11", "fill4 2@11"]);
+        assert_eq!(
+            events,
+            [
+                "E2 5",
+                "fill2 5@10",
+                "fill4 5@10",
+                "E3 5",
+                "fill3 5@10",
+                "fill4 5@10",
+                "E1 2",
+                "fill1 2@11",
+                "fill4 2@11"
+            ]
+        );
         assert_eq!((bench.0.best(Side::Sell), bench.0.best(Side::Buy)), (Some(Price(11)), None));
     }
 
@@ -269,7 +351,10 @@ mod tests {
         events.clear();
         bench.enter(Side::Sell, 12, 1);
         bench.0.replace(new, &order(Side::Buy, 12, 2), &mut bench.1, 0, &mut events);
-        assert_eq!(events.iter().map(short).collect::<Vec<_>>(), ["D3", "E5 1", "fill5 1@12", "fill6 1@12", "A6 1@12"]);
+        assert_eq!(
+            events.iter().map(short).collect::<Vec<_>>(),
+            ["D3", "E5 1", "fill5 1@12", "fill6 1@12", "A6 1@12"]
+        );
     }
 
     #[test]

@@ -100,7 +100,9 @@ impl ReplayMarket {
         loop {
             let offset = frames.offset();
             let Some(frame) = frames.next() else { break };
-            let wrong = || format!("frame at byte {offset}: not a length-prefixed ITCH 5.0 file from here on");
+            let wrong = || {
+                format!("frame at byte {offset}: not a length-prefixed ITCH 5.0 file from here on")
+            };
             let frame = frame.with_context(wrong)?;
             if let Message::StockDirectory(m) = Message::decode(frame).with_context(wrong)? {
                 symbols.insert(m.stock_locate, m.stock);
@@ -108,7 +110,10 @@ impl ReplayMarket {
             messages.push(frame.to_vec());
         }
         ensure!(!messages.is_empty(), "the recording holds no message");
-        ensure!(!symbols.is_empty(), "the recording has no Stock Directory ('R') message, so no symbol");
+        ensure!(
+            !symbols.is_empty(),
+            "the recording has no Stock Directory ('R') message, so no symbol"
+        );
         let books = symbols.values().map(|symbol| (*symbol, RecordedBook::default())).collect();
         let first_time = timestamp_of(&messages[0]).map_or(0, |time| time.nanos());
         Ok(Self {
@@ -138,7 +143,14 @@ impl ReplayMarket {
     }
 
     /// Lets `shares` that traded or arrived at `price` meet our orders on `side` first.
-    fn meet_own(&mut self, symbol: Symbol, side: Side, price: Price, shares: u32, events: &mut Vec<Event>) {
+    fn meet_own(
+        &mut self,
+        symbol: Symbol,
+        side: Side,
+        price: Price,
+        shares: u32,
+        events: &mut Vec<Event>,
+    ) {
         let Some(book) = self.books.get_mut(&symbol) else { return };
         let mut left = shares;
         let mut filled = Vec::new();
@@ -177,7 +189,15 @@ impl ReplayMarket {
         }
     }
 
-    fn arrive(&mut self, locate: u16, order_ref: u64, side: Side, price: Price, shares: u32, events: &mut Vec<Event>) {
+    fn arrive(
+        &mut self,
+        locate: u16,
+        order_ref: u64,
+        side: Side,
+        price: Price,
+        shares: u32,
+        events: &mut Vec<Event>,
+    ) {
         let Some(symbol) = self.symbols.get(&locate).copied() else { return };
         self.orders.insert(order_ref, (symbol, Shown { side, price, shares }));
         self.books.entry(symbol).or_default().change(side, price, shares, 0);
@@ -186,9 +206,19 @@ impl ReplayMarket {
 
     /// A recorded order that arrives at or through our price would have traded with us, whole queue
     /// or not: had there been a queue at our price, it would have traded with that.
-    fn meet_own_through(&mut self, symbol: Symbol, side: Side, price: Price, shares: u32, events: &mut Vec<Event>) {
+    fn meet_own_through(
+        &mut self,
+        symbol: Symbol,
+        side: Side,
+        price: Price,
+        shares: u32,
+        events: &mut Vec<Event>,
+    ) {
         if let Some(book) = self.books.get_mut(&symbol) {
-            let here = book.own.iter_mut().filter(|own| own.side == side && reaches(side, own.price, price));
+            let here = book
+                .own
+                .iter_mut()
+                .filter(|own| own.side == side && reaches(side, own.price, price));
             here.for_each(|own| own.queue_ahead = 0);
         }
         self.meet_own(symbol, side, price, shares, events);
@@ -221,16 +251,29 @@ impl ReplayMarket {
 
     fn follow(&mut self, message: &Message, events: &mut Vec<Event>) {
         match message {
-            Message::AddOrder(m) => self.arrive(m.stock_locate, m.order_ref, m.side, m.price, m.shares, events),
-            Message::AddOrderMpid(m) => self.arrive(m.stock_locate, m.order_ref, m.side, m.price, m.shares, events),
+            Message::AddOrder(m) => {
+                self.arrive(m.stock_locate, m.order_ref, m.side, m.price, m.shares, events)
+            }
+            Message::AddOrderMpid(m) => {
+                self.arrive(m.stock_locate, m.order_ref, m.side, m.price, m.shares, events)
+            }
             Message::OrderExecuted(m) => self.execute(m.order_ref, m.executed_shares, events),
-            Message::OrderExecutedWithPrice(m) => self.execute(m.order_ref, m.executed_shares, events),
+            Message::OrderExecutedWithPrice(m) => {
+                self.execute(m.order_ref, m.executed_shares, events)
+            }
             Message::OrderCancel(m) => self.cancel(m.order_ref, m.cancelled_shares),
             Message::OrderDelete(m) => self.cancel(m.order_ref, u32::MAX),
             Message::OrderReplace(m) => {
                 if let Some((_, shown)) = self.orders.get(&m.order_ref).copied() {
                     self.cancel(m.order_ref, u32::MAX);
-                    self.arrive(m.stock_locate, m.new_order_ref, shown.side, m.price, m.shares, events);
+                    self.arrive(
+                        m.stock_locate,
+                        m.new_order_ref,
+                        shown.side,
+                        m.price,
+                        m.shares,
+                        events,
+                    );
                 }
             }
             Message::Trade(m) => {
@@ -273,7 +316,8 @@ impl Market for ReplayMarket {
         self.next_ref += 1;
         let (side, price) = (order.side, order.price);
         let mut own = Own { order_ref, side, price, shares: order.shares, queue_ahead: 0 };
-        let book = self.books.get_mut(&order.symbol).expect("the caller asked whether it is listed");
+        let book =
+            self.books.get_mut(&order.symbol).expect("the caller asked whether it is listed");
         let touch: Vec<(Price, u64)> = match side {
             Side::Buy => book.asks.range(..=price).map(|(p, s)| (*p, *s)).collect(),
             Side::Sell => book.bids.range(price..).rev().map(|(p, s)| (*p, *s)).collect(),
@@ -293,7 +337,13 @@ impl Market for ReplayMarket {
         order_ref
     }
 
-    fn reduce(&mut self, order_ref: OrderRef, shares: u32, _now: DayTime, _events: &mut Vec<Event>) {
+    fn reduce(
+        &mut self,
+        order_ref: OrderRef,
+        shares: u32,
+        _now: DayTime,
+        _events: &mut Vec<Event>,
+    ) {
         for book in self.books.values_mut() {
             let ours = book.own.iter_mut().filter(|own| own.order_ref == order_ref);
             ours.for_each(|own| own.shares = own.shares.saturating_sub(shares));
@@ -301,7 +351,13 @@ impl Market for ReplayMarket {
         }
     }
 
-    fn replace(&mut self, order_ref: OrderRef, order: &NewOrder, now: DayTime, events: &mut Vec<Event>) -> OrderRef {
+    fn replace(
+        &mut self,
+        order_ref: OrderRef,
+        order: &NewOrder,
+        now: DayTime,
+        events: &mut Vec<Event>,
+    ) -> OrderRef {
         self.reduce(order_ref, u32::MAX, now, events);
         self.enter(order, now, events)
     }
@@ -325,7 +381,13 @@ mod tests {
         ReplayMarket::read(&file, 100).unwrap()
     }
 
-    fn add(market: &mut ReplayMarket, order_ref: u64, side: Side, price: u32, shares: u32) -> Vec<Event> {
+    fn add(
+        market: &mut ReplayMarket,
+        order_ref: u64,
+        side: Side,
+        price: u32,
+        shares: u32,
+    ) -> Vec<Event> {
         let mut events = Vec::new();
         let message = Message::AddOrder(AddOrder {
             stock_locate: 1,
@@ -344,7 +406,14 @@ mod tests {
     fn execute(market: &mut ReplayMarket, order_ref: u64, executed_shares: u32) -> Vec<(u32, u32)> {
         let mut events = Vec::new();
         let (stock_locate, tracking_number, timestamp) = (1, 0, stamp(0));
-        let message = OrderExecuted { stock_locate, tracking_number, timestamp, order_ref, executed_shares, match_number: 1 };
+        let message = OrderExecuted {
+            stock_locate,
+            tracking_number,
+            timestamp,
+            order_ref,
+            executed_shares,
+            match_number: 1,
+        };
         market.follow(&Message::OrderExecuted(message), &mut events);
         fills(&events)
     }

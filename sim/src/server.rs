@@ -95,8 +95,12 @@ fn line_socket(interface: Ipv4Addr) -> Result<UdpSocket> {
 /// # Errors
 /// A socket that can't be had, with its address.
 pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()> {
-    let request_socket = UdpSocket::bind(settings.request).await.with_context(|| format!("request server on {}", settings.request))?;
-    let listener = TcpListener::bind(settings.orders).await.with_context(|| format!("order entry on {}", settings.orders))?;
+    let request_socket = UdpSocket::bind(settings.request)
+        .await
+        .with_context(|| format!("request server on {}", settings.request))?;
+    let listener = TcpListener::bind(settings.orders)
+        .await
+        .with_context(|| format!("order entry on {}", settings.orders))?;
     let session = session_name();
     let seed = settings.seed;
     let mut server = Server {
@@ -111,17 +115,27 @@ pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()
         market,
         settings,
     };
-    println!("exchange: session {session}, lines {} and {}, requests {}, orders {}", server.settings.lines[0], server.settings.lines[1], server.settings.request, server.settings.orders);
+    println!(
+        "exchange: session {session}, lines {} and {}, requests {}, orders {}",
+        server.settings.lines[0],
+        server.settings.lines[1],
+        server.settings.request,
+        server.settings.orders
+    );
     server.serve(request_socket, listener).await
 }
 
 impl Server {
     async fn serve(&mut self, requests: UdpSocket, listener: TcpListener) -> Result<()> {
         let (from_clients, mut clients) = mpsc::channel(1024);
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut interrupt =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut housekeeping = tokio::time::interval(Duration::from_millis(250));
-        let mut disconnect = tokio::time::interval(self.settings.disconnect_every.unwrap_or(Duration::from_secs(1 << 30)));
+        let mut disconnect = tokio::time::interval(
+            self.settings.disconnect_every.unwrap_or(Duration::from_secs(1 << 30)),
+        );
         disconnect.tick().await;
         let mut next_id = 0;
         let mut buffer = [0; 2048];
@@ -224,7 +238,8 @@ impl Server {
             answer.encode_with(&[], &mut message);
             bytes.extend(self.log.push(&message));
         }
-        let logged_in: Vec<u64> = self.connections.iter().filter(|(_, c)| c.logged_in).map(|(id, _)| *id).collect();
+        let logged_in: Vec<u64> =
+            self.connections.iter().filter(|(_, c)| c.logged_in).map(|(id, _)| *id).collect();
         for id in logged_in {
             self.send(id, bytes.clone());
         }
@@ -232,7 +247,9 @@ impl Server {
 
     /// Sends to one client; one that does not read is disconnected.
     fn send(&mut self, id: u64, bytes: Vec<u8>) {
-        let Some(connection) = self.connections.get_mut(&id).filter(|_| !bytes.is_empty()) else { return };
+        let Some(connection) = self.connections.get_mut(&id).filter(|_| !bytes.is_empty()) else {
+            return;
+        };
         connection.sent = Instant::now();
         if connection.to_client.try_send(bytes).is_err() {
             self.connections.remove(&id);
@@ -243,7 +260,13 @@ impl Server {
         match event {
             FromClient::Connected(id, to_client) => {
                 let now = Instant::now();
-                let connection = Connection { to_client, stream: Vec::new(), logged_in: false, heard: now, sent: now };
+                let connection = Connection {
+                    to_client,
+                    stream: Vec::new(),
+                    logged_in: false,
+                    heard: now,
+                    sent: now,
+                };
                 self.connections.insert(id, connection);
             }
             FromClient::Gone(id) => self.on_gone(id).await,
@@ -287,7 +310,9 @@ impl Server {
                 Packet::ClientHeartbeat | Packet::Debug(_) => {}
                 Packet::LogoutRequest => return self.on_gone(id).await,
                 _ => {
-                    println!("exchange: client {id} disconnected: a packet that a client may not send now");
+                    println!(
+                        "exchange: client {id} disconnected: a packet that a client may not send now"
+                    );
                     return self.on_gone(id).await;
                 }
             }
@@ -300,10 +325,16 @@ impl Server {
     async fn log_in(&mut self, id: u64, request: &abi::soup::LoginRequest) {
         let (username, password) = &self.settings.login;
         let known = request.username.text() == *username && request.password.text() == *password;
-        let answer = if known { self.log.login(request) } else { Err(LoginRejectReason::NotAuthorized) };
+        let answer =
+            if known { self.log.login(request) } else { Err(LoginRejectReason::NotAuthorized) };
         match answer {
             Ok(bytes) => {
-                let others: Vec<u64> = self.connections.iter().filter(|(other, c)| **other != id && c.logged_in).map(|(other, _)| *other).collect();
+                let others: Vec<u64> = self
+                    .connections
+                    .iter()
+                    .filter(|(other, c)| **other != id && c.logged_in)
+                    .map(|(other, _)| *other)
+                    .collect();
                 for other in others {
                     self.on_gone(other).await;
                 }
@@ -371,7 +402,11 @@ impl Server {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         ids.into_iter().for_each(|id| self.send(id, bytes.clone()));
         tokio::time::sleep(Duration::from_millis(50)).await;
-        println!("exchange: session over after {} market-data and {} order-entry messages", self.publisher.count(), self.log.count());
+        println!(
+            "exchange: session over after {} market-data and {} order-entry messages",
+            self.publisher.count(),
+            self.log.count()
+        );
     }
 }
 

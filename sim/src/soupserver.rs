@@ -38,7 +38,8 @@ impl SequencedLog {
     /// The refusal to send.
     pub fn login(&self, request: &LoginRequest) -> Result<Vec<u8>, LoginRejectReason> {
         let session = request.requested_session;
-        let known = session == Session::BLANK || session.text().trim() == self.session.text().trim();
+        let known =
+            session == Session::BLANK || session.text().trim() == self.session.text().trim();
         let next = self.ends.len() as u64 + 1;
         let wanted = match request.requested_sequence.parse_decimal() {
             Some(0) => next,
@@ -50,7 +51,8 @@ impl SequencedLog {
         }
         let sequence = Alpha::decimal_right(wanted).expect("20 digits hold any u64");
         let mut out = Vec::new();
-        Packet::LoginAccepted(LoginAccepted { session: self.session, sequence }).encode_to(&mut out);
+        Packet::LoginAccepted(LoginAccepted { session: self.session, sequence })
+            .encode_to(&mut out);
         for index in wanted as usize - 1..self.ends.len() {
             let start = if index == 0 { 0 } else { self.ends[index - 1] };
             Packet::Sequenced(&self.bytes[start..self.ends[index]]).encode_to(&mut out);

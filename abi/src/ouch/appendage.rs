@@ -141,7 +141,11 @@ impl<'a> Appendage<'a> {
 
     fn split(bytes: &'a [u8]) -> Result<(Element<'a>, &'a [u8]), WireError> {
         let length = usize::from(bytes[0]);
-        let cut = WireError::Length { what: "OUCH appendage element", need: 1 + length, got: bytes.len() };
+        let cut = WireError::Length {
+            what: "OUCH appendage element",
+            need: 1 + length,
+            got: bytes.len(),
+        };
         let body = bytes.get(1..1 + length).ok_or(cut)?;
         let (tag, value) = body.split_first().ok_or(cut)?;
         let bad = WireError::Value { what: "OUCH appendage", field: "element" };
@@ -175,7 +179,8 @@ pub fn encode_to(elements: &[Element<'_>], out: &mut Vec<u8>) {
     let length_at = out.len();
     out.extend_from_slice(&[0, 0]);
     elements.iter().for_each(|element| element.encode_to(out));
-    let length = u16::try_from(out.len() - length_at - 2).expect("appendage of at most 65,535 bytes");
+    let length =
+        u16::try_from(out.len() - length_at - 2).expect("appendage of at most 65,535 bytes");
     out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
 }
 

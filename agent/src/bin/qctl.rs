@@ -36,11 +36,11 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// The same, each second anew.
+    /// The same, drawn anew each second.
     Top {
-        /// Send each page as a line of JSON instead of drawing it.
+        /// Use colour although the output is not a terminal.
         #[arg(long)]
-        stream: bool,
+        colour: bool,
     },
     /// Wait until the engine trades and every container runs.
     Ready {
@@ -68,7 +68,9 @@ struct Client {
 impl Client {
     fn connect(socket: &PathBuf) -> Result<Self> {
         let stream = UnixStream::connect(socket);
-        let stream = stream.with_context(|| format!("reach the agent at {}; is quietcore-agent.service running?", socket.display()))?;
+        let stream = stream.with_context(|| {
+            format!("reach the agent at {}; is quietcore-agent.service running?", socket.display())
+        })?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
@@ -97,16 +99,12 @@ impl Client {
     }
 }
 
-fn top(client: &mut Client, stream: bool) -> Result<()> {
-    let colour = std::io::stdout().is_terminal();
+fn top(client: &mut Client, colour: bool) -> Result<()> {
     loop {
-        let status = client.status()?;
-        let text = match stream {
-            true => format!("{}\n", serde_json::to_string(&status)?),
-            false => format!("\x1b[H\x1b[2J{}", view::page(&status, colour)),
-        };
+        let page = view::page(&client.status()?, colour);
         let mut out = std::io::stdout();
-        out.write_all(text.as_bytes())?;
+        // Home, the page with the rest of each line cleared, then everything below.
+        write!(out, "\x1b[H{}\x1b[J", page.replace('\n', "\x1b[K\r\n"))?;
         out.flush()?;
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -119,7 +117,10 @@ fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
         match Client::connect(socket).and_then(|mut client| client.status()) {
             Ok(status) if status.ready => {
                 let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-                println!("quietcore: ready, {} s after the kernel started", uptime.split(' ').next().unwrap_or("?"));
+                println!(
+                    "quietcore: ready, {} s after the kernel started",
+                    uptime.split(' ').next().unwrap_or("?")
+                );
                 return Ok(());
             }
             other => last = Some(other),
@@ -127,7 +128,9 @@ fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     match last {
-        Some(Ok(status)) => bail!("not ready after {} s:\n{}", timeout.as_secs(), view::page(&status, false)),
+        Some(Ok(status)) => {
+            bail!("not ready after {} s:\n{}", timeout.as_secs(), view::page(&status, false))
+        }
         Some(Err(error)) => Err(error),
         None => bail!("no time to look"),
     }
@@ -139,11 +142,16 @@ fn act(arguments: &Arguments) -> Result<()> {
     }
     let mut client = Client::connect(&arguments.socket)?;
     match &arguments.command {
-        Command::Status { output: Output::Table } => print!("{}", view::page(&client.status()?, std::io::stdout().is_terminal())),
-        Command::Status { output: Output::Json } => println!("{}", serde_json::to_string_pretty(&client.status()?)?),
-        Command::Top { stream } => top(&mut client, *stream)?,
+        Command::Status { output: Output::Table } => {
+            print!("{}", view::page(&client.status()?, std::io::stdout().is_terminal()))
+        }
+        Command::Status { output: Output::Json } => {
+            println!("{}", serde_json::to_string_pretty(&client.status()?)?)
+        }
+        Command::Top { colour } => top(&mut client, *colour || std::io::stdout().is_terminal())?,
         Command::Apply { file } => {
-            let compose = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            let compose = std::fs::read_to_string(file)
+                .with_context(|| format!("read {}", file.display()))?;
             client.done(&Request::Apply { compose }).with_context(|| file.display().to_string())?;
         }
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,

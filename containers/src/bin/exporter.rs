@@ -7,7 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use clap::Parser;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ struct Arguments {
 }
 
 /// The page is opened for every request: an engine that restarts keeps the file, a missing one is said.
-fn scrape(path: &PathBuf) -> String {
+fn scrape(path: &Path) -> String {
     match CountersPage::open(path) {
         Ok(page) => containers::metrics::render(&page),
         Err(_) => containers::metrics::render_down(),
@@ -37,12 +37,19 @@ async fn serve(arguments: Arguments) -> Result<()> {
         let text = scrape(&counters);
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
     };
-    let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n"));
+    let router =
+        Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n"));
     let listener = tokio::net::TcpListener::bind(arguments.listen).await;
     let listener = listener.with_context(|| format!("listen on {}", arguments.listen))?;
-    println!("exporter: a page of {} bytes, metrics on http://{}/metrics", PAGE_WORDS * 8, arguments.listen);
+    println!(
+        "exporter: a page of {} bytes, metrics on http://{}/metrics",
+        PAGE_WORDS * 8,
+        arguments.listen
+    );
     let stop = async {
-        if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        if let Ok(mut terminate) =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        {
             terminate.recv().await;
         }
     };
@@ -52,7 +59,10 @@ async fn serve(arguments: Arguments) -> Result<()> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(serve(arguments))) {
+    match runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(serve(arguments)))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quietcore-exporter: {error:#}");

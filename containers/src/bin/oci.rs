@@ -25,5 +25,6 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let archive = containers::oci::pack(&arguments.name, &arguments.version, &arguments.program)?;
-    std::fs::write(&arguments.output, archive).with_context(|| format!("write {}", arguments.output.display()))
+    std::fs::write(&arguments.output, archive)
+        .with_context(|| format!("write {}", arguments.output.display()))
 }

@@ -144,7 +144,8 @@ impl Arbiter {
             return None;
         }
         let next = self.next;
-        let ready = |slot: &&mut Option<Held>| slot.as_ref().is_some_and(|held| held.sequence <= next);
+        let ready =
+            |slot: &&mut Option<Held>| slot.as_ref().is_some_and(|held| held.sequence <= next);
         let held = self.held.iter_mut().find(ready)?.take()?;
         self.held_count -= 1;
         out[..held.len].copy_from_slice(&held.bytes[..held.len]);
@@ -159,7 +160,13 @@ impl Arbiter {
 
     /// The re-request that is due, if any. `replayed` says that the request server just answered,
     /// so that the next piece of a long gap is asked for at once.
-    pub fn due_request(&mut self, now: u64, wait_ns: u64, retry_ns: u64, replayed: bool) -> Option<Request> {
+    pub fn due_request(
+        &mut self,
+        now: u64,
+        wait_ns: u64,
+        retry_ns: u64,
+        replayed: bool,
+    ) -> Option<Request> {
         let since = self.gap_since?;
         let waited = now.saturating_sub(since) >= wait_ns;
         let retry = self.requested_at.is_none_or(|at| now.saturating_sub(at) >= retry_ns);

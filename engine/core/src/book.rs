@@ -120,7 +120,9 @@ impl Book {
     /// The levels of one side, best first.
     pub fn depth(&self, side: Side) -> impl Iterator<Item = Quote> + '_ {
         let rungs = self.ladders[index_of(side)].rungs.iter().rev();
-        rungs.map(|rung| &self.levels[rung.level as usize]).map(|l| Quote { price: l.price, shares: l.shares })
+        rungs
+            .map(|rung| &self.levels[rung.level as usize])
+            .map(|l| Quote { price: l.price, shares: l.shares })
     }
 
     /// The level of a price, made if it is not there.
@@ -183,7 +185,8 @@ impl Book {
         if level.head == NONE {
             let price = level.price;
             let ladder = &mut self.ladders[index_of(order.side)];
-            let at = ladder.position(ladder.rank(price)).expect("a level with orders is in the ladder");
+            let at =
+                ladder.position(ladder.rank(price)).expect("a level with orders is in the ladder");
             ladder.rungs.remove(at);
             self.free.push(order.level);
         }

@@ -68,7 +68,13 @@ impl Desk {
     }
 
     /// Turns an intent into a message, if risk passes it.
-    pub(crate) fn act(&mut self, intent: Intent, market: &Market, now: u64, counters: &mut Counters) {
+    pub(crate) fn act(
+        &mut self,
+        intent: Intent,
+        market: &Market,
+        now: u64,
+        counters: &mut Counters,
+    ) {
         if !self.has_room(counters) {
             return;
         }
@@ -83,7 +89,14 @@ impl Desk {
         }
     }
 
-    fn passes(&mut self, id: InstrumentId, order: &Candidate, market: &Market, now: u64, counters: &mut Counters) -> bool {
+    fn passes(
+        &mut self,
+        id: InstrumentId,
+        order: &Candidate,
+        market: &Market,
+        now: u64,
+        counters: &mut Counters,
+    ) -> bool {
         let situation = Situation {
             bbo: market.bbo(id),
             trading: market.is_trading(id),
@@ -97,7 +110,10 @@ impl Desk {
         passed
     }
 
-    #[allow(clippy::too_many_arguments, reason = "an order is these values; a struct would be Intent again")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an order is these values; a struct would be Intent again"
+    )]
     fn enter(
         &mut self,
         instrument: InstrumentId,
@@ -133,11 +149,27 @@ impl Desk {
         self.send(&message.to_bytes());
         self.next_user_ref += 1;
         let state = State::PendingNew;
-        self.orders.insert(OwnOrder { user_ref, instrument, side, price, open: shares, executed: 0, state });
+        self.orders.insert(OwnOrder {
+            user_ref,
+            instrument,
+            side,
+            price,
+            open: shares,
+            executed: 0,
+            state,
+        });
         counters.count(Counter::OrdersSent);
     }
 
-    fn replace(&mut self, user_ref: UserRefNum, price: Price, shares: u32, market: &Market, now: u64, counters: &mut Counters) {
+    fn replace(
+        &mut self,
+        user_ref: UserRefNum,
+        price: Price,
+        shares: u32,
+        market: &Market,
+        now: u64,
+        counters: &mut Counters,
+    ) {
         let Some(order) = self.orders.get(user_ref).copied() else { return };
         if order.state != State::Live {
             return;
@@ -182,7 +214,8 @@ impl Desk {
 
     /// Cancels every order that has no cancel on the way.
     pub(crate) fn cancel_all(&mut self, now: u64, counters: &mut Counters) {
-        let wanted = |order: &OwnOrder| !matches!(order.state, State::PendingCancel | State::PendingNew);
+        let wanted =
+            |order: &OwnOrder| !matches!(order.state, State::PendingCancel | State::PendingNew);
         while self.has_room(counters) {
             let Some(user_ref) = self.orders.find(wanted) else { return };
             self.cancel(user_ref, now, counters);
@@ -243,7 +276,16 @@ impl Desk {
             }
         });
         if !known && !dead {
-            self.adopt(m.user_ref_num, m.symbol, m.side.book_side(), m.price, m.quantity, 0, market, counters);
+            self.adopt(
+                m.user_ref_num,
+                m.symbol,
+                m.side.book_side(),
+                m.price,
+                m.quantity,
+                0,
+                market,
+                counters,
+            );
         }
     }
 
@@ -263,7 +305,15 @@ impl Desk {
         match (market.find(symbol), price.narrow(), self.orders.has_room(user_ref)) {
             (Some(instrument), Some(price), true) if open > 0 => {
                 let state = State::Live;
-                self.orders.insert(OwnOrder { user_ref, instrument, side, price, open, executed, state });
+                self.orders.insert(OwnOrder {
+                    user_ref,
+                    instrument,
+                    side,
+                    price,
+                    open,
+                    executed,
+                    state,
+                });
             }
             _ => counters.count(Counter::SessionUnknownOrder),
         }
@@ -275,7 +325,16 @@ impl Desk {
         let executed = self.orders.remove(m.orig_user_ref_num).map_or(0, |old| old.executed);
         if m.order_state == OrderState::Live {
             let side = m.side.book_side();
-            self.adopt(m.user_ref_num, m.symbol, side, m.price, m.quantity, executed, market, counters);
+            self.adopt(
+                m.user_ref_num,
+                m.symbol,
+                side,
+                m.price,
+                m.quantity,
+                executed,
+                market,
+                counters,
+            );
         }
     }
 
@@ -305,7 +364,8 @@ impl Desk {
     }
 
     fn reduce(&mut self, user_ref: UserRefNum, shares: u32, counters: &mut Counters) {
-        let known = self.orders.update(user_ref, |order| order.open = order.open.saturating_sub(shares));
+        let known =
+            self.orders.update(user_ref, |order| order.open = order.open.saturating_sub(shares));
         if !known {
             counters.count(Counter::SessionUnknownOrder);
         } else if self.orders.get(user_ref).is_none() {

@@ -55,7 +55,13 @@ impl Maker {
         })
     }
 
-    fn quote(&self, target: Option<Price>, current: Option<&OwnOrder>, instrument: InstrumentId, side: Side) -> Option<Intent> {
+    fn quote(
+        &self,
+        target: Option<Price>,
+        current: Option<&OwnOrder>,
+        instrument: InstrumentId,
+        side: Side,
+    ) -> Option<Intent> {
         let shares = self.settings.quote_shares;
         match (target, current) {
             (Some(price), None) => Some(Intent::Enter { instrument, side, price, shares }),

@@ -110,8 +110,12 @@ impl Market {
     #[inline]
     pub fn apply(&mut self, message: &Message) -> Result<Change, BookError> {
         match message {
-            Message::AddOrder(m) => self.add(m.stock_locate, m.order_ref, m.side, m.shares, m.price),
-            Message::AddOrderMpid(m) => self.add(m.stock_locate, m.order_ref, m.side, m.shares, m.price),
+            Message::AddOrder(m) => {
+                self.add(m.stock_locate, m.order_ref, m.side, m.shares, m.price)
+            }
+            Message::AddOrderMpid(m) => {
+                self.add(m.stock_locate, m.order_ref, m.side, m.shares, m.price)
+            }
             Message::OrderExecuted(m) => self.take(m.stock_locate, m.order_ref, m.executed_shares),
             Message::OrderExecutedWithPrice(m) => {
                 self.take(m.stock_locate, m.order_ref, m.executed_shares)
@@ -144,7 +148,14 @@ impl Market {
         self.by_locate[usize::from(locate)]
     }
 
-    fn add(&mut self, locate: u16, order_ref: u64, side: Side, shares: u32, price: Price) -> Result<Change, BookError> {
+    fn add(
+        &mut self,
+        locate: u16,
+        order_ref: u64,
+        side: Side,
+        shares: u32,
+        price: Price,
+    ) -> Result<Change, BookError> {
         let Some(id) = self.located(locate) else { return Ok(Change::None) };
         if self.orders.find(order_ref).is_some() {
             return Err(BookError::DuplicateOrder(order_ref));
@@ -160,8 +171,15 @@ impl Market {
         if book.shares_of(level).checked_add(shares).is_none() {
             return Err(BookError::Shares(order_ref));
         }
-        let resting =
-            Resting { order_ref, shares, level, previous: NONE, next: NONE, instrument: id.0, side };
+        let resting = Resting {
+            order_ref,
+            shares,
+            level,
+            previous: NONE,
+            next: NONE,
+            instrument: id.0,
+            side,
+        };
         let handle = self.orders.insert(resting);
         book.enqueue(&mut self.orders, handle);
         Ok(Change::Book(id))

@@ -149,7 +149,15 @@ mod tests {
 
     fn order(order_ref: u64, shares: u32) -> Resting {
         let none = NONE;
-        Resting { order_ref, shares, level: none, previous: none, next: none, instrument: 0, side: Side::Buy }
+        Resting {
+            order_ref,
+            shares,
+            level: none,
+            previous: none,
+            next: none,
+            instrument: 0,
+            side: Side::Buy,
+        }
     }
 
     #[test]

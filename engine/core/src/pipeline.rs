@@ -13,8 +13,8 @@ use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
 use abi::field::Side;
 use abi::itch::Message;
-use abi::soup::LoginRejectReason;
 use abi::mold::{DATAGRAM_LEN_MAX, Packet, Request};
+use abi::soup::LoginRejectReason;
 
 /// Where a datagram came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,10 @@ pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
     let side = |quote: Option<crate::book::Quote>| quote.map_or((0, 0), |q| (q.price.0, q.shares));
     let ((ask, ask_shares), (bid, bid_shares)) = (side(state.ask), side(state.bid));
     let words = [instrument, ask, ask_shares, bid, bid_shares];
-    words.into_iter().flat_map(u32::to_le_bytes).fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+    words
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// A feed that is silent for so long while another session is heard is over: lines send a heartbeat
@@ -358,7 +361,8 @@ impl<S: Strategy> Core<S> {
             Incoming::Nothing => {}
             Incoming::LoggedIn => {
                 self.counters.count(Counter::SessionConnects);
-                self.counters.raise(Event::SessionUp, self.counters.get(Counter::SessionMessagesIn));
+                self.counters
+                    .raise(Event::SessionUp, self.counters.get(Counter::SessionMessagesIn));
                 self.desk.query_account();
             }
             Incoming::Refused(why) => {
@@ -380,7 +384,8 @@ impl<S: Strategy> Core<S> {
 
     fn on_ouch(&mut self, now: u64) {
         self.counters.count(Counter::SessionMessagesIn);
-        let executed = self.desk.on_message(self.session.message(), &self.market, &mut self.counters);
+        let executed =
+            self.desk.on_message(self.session.message(), &self.market, &mut self.counters);
         match executed {
             Ok(Some(execution)) if self.may_trade() => {
                 self.run(now, |strategy, view, actions| {
@@ -438,7 +443,8 @@ impl<S: Strategy> Core<S> {
             return;
         }
         if next == State::Trading {
-            self.counters.raise(Event::TradingStarted, self.counters.get(Counter::SessionMessagesIn));
+            self.counters
+                .raise(Event::TradingStarted, self.counters.get(Counter::SessionMessagesIn));
             self.changed.fill(true);
         } else if before == State::Trading {
             self.counters.raise(Event::TradingStopped, next as u64);

@@ -74,7 +74,12 @@ impl Risk {
     ///
     /// # Errors
     /// The first [`Refusal`] that applies.
-    pub fn check(&mut self, order: &Candidate, now: &Situation, now_ns: u64) -> Result<(), Refusal> {
+    pub fn check(
+        &mut self,
+        order: &Candidate,
+        now: &Situation,
+        now_ns: u64,
+    ) -> Result<(), Refusal> {
         self.check_order(order, now)?;
         self.check_totals(order, now)?;
         self.spend(now_ns)
@@ -174,8 +179,14 @@ mod tests {
         assert_eq!(verdict(buy(1, 1_010_001), now), Err(Refusal::Collar));
         assert_eq!(verdict(buy(1, 989_999), now), Err(Refusal::Collar));
         assert_eq!(verdict(buy(1, 1), Situation { trading: false, ..now }), Err(Refusal::Halted));
-        assert_eq!(verdict(buy(1, 1), Situation { bbo: Bbo::default(), ..now }), Err(Refusal::NoReference));
-        assert_eq!(verdict(buy(1, 1_000_000), Situation { open_orders: 2, ..now }), Err(Refusal::OpenOrders));
+        assert_eq!(
+            verdict(buy(1, 1), Situation { bbo: Bbo::default(), ..now }),
+            Err(Refusal::NoReference)
+        );
+        assert_eq!(
+            verdict(buy(1, 1_000_000), Situation { open_orders: 2, ..now }),
+            Err(Refusal::OpenOrders)
+        );
     }
 
     #[test]

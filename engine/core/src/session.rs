@@ -106,7 +106,11 @@ impl Client {
         self.heard_at = now;
         let need = self.stream.len() + bytes.len();
         if need > STREAM_LEN {
-            return Err(WireError::Length { what: "order-entry stream", need: STREAM_LEN, got: need });
+            return Err(WireError::Length {
+                what: "order-entry stream",
+                need: STREAM_LEN,
+                got: need,
+            });
         }
         self.stream.extend_from_slice(bytes);
         Ok(())
@@ -202,7 +206,12 @@ mod tests {
     fn a_reconnect_asks_for_the_next_message_of_the_same_session() {
         let (mut client, mut out) = (client(), Vec::new());
         client.connected(0, &mut out);
-        client.receive(&server(&[accepted(1), Packet::Sequenced(b"one"), Packet::Sequenced(b"two")]), 0).unwrap();
+        client
+            .receive(
+                &server(&[accepted(1), Packet::Sequenced(b"one"), Packet::Sequenced(b"two")]),
+                0,
+            )
+            .unwrap();
         assert_eq!(client.next_incoming(), Ok(Incoming::LoggedIn));
         assert_eq!(client.next_incoming(), Ok(Incoming::Message));
         assert_eq!(client.message(), b"one");
@@ -212,7 +221,10 @@ mod tests {
         out.clear();
         client.connected(5, &mut out);
         let Ok(Some((Packet::LoginRequest(request), _))) = Packet::decode(&out) else { panic!() };
-        assert_eq!((request.requested_session.text(), request.requested_sequence.parse_decimal()), ("DAY".into(), Some(3)));
+        assert_eq!(
+            (request.requested_session.text(), request.requested_sequence.parse_decimal()),
+            ("DAY".into(), Some(3))
+        );
         client.receive(&server(&[accepted(4)]), 5).unwrap();
         assert!(client.next_incoming().is_err(), "the server skipped a message");
     }

@@ -70,7 +70,8 @@ impl Login {
     /// # Errors
     /// [`SettingsError::Text`] if a field can't carry one. The password is not repeated.
     pub fn new(username: &str, password: &str) -> Result<Self, SettingsError> {
-        let too_long = |key, value: &str, max| SettingsError::Text { key, value: value.into(), max };
+        let too_long =
+            |key, value: &str, max| SettingsError::Text { key, value: value.into(), max };
         let username =
             Alpha::new(username).ok_or_else(|| too_long("orders.username", username, 6))?;
         let password =
@@ -118,7 +119,13 @@ impl Settings {
             return Err(SettingsError::InstrumentTwice(twice[0]));
         }
         check_risk(&risk)?;
-        range("engine.book_orders_max", book_orders_max as u64, 1_024, limits::BOOK_ORDERS_MAX as u64, "1024 to 268435456")?;
+        range(
+            "engine.book_orders_max",
+            book_orders_max as u64,
+            1_024,
+            limits::BOOK_ORDERS_MAX as u64,
+            "1024 to 268435456",
+        )?;
         Ok(Self {
             instruments,
             risk,
@@ -131,8 +138,18 @@ impl Settings {
     }
 }
 
-fn range(key: &'static str, value: u64, min: u64, max: u64, range: &'static str) -> Result<(), SettingsError> {
-    if (min..=max).contains(&value) { Ok(()) } else { Err(SettingsError::Range { key, value, range }) }
+fn range(
+    key: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+    range: &'static str,
+) -> Result<(), SettingsError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(SettingsError::Range { key, value, range })
+    }
 }
 
 fn check_risk(risk: &RiskLimits) -> Result<(), SettingsError> {
@@ -143,5 +160,11 @@ fn check_risk(risk: &RiskLimits) -> Result<(), SettingsError> {
     let open_max = limits::OWN_ORDERS_MAX as u64;
     range("risk.orders_open_max", risk.orders_open_max.into(), 1, open_max, "1 to 4096")?;
     let rate_max = limits::ORDER_RATE_MAX.into();
-    range("risk.orders_per_second_max", risk.orders_per_second_max.into(), 1, rate_max, "1 to 1000000")
+    range(
+        "risk.orders_per_second_max",
+        risk.orders_per_second_max.into(),
+        1,
+        rate_max,
+        "1 to 1000000",
+    )
 }

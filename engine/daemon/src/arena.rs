@@ -28,7 +28,9 @@ impl Arena {
         let huge = MapFlags::MAP_HUGETLB;
         match Self::map(len, huge) {
             Ok(base) => Ok(Self { base, len, used: 0, huge: true }),
-            Err(_) => Ok(Self { base: Self::map(len, MapFlags::empty())?, len, used: 0, huge: false }),
+            Err(_) => {
+                Ok(Self { base: Self::map(len, MapFlags::empty())?, len, used: 0, huge: false })
+            }
         }
     }
 

@@ -216,10 +216,17 @@ impl Config {
         }
         file.check(path)?;
         let value = |source| ConfigError::Value { path: path.into(), source };
-        let symbols = file.book.symbols.iter().map(|text| parse_symbol(text)).collect::<Result<Vec<_>, _>>().map_err(value)?;
+        let symbols = file
+            .book
+            .symbols
+            .iter()
+            .map(|text| parse_symbol(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(value)?;
         let session = file.feed.session.as_deref().map(parse_session).transpose().map_err(value)?;
         let login = Login::new(&file.orders.username, &file.orders.password).map_err(value)?;
-        let core = Settings::new(symbols.clone(), file.risk, login, session, file.book.orders_max).map_err(value)?;
+        let core = Settings::new(symbols.clone(), file.risk, login, session, file.book.orders_max)
+            .map_err(value)?;
         Ok(Self {
             host: file.host,
             feed: file.feed,

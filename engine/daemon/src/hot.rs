@@ -9,8 +9,8 @@ use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, TICK_INTERVAL_NS};
 use crate::ring::{Completion, Ring, Token};
 use crate::wire::Link;
 use abi::control::{ControlPage, Orders};
-use abi::hostplan::CpuSet;
 use abi::counters::{Counter, CountersPage, Event, Word};
+use abi::hostplan::CpuSet;
 use abi::journal::Kind;
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::strategy::Strategy;
@@ -87,7 +87,15 @@ impl<S: Strategy> Hot<S> {
     ///
     /// # Errors
     /// The step of the ring that failed.
-    pub fn new(config: &Config, core: Core<S>, files: Files, sockets: Sockets, page: CountersPage, control: ControlPage, mut arena: Arena) -> io::Result<Self> {
+    pub fn new(
+        config: &Config,
+        core: Core<S>,
+        files: Files,
+        sockets: Sockets,
+        page: CountersPage,
+        control: ControlPage,
+        mut arena: Arena,
+    ) -> io::Result<Self> {
         let slots = SLOT_JOURNAL + files.files().len() as u32;
         let mut ring = Ring::new(&mut arena, slots)?;
         if let Some(spare) = spare_cores(config) {
@@ -242,7 +250,9 @@ impl<S: Strategy> Hot<S> {
         if !room {
             self.core.counters.count(Counter::JournalStalled);
             if self.core.counters.get(Counter::JournalStalled).is_power_of_two() {
-                self.core.counters.raise(Event::JournalStalled, self.core.counters.get(Counter::JournalStalled));
+                self.core
+                    .counters
+                    .raise(Event::JournalStalled, self.core.counters.get(Counter::JournalStalled));
             }
         }
         room && !self.journal_lost
@@ -313,7 +323,9 @@ impl<S: Strategy> Hot<S> {
     }
 
     fn on_written(&mut self, completion: Completion, now: u64) {
-        if let Written::Failed(errno) = self.journal.on_written(completion.number, completion.result) {
+        if let Written::Failed(errno) =
+            self.journal.on_written(completion.number, completion.result)
+        {
             self.core.counters.count(Counter::JournalErrors);
             if !self.journal_lost {
                 self.core.counters.raise(Event::JournalFailed, errno as u64);
@@ -337,7 +349,9 @@ impl<S: Strategy> Hot<S> {
         if self.journal.batch_len() >= BATCH_LEN || self.ticks.is_multiple_of(BATCH_TICKS) {
             self.journal.seal();
         }
-        if self.link.finish_closing(now, &mut self.ring) || self.link.poll(now, &mut self.ring).is_err() {
+        if self.link.finish_closing(now, &mut self.ring)
+            || self.link.poll(now, &mut self.ring).is_err()
+        {
             self.core.counters.count(Counter::SessionDisconnects);
         }
         self.publish();
@@ -362,7 +376,8 @@ impl<S: Strategy> Hot<S> {
             self.journal.record(Kind::FeedRequested, now, &request.to_bytes());
             if !self.request_in_flight {
                 self.request_region.bytes_mut(0, 20).copy_from_slice(&request.to_bytes());
-                let sent = self.ring.send(SLOT_REQUESTS, &self.request_region, 0, 20, Token::Request);
+                let sent =
+                    self.ring.send(SLOT_REQUESTS, &self.request_region, 0, 20, Token::Request);
                 self.request_in_flight = sent.is_ok();
             }
         }
@@ -379,7 +394,8 @@ impl<S: Strategy> Hot<S> {
             self.journal.seal();
         }
         self.journal.submit(&mut self.ring)?;
-        let durable = self.durability == Durability::Async || self.journal.durable >= self.send_after;
+        let durable =
+            self.durability == Durability::Async || self.journal.durable >= self.send_after;
         if durable || self.journal_lost {
             self.link.flush(&mut self.ring)?;
         }

@@ -4,7 +4,10 @@
 use crate::arena::Region;
 use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX};
 use crate::ring::Ring;
-use abi::journal::{BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Segment, decode_header, encode_header, encode_pad, encode_record, record_len};
+use abi::journal::{
+    BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Segment, decode_header, encode_header, encode_pad,
+    encode_record, record_len,
+};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,7 +63,9 @@ pub fn segments(directory: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
         }
         let mut head = [0; BLOCK_LEN];
         let mut file = File::open(&path).map_err(io("open", &path))?;
-        if file.read_exact(&mut head).is_ok() && let Ok(number) = decode_header(&head) {
+        if file.read_exact(&mut head).is_ok()
+            && let Ok(number) = decode_header(&head)
+        {
             found.push((number, path));
         }
     }
@@ -115,7 +120,8 @@ fn preallocate(path: &Path, len: u64) -> io::Result<()> {
         return Ok(());
     }
     let partial = path.with_extension("partial");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&partial)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&partial)?;
     let zeroes = vec![0; 1 << 20];
     let mut left = len;
     while left > 0 {
@@ -131,7 +137,9 @@ fn open_direct(path: &Path) -> io::Result<(File, bool)> {
     let open = |flags| OpenOptions::new().write(true).custom_flags(flags).open(path);
     match open(libc::O_DIRECT | libc::O_DSYNC) {
         Ok(file) => Ok((file, true)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((open(libc::O_DSYNC)?, false)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Ok((open(libc::O_DSYNC)?, false))
+        }
         Err(error) => Err(error),
     }
 }
@@ -185,7 +193,8 @@ impl Journal {
     pub fn new(files: Files, first_slot: u32, memory: Region) -> Self {
         let segment = files.next_segment;
         let durable = files.next_sequence - 1;
-        let idle = Flight { at: 0, len: 0, place: 0, offset: 0, end: 0, last_sequence: 0, done: true };
+        let idle =
+            Flight { at: 0, len: 0, place: 0, offset: 0, end: 0, last_sequence: 0, done: true };
         let mut journal = Self {
             files,
             first_slot,
@@ -244,7 +253,8 @@ impl Journal {
         let batch = (self.head - self.batch_start) as usize + len;
         let end = self.segment_offset + batch.next_multiple_of(BLOCK_LEN) as u64;
         let past_segment = end > self.files.segment_len;
-        let past_memory = self.at(self.batch_start) + batch.next_multiple_of(BLOCK_LEN) > self.memory.len();
+        let past_memory =
+            self.at(self.batch_start) + batch.next_multiple_of(BLOCK_LEN) > self.memory.len();
         if past_segment || past_memory {
             self.seal();
         }
@@ -310,7 +320,14 @@ impl Journal {
         while self.flights_submitted != self.flights_end {
             let number = self.flights_submitted;
             let flight = self.flights[number as usize % JOURNAL_WRITES_MAX];
-            ring.write(self.first_slot + flight.place, &self.memory, flight.at, flight.len, flight.offset, number)?;
+            ring.write(
+                self.first_slot + flight.place,
+                &self.memory,
+                flight.at,
+                flight.len,
+                flight.offset,
+                number,
+            )?;
             self.flights_submitted = number.wrapping_add(1);
             self.bytes += flight.len as u64;
         }

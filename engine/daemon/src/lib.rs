@@ -5,10 +5,10 @@
 pub mod arena;
 /// The configuration file.
 pub mod config;
-/// The hot thread: one loop.
-pub mod hot;
 /// What the rim asks of its host: affinity, locked memory, emulation.
 pub mod host;
+/// The hot thread: one loop.
+pub mod hot;
 /// Journal files: a ring of preallocated segments.
 pub mod journal;
 /// Every limit of the rim with its reason.

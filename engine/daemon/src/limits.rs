@@ -46,4 +46,5 @@ const _: () = assert!(
     BUFFERS as usize * (BUFFER_LEN + 16) + 2 * SEND_BUFFER + JOURNAL_MEMORY + 65536 <= ARENA_LEN,
     "everything must fit into the arena",
 );
-const _: () = assert!(JOURNAL_RESERVE > 2 * engine_core::limits::OUTBOX_LEN + abi::journal::PAYLOAD_LEN_MAX);
+const _: () =
+    assert!(JOURNAL_RESERVE > 2 * engine_core::limits::OUTBOX_LEN + abi::journal::PAYLOAD_LEN_MAX);

@@ -77,7 +77,9 @@ fn log_to_journald() {
     use tracing_subscriber::prelude::*;
     let on_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let journald = on_journal.then(tracing_journald::layer).and_then(Result::ok);
-    let plain = journald.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    let plain = journald
+        .is_none()
+        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
     tracing_subscriber::registry().with(journald).with(plain).init();
 }
 
@@ -116,13 +118,20 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
     std::fs::create_dir_all(&config.pages.directory)?;
     let page = CountersPage::create(&config.pages.directory.join("counters"))?;
     let control = ControlPage::open(&config.pages.directory.join("control"))?;
-    let files = Files::open(&config.journal.directory, config.journal.segments, config.journal.segment_mib << 20)?;
+    let files = Files::open(
+        &config.journal.directory,
+        config.journal.segments,
+        config.journal.segment_mib << 20,
+    )?;
     if !files.direct {
         warn!("the journal's file system has no O_DIRECT; writes go through the page cache");
     }
     host::keep_memory();
     let sockets = Sockets {
-        lines: [net::line(config.feed.line_a, config.feed.interface)?, net::line(config.feed.line_b, config.feed.interface)?],
+        lines: [
+            net::line(config.feed.line_a, config.feed.interface)?,
+            net::line(config.feed.line_b, config.feed.interface)?,
+        ],
         requests: net::requests(config.feed.request_server)?,
         signals: signals()?.into(),
     };
@@ -172,6 +181,9 @@ fn run_replay(journal: &Path, bbo: Option<&Path>) -> Result<ExitCode, Box<dyn Er
         std::fs::write(path, replay::bbo_csv(&report.core))?;
     }
     let quotes = report.core.counters.get(Counter::BboChanges);
-    println!("{} records, {} bytes of output came out again, {quotes} best bids and offers", report.records, report.output_bytes);
+    println!(
+        "{} records, {} bytes of output came out again, {quotes} best bids and offers",
+        report.records, report.output_bytes
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,8 @@
 
 use crate::limits::RECEIVE_BUFFER;
 use nix::sys::socket::{
-    AddressFamily, IpMembershipRequest, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, IpMembershipRequest, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt,
+    socket, sockopt,
 };
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -23,7 +24,8 @@ fn step(action: &'static str, address: SocketAddrV4) -> impl Fn(nix::Error) -> N
 
 fn udp(address: SocketAddrV4) -> Result<OwnedFd, NetError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, None).map_err(step("socket for", address))?;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, None)
+        .map_err(step("socket for", address))?;
     // The kernel caps it at net.core.rmem_max; preflight compares what was granted.
     let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
     Ok(fd)
@@ -37,7 +39,8 @@ pub fn line(group: SocketAddrV4, interface: Ipv4Addr) -> Result<OwnedFd, NetErro
     let fd = udp(group)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(step("share port of", group))?;
     // Bound to the group, not to any address: another group on the same port is not ours.
-    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn::from(group)).map_err(step("bind", group))?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn::from(group))
+        .map_err(step("bind", group))?;
     let request = IpMembershipRequest::new(*group.ip(), Some(interface));
     setsockopt(&fd, sockopt::IpAddMembership, &request).map_err(step("join", group))?;
     Ok(fd)
@@ -49,7 +52,8 @@ pub fn line(group: SocketAddrV4, interface: Ipv4Addr) -> Result<OwnedFd, NetErro
 /// [`NetError`] names the step and the server.
 pub fn requests(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
     let fd = udp(server)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn::from(server)).map_err(step("connect", server))?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn::from(server))
+        .map_err(step("connect", server))?;
     Ok(fd)
 }
 
@@ -59,7 +63,8 @@ pub fn requests(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
 /// [`NetError`] names the server.
 pub fn orders(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(step("socket for", server))?;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)
+        .map_err(step("socket for", server))?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(step("set TCP_NODELAY for", server))?;
     Ok(fd)
 }

@@ -26,7 +26,11 @@ impl fmt::Display for Finding {
     }
 }
 
-fn finding(what: &'static str, found: impl fmt::Display, remedy: impl fmt::Display) -> Option<Finding> {
+fn finding(
+    what: &'static str,
+    found: impl fmt::Display,
+    remedy: impl fmt::Display,
+) -> Option<Finding> {
     Some(Finding { what, found: found.to_string(), remedy: remedy.to_string() })
 }
 
@@ -57,13 +61,18 @@ fn kernel() -> Option<Finding> {
     let version = procfs::sys::kernel::Version::current().ok()?;
     // DEFER_TASKRUN and multishot receive: Linux 6.1.
     let old = (version.major, version.minor) < (6, 1);
-    old.then(|| finding("kernel", format!("{}.{}", version.major, version.minor), "boot 6.1 or newer")).flatten()
+    old.then(|| {
+        finding("kernel", format!("{}.{}", version.major, version.minor), "boot 6.1 or newer")
+    })
+    .flatten()
 }
 
 fn isolation(config: &Config) -> Option<Finding> {
     let plan = match host::core_plan() {
         Ok(plan) => plan,
-        Err(error) => return finding("cores", error, "check nohz_full= on the kernel command line"),
+        Err(error) => {
+            return finding("cores", error, "check nohz_full= on the kernel command line");
+        }
     };
     if plan.hot().is_empty() {
         let remedy = "boot with nohz_full=, rcu_nocbs= and irqaffinity= for the hot cores";
@@ -71,7 +80,9 @@ fn isolation(config: &Config) -> Option<Finding> {
     }
     let cpu = config.host.cpu?;
     let remedy = format!("set host.cpu to one of {}, or leave it out", plan.hot());
-    (!plan.hot().contains(cpu)).then(|| finding("host.cpu", format!("{cpu} is not a hot core"), remedy)).flatten()
+    (!plan.hot().contains(cpu))
+        .then(|| finding("host.cpu", format!("{cpu} is not a hot core"), remedy))
+        .flatten()
 }
 
 /// The cgroup above the engine's own must be an isolated partition, or others may run on its cores.
@@ -80,11 +91,16 @@ fn partition() -> Option<Finding> {
     let own = read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim();
     for ancestor in std::path::Path::new(path.trim_start_matches('/')).ancestors() {
-        let file = std::path::Path::new("/sys/fs/cgroup").join(ancestor).join("cpuset.cpus.partition");
+        let file =
+            std::path::Path::new("/sys/fs/cgroup").join(ancestor).join("cpuset.cpus.partition");
         match read_to_string(&file).as_deref().map(str::trim) {
             Ok("isolated") => return None,
             Ok(state) if state.contains("invalid") => {
-                return finding("cpuset partition", format!("{} says {state}", file.display()), remedy);
+                return finding(
+                    "cpuset partition",
+                    format!("{} says {state}", file.display()),
+                    remedy,
+                );
             }
             _ => {}
         }
@@ -96,19 +112,31 @@ fn huge_pages() -> Option<Finding> {
     let need = (ARENA_LEN / HUGE_PAGE_LEN) as u64;
     let free = procfs::Meminfo::current().ok()?.hugepages_free.unwrap_or(0);
     let remedy = format!("set vm.nr_hugepages to at least {need} more, at boot");
-    (free < need).then(|| finding("huge pages", format!("{free} of 2 MiB free, {need} needed"), remedy)).flatten()
+    (free < need)
+        .then(|| finding("huge pages", format!("{free} of 2 MiB free, {need} needed"), remedy))
+        .flatten()
 }
 
 fn memory_lock() -> Option<Finding> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
     let short = soft != nix::sys::resource::RLIM_INFINITY && !nix::unistd::geteuid().is_root();
-    short.then(|| finding("RLIMIT_MEMLOCK", format!("{soft} bytes"), "set LimitMEMLOCK=infinity")).flatten()
+    short
+        .then(|| finding("RLIMIT_MEMLOCK", format!("{soft} bytes"), "set LimitMEMLOCK=infinity"))
+        .flatten()
 }
 
 fn io_uring() -> Option<Finding> {
     let value = read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let disabled = !matches!(value.trim(), "" | "0");
-    disabled.then(|| finding("io_uring", format!("kernel.io_uring_disabled = {}", value.trim()), "set it to 0")).flatten()
+    disabled
+        .then(|| {
+            finding(
+                "io_uring",
+                format!("kernel.io_uring_disabled = {}", value.trim()),
+                "set it to 0",
+            )
+        })
+        .flatten()
 }
 
 fn receive_buffer() -> Option<Finding> {
@@ -134,7 +162,11 @@ fn clock() -> Option<Finding> {
 fn journal_directory(config: &Config) -> Option<Finding> {
     let directory = &config.journal.directory;
     if let Err(error) = std::fs::create_dir_all(directory) {
-        return finding("journal.directory", format!("{}: {error}", directory.display()), "give a directory that can be made");
+        return finding(
+            "journal.directory",
+            format!("{}: {error}", directory.display()),
+            "give a directory that can be made",
+        );
     }
     let need = config.journal.segments as u64 * (config.journal.segment_mib << 20);
     let present: u64 = (0..config.journal.segments)
@@ -143,6 +175,13 @@ fn journal_directory(config: &Config) -> Option<Finding> {
         .sum();
     let space = nix::sys::statvfs::statvfs(directory).ok()?;
     let free = space.blocks_available() as u64 * space.fragment_size() as u64;
-    let found = format!("{} has {} MiB free, {} needed", directory.display(), free >> 20, need.saturating_sub(present) >> 20);
-    (free + present < need).then(|| finding("journal.directory", found, "free space or keep fewer segments")).flatten()
+    let found = format!(
+        "{} has {} MiB free, {} needed",
+        directory.display(),
+        free >> 20,
+        need.saturating_sub(present) >> 20
+    );
+    (free + present < need)
+        .then(|| finding("journal.directory", found, "free space or keep fewer segments"))
+        .flatten()
 }

@@ -128,7 +128,11 @@ impl Player {
         }
         if !self.produced.is_empty() {
             let now = format!("{} bytes more", self.produced.len());
-            return Err(ReplayError::Differs { sequence: record.sequence, now, then: format!("{:?}", record.kind) });
+            return Err(ReplayError::Differs {
+                sequence: record.sequence,
+                now,
+                then: format!("{:?}", record.kind),
+            });
         }
         let now = record.time_ns;
         match record.kind {
@@ -139,7 +143,8 @@ impl Player {
             Kind::SessionConnected => core.on_session_connected(now),
             Kind::SessionLost => core.on_session_lost(now),
             Kind::Tick => core.on_tick(now),
-            Kind::Control => core.on_control(Orders::from_bits(record.payload.first().copied().unwrap_or(0)), now),
+            Kind::Control => core
+                .on_control(Orders::from_bits(record.payload.first().copied().unwrap_or(0)), now),
             Kind::RunStarted | Kind::SessionSent | Kind::FeedRequested | Kind::Pad => {}
         }
         self.produced.append(core.session_out());
@@ -152,7 +157,9 @@ impl Player {
 
     fn compare(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
         if !self.produced.starts_with(record.payload) {
-            let hex = |bytes: &[u8]| bytes.iter().take(64).map(|b| format!("{b:02x}")).collect::<String>();
+            let hex = |bytes: &[u8]| {
+                bytes.iter().take(64).map(|b| format!("{b:02x}")).collect::<String>()
+            };
             let (now, then) = (hex(&self.produced), hex(record.payload));
             return Err(ReplayError::Differs { sequence: record.sequence, now, then });
         }
@@ -165,7 +172,8 @@ impl Player {
 fn start(record: &Record<'_>) -> Result<Core<Tap>, ReplayError> {
     let wrong = |message: String| ReplayError::Config { sequence: record.sequence, message };
     let text = std::str::from_utf8(record.payload).map_err(|error| wrong(error.to_string()))?;
-    let config = Config::parse(text, Path::new("recorded configuration")).map_err(|error| wrong(error.to_string()))?;
+    let config = Config::parse(text, Path::new("recorded configuration"))
+        .map_err(|error| wrong(error.to_string()))?;
     let crate::config::StrategySettings::Maker(maker) = config.strategy;
     let strategy = Tap { strategy: Maker::new(maker, config.symbols.len()), quotes: Vec::new() };
     Ok(Core::new(config.core, strategy))
@@ -178,7 +186,9 @@ pub fn bbo_csv(core: &Core<Tap>) -> String {
     let count = core.counters.get(Counter::BboChanges) as usize;
     let mut csv = String::from("ask_price_1e4,ask_shares,bid_price_1e4,bid_shares\n");
     for (_, bbo) in &quotes[quotes.len().saturating_sub(count)..] {
-        let side = |quote: Option<engine_core::book::Quote>| quote.map_or((0, 0), |q| (q.price.0, q.shares));
+        let side = |quote: Option<engine_core::book::Quote>| {
+            quote.map_or((0, 0), |q| (q.price.0, q.shares))
+        };
         let ((ask, ask_shares), (bid, bid_shares)) = (side(bbo.ask), side(bbo.bid));
         csv.push_str(&format!("{ask},{ask_shares},{bid},{bid_shares}\n"));
     }

@@ -1,6 +1,9 @@
 //! The io_uring ring of the hot thread and the buffers that the kernel picks for what it receives.
 //! One issuer, completions run only when this thread asks for them (`DEFER_TASKRUN`).
-#![allow(unsafe_code, reason = "submission entries name memory; the buffer ring is shared with the kernel")]
+#![allow(
+    unsafe_code,
+    reason = "submission entries name memory; the buffer ring is shared with the kernel"
+)]
 
 use crate::arena::{Arena, Region};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
@@ -94,7 +97,12 @@ impl Ring {
         // SAFETY: the region is page-aligned, holds BUFFERS entries, is used for nothing else and
         // outlives the ring, because the arena is never unmapped.
         unsafe {
-            io.submitter().register_buf_ring_with_flags(buffer_ring.address(0) as u64, BUFFERS, GROUP, 0)
+            io.submitter().register_buf_ring_with_flags(
+                buffer_ring.address(0) as u64,
+                BUFFERS,
+                GROUP,
+                0,
+            )
         }?;
         let mut ring = Self { io, buffer_ring, buffers, tail: 0, enters: 0 };
         (0..BUFFERS).for_each(|id| ring.provide(id));
@@ -130,10 +138,11 @@ impl Ring {
     fn provide(&mut self, id: u16) {
         let at = usize::from(self.tail & (BUFFERS - 1));
         let address = self.buffers.address(usize::from(id) * BUFFER_LEN) as u64;
-        let entries: *mut BufRingEntry = self.buffer_ring.address(0).cast();
-        // SAFETY: `at` is below BUFFERS, and the kernel reads entries only up to the tail that
-        // `publish_buffers` stores later, so it does not read this one now.
-        let entry = unsafe { &mut *entries.add(at) };
+        let offset = at * size_of::<BufRingEntry>();
+        let entry: *mut BufRingEntry = self.buffer_ring.address(offset).cast();
+        // SAFETY: the address is that of entry `at`, below BUFFERS, in a region of BUFFERS entries; the
+        // kernel reads entries only up to the tail that `publish_buffers` stores later.
+        let entry = unsafe { &mut *entry };
         entry.set_addr(address);
         entry.set_len(BUFFER_LEN as u32);
         entry.set_bid(id);
@@ -170,25 +179,46 @@ impl Ring {
     }
 
     /// Sends `len` bytes of a region that the caller leaves alone until the completion.
-    pub fn send(&mut self, slot: u32, region: &Region, at: usize, len: usize, token: Token) -> io::Result<()> {
+    pub fn send(
+        &mut self,
+        slot: u32,
+        region: &Region,
+        at: usize,
+        len: usize,
+        token: Token,
+    ) -> io::Result<()> {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = opcode::Send::new(Fixed(slot), region.address(at), len as u32).flags(flags).build();
+        let entry =
+            opcode::Send::new(Fixed(slot), region.address(at), len as u32).flags(flags).build();
         self.push(entry, token, slot)
     }
 
     /// Writes `len` bytes of a region to a file slot at `offset`, durably.
-    pub fn write(&mut self, slot: u32, region: &Region, at: usize, len: usize, offset: u64, number: u32) -> io::Result<()> {
+    pub fn write(
+        &mut self,
+        slot: u32,
+        region: &Region,
+        at: usize,
+        len: usize,
+        offset: u64,
+        number: u32,
+    ) -> io::Result<()> {
         // A file system does not take a write that changes a time stamp without blocking: an attempt on
         // this thread would only cost time before the write goes to a worker.
         let flags = squeue::Flags::ASYNC;
-        let entry = opcode::Write::new(Fixed(slot), region.address(at), len as u32).offset(offset).build().flags(flags);
+        let entry = opcode::Write::new(Fixed(slot), region.address(at), len as u32)
+            .offset(offset)
+            .build()
+            .flags(flags);
         self.push(entry, Token::Journal, number)
     }
 
     /// Connects a socket slot. `address` lives until the completion: its owner keeps it in place.
     pub fn connect(&mut self, slot: u32, address: &'static libc::sockaddr_in) -> io::Result<()> {
         let pointer = std::ptr::from_ref(address).cast();
-        let entry = opcode::Connect::new(Fixed(slot), pointer, size_of::<libc::sockaddr_in>() as u32).build();
+        let entry =
+            opcode::Connect::new(Fixed(slot), pointer, size_of::<libc::sockaddr_in>() as u32)
+                .build();
         self.push(entry, Token::Connect, slot)
     }
 
@@ -223,10 +253,19 @@ impl Ring {
         self.enters += 1;
         let waiting = self.io.submission().len() as u32;
         // SAFETY: the entries were checked when they were pushed; there is no argument.
-        let entered = unsafe { self.io.submitter().enter::<()>(waiting, 0, EnterFlags::GETEVENTS.bits(), None) };
+        let entered = unsafe {
+            self.io.submitter().enter::<()>(waiting, 0, EnterFlags::GETEVENTS.bits(), None)
+        };
         match entered {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -59,7 +59,9 @@ impl Link {
         }
         self.retry_at = now + RECONNECT_INTERVAL_NS;
         let socket = net::orders(self.server)?;
-        let started = ring.set_file(self.slot, socket.as_raw_fd()).and_then(|()| ring.connect(self.slot, self.address));
+        let started = ring
+            .set_file(self.slot, socket.as_raw_fd())
+            .and_then(|()| ring.connect(self.slot, self.address));
         if started.is_ok() {
             self.socket = Some(socket);
             self.phase = Phase::Connecting;
@@ -138,7 +140,8 @@ impl Link {
     /// Ends the connection; [`Self::finish_closing`] closes it once the kernel lets go of it.
     pub fn reset(&mut self) {
         if let (Phase::Up, Some(socket)) = (self.phase, &self.socket) {
-            let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            let _ =
+                nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
             self.phase = Phase::Closing;
         }
         self.pending.clear();

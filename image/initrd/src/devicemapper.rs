@@ -87,7 +87,11 @@ pub fn create(name: &str, table: &Table) -> Result<PathBuf, String> {
     let control = control.map_err(|error| format!("open {}: {error}", path.display()))?;
     let mut created = Argument::new(name);
     created.call(&control, DEV_CREATE, "create the root device")?;
-    Argument::new(name).with_table(table)?.call(&control, TABLE_LOAD, &format!("load \"{}\"", table.parameters))?;
+    Argument::new(name).with_table(table)?.call(
+        &control,
+        TABLE_LOAD,
+        &format!("load \"{}\"", table.parameters),
+    )?;
     Argument::new(name).call(&control, DEV_SUSPEND, "start the root device")?;
     let device = u64::from_le_bytes(std::array::from_fn(|index| created.0[DEV_AT + index]));
     // The kernel's huge encoding: the minor's low eight bits, then the major, then the rest.

@@ -32,7 +32,11 @@ pub fn find(disk: &mut (impl Read + Seek), guid: &DiskGuid) -> io::Result<Option
     Ok(None)
 }
 
-fn find_with(disk: &mut (impl Read + Seek), guid: &DiskGuid, block_len: u64) -> io::Result<Option<u32>> {
+fn find_with(
+    disk: &mut (impl Read + Seek),
+    guid: &DiskGuid,
+    block_len: u64,
+) -> io::Result<Option<u32>> {
     let mut header = [0; 92];
     disk.seek(SeekFrom::Start(block_len))?;
     match disk.read_exact(&mut header) {
@@ -42,7 +46,9 @@ fn find_with(disk: &mut (impl Read + Seek), guid: &DiskGuid, block_len: u64) -> 
     if &header[..8] != SIGNATURE {
         return Ok(None);
     }
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let first = u64::from(word(72)) | u64::from(word(76)) << 32;
     let (count, entry_len) = (word(80).min(ENTRIES_MAX), word(84));
     if !(128..=ENTRY_LEN_MAX).contains(&entry_len) {
@@ -95,7 +101,11 @@ mod tests {
             let mut disk = Cursor::new(disk(block_len));
             assert_eq!(find(&mut disk, &[7; 16]).unwrap(), Some(2));
             assert_eq!(find(&mut disk, &[8; 16]).unwrap(), None);
-            assert_eq!(find(&mut disk, &[0; 16]).unwrap(), None, "an unused entry is not a partition");
+            assert_eq!(
+                find(&mut disk, &[0; 16]).unwrap(),
+                None,
+                "an unused entry is not a partition"
+            );
         }
     }
 

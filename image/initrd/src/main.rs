@@ -64,7 +64,8 @@ fn mount_kernel_file_systems() -> Result<(), Failure> {
     ] {
         fs::create_dir_all(target).map_err(failed(format!("make {target}")))?;
         let data = (kind == "tmpfs").then_some("mode=0755");
-        mount(Some(kind), target, Some(kind), flags, data).map_err(failed(format!("mount {target}")))?;
+        mount(Some(kind), target, Some(kind), flags, data)
+            .map_err(failed(format!("mount {target}")))?;
     }
     Ok(())
 }
@@ -87,17 +88,21 @@ fn load_modules() -> Result<(), Failure> {
 fn switch_root(device: &Path) -> Result<Infallible, Failure> {
     let sysroot = Path::new("/sysroot");
     fs::create_dir_all(sysroot).map_err(failed("make /sysroot"))?;
-    mount(Some(device), sysroot, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>).map_err(failed("mount the root"))?;
+    mount(Some(device), sysroot, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
+        .map_err(failed("mount the root"))?;
     for name in ["dev", "proc", "sys", "run"] {
         let (from, to) = (Path::new("/").join(name), sysroot.join(name));
-        mount(Some(&from), &to, None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(failed(format!("move /{name}")))?;
+        mount(Some(&from), &to, None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+            .map_err(failed(format!("move /{name}")))?;
     }
     std::env::set_current_dir(sysroot).map_err(failed("enter /sysroot"))?;
     free_initrd();
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(failed("move the root"))?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .map_err(failed("move the root"))?;
     nix::unistd::chroot(".").map_err(failed("chroot"))?;
     std::env::set_current_dir("/").map_err(failed("enter /"))?;
-    let console = nix::fcntl::open("/dev/console", OFlag::O_RDWR, Mode::empty()).map_err(failed("open /dev/console"))?;
+    let console = nix::fcntl::open("/dev/console", OFlag::O_RDWR, Mode::empty())
+        .map_err(failed("open /dev/console"))?;
     nix::unistd::dup2_stdout(&console).map_err(failed("set up the console"))?;
     let init = CString::new(Path::new(INIT).as_os_str().as_bytes()).map_err(failed(INIT))?;
     nix::unistd::execv(&init, &[&init]).map_err(failed(format!("start {INIT}")))

@@ -16,7 +16,10 @@ pub fn wait_for(root_hash: &RootHash, limit: Duration) -> Result<(PathBuf, PathB
             return Ok((data, hash));
         }
         if start.elapsed() > limit {
-            return Err(format!("no disk has the partitions of roothash={root_hash} after {} s", limit.as_secs()));
+            return Err(format!(
+                "no disk has the partitions of roothash={root_hash} after {} s",
+                limit.as_secs()
+            ));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -62,12 +62,15 @@ pub fn read_superblock(hash: &Path) -> Result<Superblock, String> {
     let mut bytes = [0; SUPERBLOCK_LEN];
     let read = File::open(hash).and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| format!("read {}: {error}", hash.display()))?;
-    Superblock::decode(&bytes).ok_or_else(|| format!("{}: not a dm-verity superblock of version 1", hash.display()))
+    Superblock::decode(&bytes)
+        .ok_or_else(|| format!("{}: not a dm-verity superblock of version 1", hash.display()))
 }
 
 impl Superblock {
     fn decode(bytes: &[u8; SUPERBLOCK_LEN]) -> Option<Self> {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         if &bytes[..8] != b"verity\0\0" || word(8) != 1 {
             return None;
         }
@@ -76,7 +79,8 @@ impl Superblock {
         let algorithm = std::str::from_utf8(&name[..end]).ok()?.to_owned();
         let salt_len = usize::from(u16::from_le_bytes([bytes[80], bytes[81]]));
         let salt = bytes.get(88..88 + salt_len).filter(|_| salt_len <= 256)?.to_vec();
-        let plain = !algorithm.is_empty() && algorithm.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let plain = !algorithm.is_empty()
+            && algorithm.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let valid = plain && word(64) >= 512 && word(68) >= 512;
         valid.then_some(Self {
             hash_type: word(12),
@@ -90,7 +94,12 @@ impl Superblock {
 
     /// The device-mapper table. A corrupt block panics the kernel: a host that goes on with an I/O
     /// error in its root limps, one that restarts is tried again or falls back.
-    pub fn table(&self, data: &Path, hash: &Path, root_hash: &RootHash) -> crate::devicemapper::Table {
+    pub fn table(
+        &self,
+        data: &Path,
+        hash: &Path,
+        root_hash: &RootHash,
+    ) -> crate::devicemapper::Table {
         let salt: String = match self.salt.is_empty() {
             true => "-".into(),
             false => self.salt.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -118,7 +127,11 @@ mod tests {
         let (data, tree) = hash.partition_guids();
         assert_eq!(data[..4], [0x33, 0x22, 0x11, 0x00]);
         assert_eq!(tree[8..], [0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10]);
-        for bad in ["quiet", "roothash=12", "roothash=zz112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210"] {
+        for bad in [
+            "quiet",
+            "roothash=12",
+            "roothash=zz112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210",
+        ] {
             assert!(RootHash::from_cmdline(bad).is_err(), "{bad}");
         }
     }
@@ -139,7 +152,10 @@ mod tests {
         let table = superblock.table(Path::new("/dev/a"), Path::new("/dev/b"), &RootHash([0; 32]));
         assert_eq!(table.sectors, 24);
         let zeroes = "0".repeat(64);
-        assert_eq!(table.parameters, format!("1 /dev/a /dev/b 4096 4096 3 1 sha256 {zeroes} abcd 1 panic_on_corruption"));
+        assert_eq!(
+            table.parameters,
+            format!("1 /dev/a /dev/b 4096 4096 3 1 sha256 {zeroes} abcd 1 panic_on_corruption")
+        );
         bytes[8] = 2;
         assert_eq!(Superblock::decode(&bytes), None);
     }

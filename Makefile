@@ -1,0 +1,48 @@
+# Two commands matter: `make run` and `make test`. Both install what they need first.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+PROFILE ?= production
+AREA ?= image
+NAME ?=
+
+.PHONY: help run test check image story bench report setup clean
+
+help:
+	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
+	@echo '     CAPTURE=file.itch   trade against a recording; ACCEL=kvm|tcg CPUS=4 MEM=2048 override'
+	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
+	@echo 'make check               the same without QEMU'
+	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
+	@echo 'make story NAME=...      one story'
+	@echo 'make bench AREA=image    measure and write target/reports/image.json; make report prints it'
+
+# Debian packages and root are needed to build the image; YES=1 (or being root) skips the question.
+setup:
+	@./image/setup
+
+run: setup
+	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest run
+
+image: setup
+	@./image/as-root image/build $(PROFILE)
+
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+
+test: check
+	./image/as-root target/debug/systest stories
+
+story: setup
+	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest stories $(NAME)
+
+bench: setup
+	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest bench $(AREA)
+
+report:
+	@$(CARGO) run --quiet --locked -p systest -- report
+
+clean:
+	rm -rf target

@@ -1,0 +1,121 @@
+//! Figures: measured, written to `target/reports/AREA.json`, printed beside their bars. Flat names to
+//! numbers, and the facts of the host that they were measured on.
+
+use crate::checkout::{ImageFiles, root};
+use crate::stories::{boot, quiet_figures};
+use crate::vm::Machine;
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
+
+/// What a figure must reach, for those that have a bar.
+const BARS: &[(&str, &str, f64)] = &[
+    ("ready_seconds", "at most", 60.0),
+    ("initrd_bytes", "at most", 2_097_152.0),
+    ("uki_bytes", "at most", 16_777_216.0),
+    ("root_bytes", "at most", 157_286_400.0),
+    ("processes_at_rest", "at most", 25.0),
+    ("ram_at_rest_bytes", "at most", 262_144_000.0),
+    ("hot_core_timer_irqs_per_10s", "at most", 10.0),
+    ("hot_core_foreign_switches_per_10s", "at most", 0.0),
+    ("hot_core_timer_irqs_per_10s_control", "at least", 1000.0),
+];
+
+/// Measures an area and writes it down.
+///
+/// # Errors
+/// There is no such area, or something could not be measured.
+pub fn bench(area: &str) -> Result<()> {
+    match area {
+        "image" => write("image", image()?),
+        other => bail!("AREA={other}: there is image"),
+    }
+}
+
+fn write(area: &str, mut figures: Map<String, Value>) -> Result<()> {
+    figures.insert("host".into(), host_facts());
+    let directory = root().join("target/reports");
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join(format!("{area}.json"));
+    std::fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")?;
+    report()
+}
+
+fn host_facts() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo").lines().find_map(|line| {
+        Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_string())
+    });
+    let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    json!({ "cpu": cpu, "cpus": cpus, "kernel": kernel })
+}
+
+/// Prints every report beside its bars.
+///
+/// # Errors
+/// A report can't be read.
+pub fn report() -> Result<()> {
+    let directory = root().join("target/reports");
+    let entries = std::fs::read_dir(&directory).with_context(|| {
+        format!("no reports in {}; run make bench AREA=image", directory.display())
+    })?;
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    paths.sort();
+    for path in paths {
+        let figures: Map<String, Value> = serde_json::from_str(&std::fs::read_to_string(&path)?)
+            .with_context(|| path.display().to_string())?;
+        println!("{}", path.file_stem().unwrap_or_default().to_string_lossy());
+        for (name, value) in figures.iter().filter(|(name, _)| *name != "host") {
+            println!("  {name:<40} {:>14}  {}", value.to_string(), beside(name, value));
+        }
+        println!("  measured on {}", figures.get("host").unwrap_or(&Value::Null));
+    }
+    Ok(())
+}
+
+fn beside(name: &str, value: &Value) -> String {
+    let (Some((_, sense, bar)), Some(value)) =
+        (BARS.iter().find(|(bar, ..)| *bar == name), value.as_f64())
+    else {
+        return String::new();
+    };
+    let met = if *sense == "at most" { value <= *bar } else { value >= *bar };
+    format!("{sense} {bar}: {}", if met { "met" } else { "MISSED" })
+}
+
+fn image() -> Result<Map<String, Value>> {
+    let mut figures = Map::new();
+    let begin = Instant::now();
+    let image = ImageFiles::build("debug")?;
+    figures.insert("build_seconds_this_run".into(), json!(begin.elapsed().as_secs()));
+    figures.insert("uki_bytes".into(), json!(image.len_of(|name| name == "uki.efi")?));
+    figures.insert("root_bytes".into(), json!(image.len_of(|name| name.contains("root-x86-64."))?));
+    let initrd = root().join("target/image/debug.initrd/initrd.cpio.zst");
+    figures.insert("initrd_bytes".into(), json!(initrd.metadata().context("the initrd")?.len()));
+    let mut booted = boot(&image, &Machine::default())?;
+    booted.vm.wait_for("quietcore: ready", crate::stories::READY_LIMIT)?;
+    let console = booted.vm.console();
+    let seconds = console
+        .split("quietcore: ready, ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    figures.insert("ready_seconds".into(), json!(seconds.context("the guest's time to ready")?));
+    figures
+        .insert("emulated".into(), json!(u32::from(booted.vm.accel == crate::accel::Accel::Tcg)));
+    let script = "ls -d /proc/[0-9]*/exe | while read -r exe; do readlink $exe; done | grep -vc -e bash -e readlink; awk '/MemTotal/ {t=$2} /MemAvailable/ {a=$2} END {print (t-a)*1024}' /proc/meminfo; systemctl list-units --state=active --no-legend --plain | wc -l";
+    let text = booted.shell.check(script, Duration::from_secs(60))?;
+    for (name, line) in
+        ["processes_at_rest", "ram_at_rest_bytes", "units_started"].iter().zip(text.lines())
+    {
+        figures.insert(
+            (*name).into(),
+            json!(line.trim().parse::<u64>().context("a number of the guest")?),
+        );
+    }
+    quiet_figures(&image, &mut booted, &mut figures)?;
+    Ok(figures)
+}

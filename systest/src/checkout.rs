@@ -1,0 +1,103 @@
+//! What a checkout is made of: paths, the image's parts.
+
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("systest/ lies in the checkout")
+        .to_path_buf()
+}
+
+/// Real exchange data, if this machine has it.
+pub fn shared_data() -> Option<PathBuf> {
+    let data = root().parent()?.join("shared/data");
+    data.is_dir().then_some(data)
+}
+
+/// A built image.
+#[derive(Debug, Clone)]
+pub struct ImageFiles {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The tools root that it was built in.
+    pub tools: PathBuf,
+}
+
+impl ImageFiles {
+    /// Builds a profile; a second build with nothing changed does nothing.
+    ///
+    /// # Errors
+    /// The build failed; it said why.
+    pub fn build(profile: &str) -> Result<Self> {
+        let status = Command::new(root().join("image/build"))
+            .arg(profile)
+            .status()
+            .context("start image/build")?;
+        ensure!(status.success(), "the image was not built; the lines above say why");
+        Self::find(profile)
+    }
+
+    /// A profile that was built before.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn find(profile: &str) -> Result<Self> {
+        let directory = root().join("target/image").join(profile);
+        let tools = std::fs::read_to_string(directory.join("tools"));
+        let tools =
+            tools.with_context(|| format!("no {profile} image; run image/build {profile}"))?;
+        Ok(Self { directory, tools: tools.trim().into() })
+    }
+
+    /// The disk image.
+    pub fn disk(&self) -> PathBuf {
+        self.directory.join("disk.raw")
+    }
+
+    /// Bytes of a file of the image.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn len_of(&self, wanted: impl Fn(&str) -> bool) -> Result<u64> {
+        let entries = std::fs::read_dir(&self.directory)?.filter_map(Result::ok);
+        let file = entries
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
+        Ok(file.context("a part of the image is missing")?.metadata()?.len())
+    }
+
+    /// A command inside the tools root, with directories bound into it.
+    pub fn in_tools(&self, binds: &[(&Path, &str)]) -> Command {
+        let mut command = Command::new(root().join("image/in-tools"));
+        command.arg(&self.tools);
+        for (source, target) in binds {
+            command.arg("-b").arg(format!("{}:{target}", source.display()));
+        }
+        command.arg("--");
+        command
+    }
+}
+
+/// The byte range of the partition of type `kind` on a disk image with 512-byte blocks.
+///
+/// # Errors
+/// There is no such partition.
+pub fn partition(disk: &Path, kind: [u8; 16]) -> Result<(u64, u64)> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(disk).with_context(|| format!("open {}", disk.display()))?;
+    let mut entries = vec![0; 128 * 128];
+    file.read_exact_at(&mut entries, 1024)?;
+    let entry =
+        entries.chunks(128).find(|entry| entry[..16] == kind).context("no such partition")?;
+    let lba = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
+    Ok((lba(32) * 512, (lba(40) + 1) * 512))
+}
+
+/// The type of a root partition for x86-64, as on disk (4f68bce3-e8cd-4db1-96e7-fbcaf984b709).
+pub const ROOT_TYPE: [u8; 16] = [
+    0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09,
+];

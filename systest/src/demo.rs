@@ -1,0 +1,173 @@
+//! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C.
+
+use crate::checkout::ImageFiles;
+use crate::vm::{Machine, Vm};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, Signal};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Time from QEMU's start to the first page.
+const VIEW_LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs the demonstration. `seconds` ends it by itself.
+///
+/// # Errors
+/// The image can't be built, or the guest does not come up.
+pub fn run(seconds: Option<u64>) -> Result<()> {
+    let begin = Instant::now();
+    let mut machine = Machine::from_environment()?;
+    machine.capture = capture()?;
+    let image = ImageFiles::build("demo")?;
+    let built = begin.elapsed();
+    let interrupted = Interrupt::catch()?;
+    let mut vm = Vm::start(&image, &machine)?;
+    println!(
+        "boot: {} CPUs, {} MiB, {} ({})",
+        machine.cpus,
+        machine.memory_mib,
+        vm.accel.name(),
+        vm.accel_reason
+    );
+    match &machine.capture {
+        Some(path) => println!("market: the recording {}", path.display()),
+        None => println!("market: background flow; CAPTURE=file.itch plays a recording"),
+    }
+    let mut view = vm.connect("view.sock")?;
+    view.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut screen = Screen::new();
+    let end = seconds.map(Duration::from_secs);
+    let mut ready = None;
+    let mut buffer = [0; 16384];
+    while !interrupted.is_raised()
+        && end.is_none_or(|end| ready.is_none_or(|at: Instant| at.elapsed() < end))
+    {
+        match view.read(&mut buffer) {
+            Ok(len) if len > 0 => screen.show(&buffer[..len])?,
+            Ok(_) => std::thread::sleep(Duration::from_millis(200)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error).context("the guest's live view"),
+        }
+        if ready.is_none() && vm.console().contains("quietcore: ready") {
+            ready = Some(Instant::now());
+            screen.footer = format!(
+                "built in {} s, trading {} s after power-on, {} s in all; Ctrl-C ends it",
+                built.as_secs(),
+                vm.started.elapsed().as_secs(),
+                begin.elapsed().as_secs()
+            );
+        }
+        if vm.has_ended() {
+            bail!("the machine ended by itself:\n{}", vm.console());
+        }
+        if ready.is_none() && vm.started.elapsed() > VIEW_LIMIT {
+            bail!(
+                "the host was not ready after {} s; the console:\n{}",
+                VIEW_LIMIT.as_secs(),
+                vm.console()
+            );
+        }
+    }
+    println!("\n{}\nended", screen.footer);
+    Ok(())
+}
+
+fn capture() -> Result<Option<PathBuf>> {
+    let Some(path) = std::env::var_os("CAPTURE").filter(|path| !path.is_empty()).map(PathBuf::from)
+    else {
+        return Ok(None);
+    };
+    let bytes = std::fs::read(&path).with_context(|| format!("CAPTURE={}", path.display()))?;
+    for (number, frame) in abi::itch::Framed::new(&bytes).enumerate() {
+        let decoded = frame.and_then(abi::itch::Message::decode);
+        decoded.with_context(|| {
+            format!(
+                "CAPTURE={}: message {} is not length-prefixed ITCH 5.0",
+                path.display(),
+                number + 1
+            )
+        })?;
+    }
+    Ok(Some(path))
+}
+
+/// The guest's pages on our terminal; in a pipe, each page as plain lines.
+struct Screen {
+    terminal: bool,
+    pending: Vec<u8>,
+    footer: String,
+}
+
+/// How the guest ends a page: clear what is below.
+const PAGE_END: &[u8] = b"\x1b[J";
+
+impl Screen {
+    fn new() -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        Self { terminal, pending: Vec::new(), footer: "booting; Ctrl-C ends it".into() }
+    }
+
+    fn show(&mut self, bytes: &[u8]) -> Result<()> {
+        self.pending.extend_from_slice(bytes);
+        while let Some(at) =
+            self.pending.windows(PAGE_END.len()).position(|window| window == PAGE_END)
+        {
+            let page: Vec<u8> = self.pending.drain(..at + PAGE_END.len()).collect();
+            let mut out = std::io::stdout();
+            if self.terminal {
+                out.write_all(if page.starts_with(b"\x1b[H") { b"\x1b[2J" } else { b"" })?;
+                out.write_all(&page)?;
+                write!(out, "\r\n{}", self.footer)?;
+            } else {
+                writeln!(out, "{}\n{}", plain(&page), self.footer)?;
+            }
+            out.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Text without terminal sequences.
+fn plain(page: &[u8]) -> String {
+    let text = String::from_utf8_lossy(page).replace('\r', "");
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        out.push_str(before);
+        let end = after.find(|c: char| c.is_ascii_alphabetic()).map_or(after.len(), |at| at + 1);
+        rest = &after[end..];
+    }
+    out + rest
+}
+
+/// Ctrl-C, noticed instead of obeyed.
+struct Interrupt {
+    signals: nix::sys::signalfd::SignalFd,
+}
+
+impl Interrupt {
+    fn catch() -> Result<Self> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGINT);
+        mask.add(Signal::SIGTERM);
+        mask.thread_block()?;
+        let flags =
+            nix::sys::signalfd::SfdFlags::SFD_NONBLOCK | nix::sys::signalfd::SfdFlags::SFD_CLOEXEC;
+        Ok(Self { signals: nix::sys::signalfd::SignalFd::with_flags(&mask, flags)? })
+    }
+
+    fn is_raised(&self) -> bool {
+        matches!(self.signals.read_signal(), Ok(Some(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn a_pipe_gets_plain_text() {
+        assert_eq!(plain(b"\x1b[H\x1b[1mBold\x1b[0m text\x1b[K\r\nline\x1b[J"), "Bold text\nline");
+    }
+}

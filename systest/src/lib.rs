@@ -1,0 +1,17 @@
+//! The QEMU harness and its stories, and `tidy`: the rules of the tree as tests. No product logic.
+#![forbid(unsafe_code)]
+
+/// Which accelerator really works here.
+pub mod accel;
+/// Figures: measured, written down, printed beside their bars.
+pub mod bench;
+/// What a checkout is made of: paths, the image's parts.
+pub mod checkout;
+/// `make run`: a trading VM with a live view.
+pub mod demo;
+/// A shell in the guest.
+pub mod shell;
+/// What is proved in a booted VM.
+pub mod stories;
+/// A virtual machine.
+pub mod vm;

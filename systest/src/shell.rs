@@ -1,0 +1,143 @@
+//! A shell in the guest, on the debug profile's virtio console.
+
+use crate::vm::Vm;
+use anyhow::{Context, Result, bail};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Bytes of a line that the guest's terminal takes.
+const LINE_MAX: usize = 2000;
+
+/// A command's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit code.
+    pub code: i32,
+    /// Its output, both streams.
+    pub text: String,
+}
+
+/// The shell.
+pub struct Shell {
+    stream: UnixStream,
+    pending: Vec<u8>,
+    commands: u32,
+}
+
+impl Shell {
+    /// Connects and waits until the shell answers.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn connect(vm: &mut Vm, limit: Duration) -> Result<Self> {
+        let stream = vm.connect("shell.sock")?;
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let mut shell = Self { stream, pending: Vec::new(), commands: 0 };
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            shell.send("stty -echo; echo hello-$((20 + 22))\n")?;
+            if shell.read_until("hello-42", Duration::from_secs(2)).is_ok() {
+                return Ok(shell);
+            }
+            if vm.has_ended() {
+                bail!("QEMU ended:\n{}", vm.console());
+            }
+        }
+        bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console())
+    }
+
+    fn send(&mut self, text: &str) -> Result<()> {
+        self.stream.write_all(text.as_bytes()).context("write to the guest")
+    }
+
+    /// Reads up to and with `marker`; returns what stood before it.
+    fn read_until(&mut self, marker: &str, limit: Duration) -> Result<String> {
+        let start = Instant::now();
+        let mut buffer = [0; 65536];
+        loop {
+            let text = String::from_utf8_lossy(&self.pending).replace('\r', "");
+            if let Some((before, after)) = text.split_once(marker) {
+                let (before, after) = (before.to_string(), after.as_bytes().to_vec());
+                self.pending = after;
+                return Ok(before);
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => bail!("the guest's console is gone"),
+                Ok(len) => self.pending.extend_from_slice(&buffer[..len]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if start.elapsed() > limit {
+                bail!("the guest did not answer within {} s; so far: {text}", limit.as_secs());
+            }
+        }
+    }
+
+    /// Runs a script with bash.
+    ///
+    /// # Errors
+    /// The guest does not answer within the limit.
+    pub fn run(&mut self, script: &str, limit: Duration) -> Result<Output> {
+        self.commands += 1;
+        let name = format!("/run/command-{}", self.commands);
+        for (index, piece) in script.as_bytes().chunks(LINE_MAX / 4).enumerate() {
+            let redirect = if index == 0 { ">" } else { ">>" };
+            let escaped: String = piece.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            self.send(&format!("printf '{escaped}' {redirect} {name}\n"))?;
+        }
+        let number = self.commands;
+        self.send(&format!("bash {name} < /dev/null > {name}.out 2>&1; echo code=$?=; cat {name}.out; echo end-of-$(({number} + 0))-output\n"))?;
+        let text = self.read_until(&format!("end-of-{number}-output"), limit)?;
+        let (code, text) = text
+            .split_once("code=")
+            .and_then(|(_, rest)| rest.split_once("=\n"))
+            .context("the guest's answer has no exit code")?;
+        Ok(Output { code: code.parse()?, text: text.to_string() })
+    }
+
+    /// Runs a script that must succeed.
+    ///
+    /// # Errors
+    /// It does not; the error has its output.
+    pub fn check(&mut self, script: &str, limit: Duration) -> Result<String> {
+        let output = self.run(script, limit)?;
+        if output.code != 0 {
+            bail!("in the guest, `{script}` ended with {}: {}", output.code, output.text);
+        }
+        Ok(output.text)
+    }
+
+    /// `qctl status` as JSON.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn status(&mut self) -> Result<serde_json::Value> {
+        let text = self.check("qctl status -o json", Duration::from_secs(30))?;
+        serde_json::from_str(&text).context("qctl's JSON")
+    }
+
+    /// Waits until the status is as wanted.
+    ///
+    /// # Errors
+    /// It is not within the limit; the error has the last one.
+    pub fn wait_status(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
+        let start = Instant::now();
+        loop {
+            let status = self.status();
+            match status {
+                Ok(status) if wanted(&status) => return Ok(status),
+                other if start.elapsed() > limit => {
+                    bail!("not within {} s: {what}; the last status: {other:?}", limit.as_secs())
+                }
+                _ => std::thread::sleep(Duration::from_millis(500)),
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Containers: one that is killed comes back; one that wants a hot core is refused, by the agent and,
+//! should the agent be passed by, by the kernel.
+
+use super::{Booted, Verdict};
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The story.
+pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
+    let pid = "cat /sys/fs/cgroup/quietcore-containers/exporter/cgroup.procs | head -n 1";
+    let before = booted.shell.check(pid, ANSWER)?.trim().to_string();
+    ensure!(!before.is_empty(), "the exporter has no process");
+    booted.shell.check(&format!("kill -9 {before}"), ANSWER)?;
+    let status =
+        booted.shell.wait_status("the exporter runs again", Duration::from_secs(90), |status| {
+            let exporter = container(status, "exporter");
+            exporter.is_some_and(|c| c["state"] == "running" && c["restarts"].as_u64() >= Some(1))
+        })?;
+    let after = booted.shell.check(pid, ANSWER)?.trim().to_string();
+    ensure!(before != after, "the exporter still has process {before}");
+    let metrics = booted.shell.check("exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; grep '^quietcore_engine_up' <&3", ANSWER)?;
+    ensure!(metrics.trim() == "quietcore_engine_up 1", "the exporter answers {metrics:?}");
+    let restarts = container(&status, "exporter")
+        .and_then(|c| c["restarts"].as_u64())
+        .context("the exporter's restarts")?;
+    Ok(Verdict::Proved(format!(
+        "the exporter was killed and came back ({restarts} restart), serving the engine's counters"
+    )))
+}
+
+fn container<'a>(status: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    status["containers"].as_array()?.iter().find(|container| container["name"] == name)
+}
+
+/// The story.
+pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
+    let declare = "sed 's/cpuset: \"0-1\"/cpuset: \"2\"/' /etc/quietcore/compose.yaml > /run/hot.yaml; qctl apply /run/hot.yaml";
+    let refused = booted.shell.run(declare, ANSWER)?;
+    ensure!(refused.code == 1, "qctl apply ended with {}: {}", refused.code, refused.text);
+    ensure!(
+        refused.text.contains("CPU 2 is hot"),
+        "the refusal does not name the core: {}",
+        refused.text
+    );
+    let status = booted.shell.status()?;
+    ensure!(
+        container(&status, "exchange").is_some_and(|c| c["cpuset"] == "0-1"),
+        "the refused file changed something"
+    );
+    // Past the agent: a cgroup that names a hot core gets none of it, a task can't be put there.
+    let kernel = booted.shell.run(
+        "mkdir -p /sys/fs/cgroup/intruder; echo 2 > /sys/fs/cgroup/intruder/cpuset.cpus; cat /sys/fs/cgroup/intruder/cpuset.cpus.effective; rmdir /sys/fs/cgroup/intruder; taskset -pc 2 $$ 2>&1; echo taskset=$?",
+        ANSWER,
+    )?;
+    let effective = kernel.text.lines().next().unwrap_or_default().trim().to_string();
+    ensure!(effective == "0-1", "a cgroup that asks for CPU 2 gets {effective:?}");
+    ensure!(kernel.text.contains("taskset=1"), "a task was put on the hot core: {}", kernel.text);
+    Ok(Verdict::Proved("the agent refuses cpuset 2 by name; the kernel gives such a cgroup CPUs 0-1 and refuses the affinity".into()))
+}

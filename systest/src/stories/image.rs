@@ -1,0 +1,93 @@
+//! The image: it boots to readiness, nobody gets in, and a changed byte does not boot.
+
+use super::{Booted, READY_LIMIT, Verdict};
+use crate::checkout::{ImageFiles, ROOT_TYPE, partition};
+use crate::vm::{Machine, Vm};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// The story.
+pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
+    booted.shell.wait_status("the host is ready", READY_LIMIT, |status| status["ready"] == true)?;
+    let failed =
+        booted.shell.check("systemctl --failed --no-legend --plain", Duration::from_secs(60))?;
+    ensure!(failed.trim().is_empty(), "failed units: {failed}");
+    let root = booted.shell.check(
+        "findmnt -no FSTYPE,OPTIONS / || grep ' / ' /proc/mounts",
+        Duration::from_secs(60),
+    )?;
+    ensure!(root.contains("erofs") && root.contains("ro"), "the root is {root}");
+    let counts = booted.shell.check("echo $(ls -d /proc/[0-9]*/exe | while read -r exe; do readlink $exe; done | wc -l) $(awk '/MemTotal/ {t=$2} /MemAvailable/ {a=$2} END {print int((t-a)/1024)}' /proc/meminfo)", Duration::from_secs(60))?;
+    let analyze =
+        booted.shell.run("systemd-analyze time | head -n 1", Duration::from_secs(120))?.text;
+    Ok(Verdict::Proved(format!(
+        "verity root, no failed unit, engine and both containers up; processes and MiB in use: {}; {}",
+        counts.trim(),
+        analyze.trim()
+    )))
+}
+
+/// The story: the first block of the root, in a place that no file system reads for itself.
+pub fn flipped_byte_is_caught(image: &ImageFiles) -> Result<Verdict> {
+    let (start, _) = partition(&image.disk(), ROOT_TYPE)?;
+    let machine = Machine { flip: Some(start + 100), ..Machine::default() };
+    let mut vm = Vm::start(image, &machine)?;
+    let words = "is corrupted";
+    vm.wait_for(words, READY_LIMIT)?;
+    for _ in 0..600 {
+        if vm.has_ended() {
+            let console = vm.console();
+            ensure!(
+                !console.contains("quietcore: ready"),
+                "the host became ready with a changed root"
+            );
+            return Ok(Verdict::Proved("one changed byte of the root: dm-verity names the block, the kernel panics and restarts".into()));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("dm-verity saw the changed byte, but the machine goes on")
+}
+
+/// What a production root must not have.
+const WAYS_IN: [&str; 11] = [
+    "bin/bash",
+    "bin/dash",
+    "bin/sh",
+    "bin/apt",
+    "bin/dpkg",
+    "bin/perl",
+    "bin/gcc",
+    "bin/cc",
+    "sbin/sshd",
+    "sbin/agetty",
+    "bin/python3",
+];
+
+/// The story: the production root, unpacked.
+pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
+    let image = ImageFiles::build("production")?;
+    let script = "fsck.erofs --extract=/tmp/root /image/quietcore_*.root-x86-64.*.raw > /dev/null; cd /tmp/root/usr; find bin sbin -type f -o -type l | sort; find /tmp/root -name 'getty@*' -o -name 'quietcore-shell*' -o -name 'quietcore-view*'; test -x /tmp/root/usr/bin/quietcore-engine";
+    let output =
+        image.in_tools(&[(&image.directory, "/image")]).args(["sh", "-euc", script]).output()?;
+    ensure!(
+        output.status.success(),
+        "unpack the production root: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let files: Vec<&str> = text.lines().collect();
+    let found: Vec<&&str> = files
+        .iter()
+        .filter(|file| {
+            WAYS_IN.contains(file)
+                || file.contains("quietcore-shell")
+                || file.contains("quietcore-view")
+        })
+        .collect();
+    ensure!(found.is_empty(), "the production root has {found:?}");
+    ensure!(files.contains(&"bin/quietcore-engine"), "the list of files is not one");
+    Ok(Verdict::Proved(format!(
+        "{} programs, among them no shell, package manager, compiler, ssh or getty",
+        files.len()
+    )))
+}

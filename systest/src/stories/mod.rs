@@ -1,0 +1,181 @@
+//! What is proved in a booted VM. Each story says in one line what it proved, or fails. Stories of one
+//! group share a boot.
+
+/// Containers: one that is killed, one that wants a hot core.
+mod containers;
+/// The image: what is in it, and what happens when a byte of it changes.
+mod image;
+/// The hot cores are quiet, and without the isolation words they are not.
+mod quiet;
+/// The engine trades: background flow, a real recording, the kill switch.
+mod trading;
+
+use crate::checkout::ImageFiles;
+use crate::shell::Shell;
+use crate::vm::{Machine, Vm};
+use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+
+/// A story's end.
+pub enum Verdict {
+    /// What it proved.
+    Proved(String),
+    /// Why it could not be told.
+    Skipped(String),
+}
+
+/// What the stories of the shared boot work with.
+pub struct Booted {
+    /// The machine.
+    pub vm: Vm,
+    /// Its shell.
+    pub shell: Shell,
+}
+
+/// Time that a guest may take to be ready: five times what it takes on an idle machine under TCG.
+pub const READY_LIMIT: Duration = Duration::from_secs(300);
+
+type Shared = fn(&mut Booted) -> Result<Verdict>;
+type Alone = fn(&ImageFiles) -> Result<Verdict>;
+
+/// Stories that share one boot, in order.
+const SHARED: &[(&str, Shared)] = &[
+    ("ready", image::boots_to_ready),
+    ("quiet-cores", quiet::hot_cores_are_quiet),
+    ("hot-core-refused", containers::hot_core_is_refused),
+    ("container-comes-back", containers::killed_container_comes_back),
+    ("kill-switch", trading::kill_switch_cancels_everything),
+    ("recording", trading::recording_is_traded_state_for_state),
+];
+
+/// Stories that boot, or do not boot, a machine of their own.
+const ALONE: &[(&str, Alone)] = &[
+    ("quiet-cores-control", quiet::without_isolation_they_are_not),
+    ("flipped-byte", image::flipped_byte_is_caught),
+    ("production", image::production_has_no_way_in),
+];
+
+/// Names of all stories.
+pub fn names() -> Vec<&'static str> {
+    SHARED.iter().map(|(name, _)| *name).chain(ALONE.iter().map(|(name, _)| *name)).collect()
+}
+
+/// Boots the debug image to readiness.
+///
+/// # Errors
+/// It does not get there.
+pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
+    let mut vm = Vm::start(image, machine)?;
+    let shell = Shell::connect(&mut vm, READY_LIMIT)?;
+    Ok(Booted { vm, shell })
+}
+
+/// The quiet cores' figures, and their control's.
+///
+/// # Errors
+/// A guest does not answer.
+pub fn quiet_figures(
+    image: &ImageFiles,
+    booted: &mut Booted,
+    figures: &mut serde_json::Map<String, serde_json::Value>,
+) -> Result<()> {
+    let noise = quiet::measure(&mut booted.shell)?;
+    let control = quiet::control_noise(image)?;
+    for (name, value) in [
+        ("hot_core_timer_irqs_per_10s", noise.timer),
+        ("hot_core_foreign_switches_per_10s", noise.foreign_count()),
+        ("hot_core_timer_irqs_per_10s_control", control.timer),
+        ("hot_core_foreign_switches_per_10s_control", control.foreign_count()),
+    ] {
+        figures.insert(name.into(), value.into());
+    }
+    Ok(())
+}
+
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    fn tell(&mut self, name: &str, start: Instant, verdict: &Result<Verdict>) {
+        let seconds = start.elapsed().as_secs();
+        match verdict {
+            Ok(Verdict::Proved(what)) => {
+                self.passed += 1;
+                println!("story {name} ({seconds} s): {what}");
+            }
+            Ok(Verdict::Skipped(why)) => {
+                self.skipped += 1;
+                println!("story {name}: SKIPPED, {why}");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("story {name} ({seconds} s): FAILED: {error:#}");
+            }
+        }
+    }
+}
+
+/// Runs the story of that name, or all.
+///
+/// # Errors
+/// At least one failed.
+pub fn run(only: Option<&str>) -> Result<()> {
+    if let Some(name) = only
+        && !names().contains(&name)
+    {
+        bail!("no story {name}; there are {}", names().join(", "));
+    }
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let image = ImageFiles::build("debug")?;
+    let mut tally = Tally { passed: 0, failed: 0, skipped: 0 };
+    if SHARED.iter().any(|(name, _)| wanted(name)) {
+        run_shared(&image, &wanted, &mut tally);
+    }
+    for (name, story) in ALONE.iter().filter(|(name, _)| wanted(name)) {
+        let start = Instant::now();
+        tally.tell(name, start, &story(&image));
+    }
+    println!(
+        "stories: {} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    if tally.failed > 0 { bail!("{} stories failed", tally.failed) } else { Ok(()) }
+}
+
+fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
+    let start = Instant::now();
+    let machine = Machine { capture: trading::capture(), ..Machine::default() };
+    let mut booted = match boot(image, &machine) {
+        Ok(booted) => booted,
+        Err(error) => return tally.tell("boot", start, &Err(error)),
+    };
+    println!("machine: {}, because {}", booted.vm.accel.name(), booted.vm.accel_reason);
+    for (index, (name, story)) in SHARED.iter().enumerate() {
+        let start = Instant::now();
+        // Every later story needs a host that is ready.
+        if wanted(name) || index == 0 {
+            let verdict = story(&mut booted);
+            let failed = verdict.is_err();
+            tally.tell(name, start, &verdict);
+            if failed {
+                show_guest(&mut booted.shell);
+                if index == 0 {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What the guest knows about a failure.
+fn show_guest(shell: &mut Shell) {
+    let script =
+        "qctl status; systemctl --failed --no-legend; journalctl -b -p warning --no-pager -n 20";
+    match shell.run(script, Duration::from_secs(60)) {
+        Ok(output) => println!("--- the guest says:\n{}---", output.text),
+        Err(error) => println!("--- the guest does not answer: {error:#}"),
+    }
+}

@@ -1,0 +1,199 @@
+//! A virtual machine: QEMU from the tools root, a disk of its own over the image, sockets to the guest.
+
+use crate::accel::{self, Accel};
+use crate::checkout::ImageFiles;
+use anyhow::{Context, Result, bail, ensure};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// A UKI to boot instead of what the disk's ESP has.
+    pub kernel: Option<PathBuf>,
+    /// A recording for the demonstration exchange.
+    pub capture: Option<PathBuf>,
+    /// Change one byte of the disk at this offset.
+    pub flip: Option<u64>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { cpus: 4, memory_mib: 2048, kernel: None, capture: None, flip: None }
+    }
+}
+
+impl Machine {
+    /// With `CPUS=` and `MEM=` of the environment.
+    ///
+    /// # Errors
+    /// A value that is no number or too small for the image.
+    pub fn from_environment() -> Result<Self> {
+        let number = |name: &str, default: u32, min: u32| match std::env::var(name) {
+            Ok(text) if !text.is_empty() => match text.parse() {
+                Ok(number) if number >= min => Ok(number),
+                _ => bail!("{name}={text}: write a number from {min} on"),
+            },
+            _ => Ok(default),
+        };
+        Ok(Self {
+            cpus: number("CPUS", 4, 3)?,
+            memory_mib: number("MEM", 2048, 1024)?,
+            ..Self::default()
+        })
+    }
+}
+
+/// A running machine. Dropping it ends QEMU and removes its files.
+pub struct Vm {
+    qemu: Child,
+    /// Its files and sockets.
+    pub directory: PathBuf,
+    /// When QEMU was started.
+    pub started: Instant,
+    /// How it runs.
+    pub accel: Accel,
+    /// Why it runs so.
+    pub accel_reason: String,
+}
+
+/// The data disk: room for slots, journal and containers. It is sparse.
+const DISK_SIZE: &str = "6G";
+
+impl Vm {
+    /// Starts a machine with an image.
+    ///
+    /// # Errors
+    /// QEMU or one of its files can't be had.
+    pub fn start(image: &ImageFiles, machine: &Machine) -> Result<Self> {
+        let directory =
+            std::env::temp_dir().join(format!("quietcore-vm-{}-{}", std::process::id(), unique()));
+        std::fs::create_dir_all(&directory)?;
+        let (accel, accel_reason) = accel::choose(image, &directory)?;
+        prepare(image, machine, &directory)?;
+        let mut command = image.in_tools(&[(&directory, "/vm"), (&image.directory, "/image")]);
+        command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
+        let log = std::fs::File::create(directory.join("qemu.log"))?;
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let started = Instant::now();
+        let qemu = command.spawn().context("start QEMU")?;
+        Ok(Self { qemu, directory, started, accel, accel_reason })
+    }
+
+    /// What the guest wrote to its serial line, and QEMU to its own output.
+    pub fn console(&self) -> String {
+        let read = |name: &str| std::fs::read(self.directory.join(name)).unwrap_or_default();
+        let bytes = [read("serial.log"), read("qemu.log")].concat();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Whether QEMU has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.qemu.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Waits until the console shows `text`; returns the time since the start.
+    ///
+    /// # Errors
+    /// QEMU ended or the limit passed first; the error shows the console's end.
+    pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<Duration> {
+        loop {
+            if self.console().contains(text) {
+                return Ok(self.started.elapsed());
+            }
+            let ended = self.has_ended();
+            if ended || self.started.elapsed() > limit {
+                let console = self.console();
+                let tail: Vec<&str> = console.lines().rev().take(15).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                let why = if ended { "QEMU ended" } else { "time is up" };
+                bail!("{why} before the console showed {text:?}; its end:\n{}", tail.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Connects to one of the guest's sockets.
+    ///
+    /// # Errors
+    /// QEMU did not make it.
+    pub fn connect(&mut self, name: &str) -> Result<UnixStream> {
+        let path = self.directory.join(name);
+        for _ in 0..200 {
+            if let Ok(stream) = UnixStream::connect(&path) {
+                return Ok(stream);
+            }
+            ensure!(!self.has_ended(), "QEMU ended:\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("no socket {} after 10 s", path.display())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // in-tools passes the end of its parent on to QEMU (unshare --kill-child).
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn unique() -> u128 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos())
+}
+
+fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()> {
+    let mut script = format!(
+        "cp /usr/share/OVMF/OVMF_VARS_4M.fd /vm/vars.fd; qemu-img create -q -f qcow2 -b /image/disk.raw -F raw /vm/disk.qcow2 {DISK_SIZE}"
+    );
+    if let Some(offset) = machine.flip {
+        script += &format!("; qemu-io -c 'write -q -P 0x5a {offset} 1' /vm/disk.qcow2");
+    }
+    let status = image
+        .in_tools(&[(directory, "/vm"), (&image.directory, "/image")])
+        .args(["sh", "-euc", &script])
+        .status()?;
+    ensure!(status.success(), "make the machine's disk");
+    if let Some(capture) = &machine.capture {
+        let mut bytes =
+            std::fs::read(capture).with_context(|| format!("read {}", capture.display()))?;
+        // A zero length ends the recording; a disk has whole sectors.
+        bytes.resize((bytes.len() + 2).next_multiple_of(512), 0);
+        std::fs::write(directory.join("capture.img"), bytes)?;
+    }
+    if let Some(kernel) = &machine.kernel {
+        std::fs::copy(kernel, directory.join("kernel.efi"))?;
+    }
+    Ok(())
+}
+
+fn arguments(machine: &Machine) -> Vec<String> {
+    let (cpus, memory) = (machine.cpus, machine.memory_mib);
+    let mut text = format!(
+        "-machine q35 -smp {cpus} -m {memory} -display none -no-reboot -nic none -monitor none \
+         -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
+         -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
+         -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
+         -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1 \
+         -device virtio-rng-pci -serial file:/vm/serial.log -device virtio-serial-pci \
+         -chardev socket,id=shell,path=/vm/shell.sock,server=on,wait=off -device virtconsole,chardev=shell \
+         -chardev socket,id=view,path=/vm/view.sock,server=on,wait=off \
+         -device virtserialport,chardev=view,name=quietcore.view"
+    );
+    if machine.capture.is_some() {
+        text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
+    }
+    if machine.kernel.is_some() {
+        text += " -kernel /vm/kernel.efi";
+    }
+    text.split_whitespace().map(Into::into).collect()
+}

@@ -1,0 +1,227 @@
+//! The rules of the tree as tests: walls between packages, sizes, names that two places must agree on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use systest::checkout::root;
+
+/// Files over the limit, each with its reason.
+const LONG_FILES: &[(&str, &str)] = &[];
+const LINES_MAX: usize = 500;
+
+/// Who may import whom (ARCHITECTURE). Missing on the right: not allowed.
+const WALLS: &[(&str, &[&str])] = &[
+    ("abi", &[]),
+    ("engine-core", &["abi"]),
+    ("engine", &["abi", "engine-core"]),
+    ("sim", &["abi"]),
+    ("agent", &["abi"]),
+    ("containers", &["abi", "engine-core"]),
+    ("initrd", &[]),
+    ("systest", &["abi"]),
+];
+
+fn tracked() -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output();
+    let output = output.expect("git lists the files of the checkout");
+    assert!(output.status.success(), "git ls-files failed");
+    let text = String::from_utf8(output.stdout).expect("file names are UTF-8");
+    text.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_default()
+}
+
+fn with_extension<'a>(
+    files: &'a [PathBuf],
+    extension: &'a str,
+) -> impl Iterator<Item = &'a PathBuf> {
+    files.iter().filter(move |path| path.extension().is_some_and(|e| e == extension))
+}
+
+#[test]
+fn packages_keep_to_their_walls() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked", "--offline"])
+        .current_dir(root())
+        .output();
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.expect("cargo metadata").stdout).expect("its JSON");
+    let walls: BTreeMap<&str, BTreeSet<&str>> =
+        WALLS.iter().map(|(name, allowed)| (*name, allowed.iter().copied().collect())).collect();
+    let mut seen = 0;
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().expect("a name");
+        let allowed = walls.get(name).unwrap_or_else(|| panic!("package {name} has no wall"));
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let other = dependency["name"].as_str().expect("a name");
+            let ours = walls.contains_key(other) && dependency["path"].is_string();
+            assert!(!ours || allowed.contains(other), "{name} imports {other}");
+            seen += u32::from(ours);
+        }
+    }
+    assert!(
+        seen >= 7,
+        "only {seen} imports between our packages were seen: the check looks at nothing"
+    );
+}
+
+#[test]
+fn files_are_short() {
+    let files = tracked();
+    for path in with_extension(&files, "rs").chain(with_extension(&files, "md")) {
+        let lines = read(path).lines().count();
+        let excused = LONG_FILES.iter().any(|(name, _)| Path::new(name) == path);
+        assert!(lines <= LINES_MAX || excused, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn rust_files_say_what_they_are_for() {
+    let files = tracked();
+    for path in with_extension(&files, "rs") {
+        assert!(
+            read(path).starts_with("//! "),
+            "{} does not start with a sentence on what it is for",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn lib_files_are_maps() {
+    for path in tracked().iter().filter(|path| path.ends_with("lib.rs")) {
+        for line in read(path).lines() {
+            let map =
+                ["//!", "///", "#", "pub mod ", "mod "].iter().any(|start| line.starts_with(start))
+                    || line.trim().is_empty();
+            assert!(map, "{}: `{line}` is code", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_in_named_modules_only() {
+    let allowed = [
+        "abi/src/page.rs",
+        "engine/daemon/src/arena.rs",
+        "engine/daemon/src/host.rs",
+        "engine/daemon/src/ring.rs",
+        "image/initrd/src/devicemapper.rs",
+    ];
+    let files = tracked();
+    for path in with_extension(&files, "rs") {
+        let text = read(path);
+        let has = text.contains(concat!("unsafe", " {"))
+            || text.contains(concat!("allow(", "unsafe_code"));
+        assert_eq!(has, allowed.iter().any(|name| Path::new(name) == path), "{}", path.display());
+    }
+}
+
+#[test]
+fn counters_are_written_by_the_engine() {
+    let files = tracked();
+    let engine: String = with_extension(&files, "rs")
+        .filter(|path| path.starts_with("engine"))
+        .map(|path| read(path))
+        .collect();
+    for counter in abi::counters::Counter::ALL {
+        assert!(engine.contains(&format!("Counter::{counter:?}")), "nobody writes {counter:?}");
+    }
+}
+
+#[test]
+fn units_start_programs_that_we_ship() {
+    let build = read(Path::new("image/build"));
+    let files = tracked();
+    let mut ours = 0;
+    for path in with_extension(&files, "service") {
+        for line in read(path).lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/")) {
+            let program = line.split_whitespace().next().expect("a program");
+            let debian = ["containerd", "install"].contains(&program);
+            assert!(
+                debian || build.contains(program),
+                "{} starts {program}, which image/build does not ship",
+                path.display()
+            );
+            ours += u32::from(!debian);
+        }
+    }
+    assert!(ours >= 4, "only {ours} units of ours were seen");
+}
+
+#[test]
+fn every_command_line_word_has_its_reason() {
+    let text = read(Path::new("kernel-config/cmdline.conf"));
+    let lines: Vec<&str> = text.lines().collect();
+    let words: Vec<usize> = (0..lines.len())
+        .filter(|at| !lines[*at].is_empty() && !lines[*at].starts_with('#'))
+        .collect();
+    assert!(words.len() > 8, "the list of words is not one");
+    let mut reason = false;
+    for line in &lines {
+        match line.chars().next() {
+            Some('#') => reason = true,
+            Some(_) => assert!(reason, "no reason above {line}"),
+            None => reason = false,
+        }
+    }
+    // The plan and the kernel's words say the same.
+    let plan = read(Path::new("image/files/host-plan.toml"));
+    let hot = plan
+        .lines()
+        .find_map(|line| line.strip_prefix("hot = \"")?.strip_suffix('"'))
+        .expect("the plan's hot cores");
+    assert!(
+        lines.contains(&format!("nohz_full={hot}").as_str()),
+        "the host plan and the command line differ"
+    );
+    assert!(abi::hostplan::HostPlan::parse(&plan).is_ok());
+}
+
+#[test]
+fn sysctls_have_their_reasons() {
+    let text = read(Path::new("systemd/base/sysctl.d/50-quietcore.conf"));
+    let mut reason = false;
+    for line in text.lines() {
+        match line.chars().next() {
+            Some('#') => reason = true,
+            Some(_) => assert!(reason, "no reason above {line}"),
+            None => reason = false,
+        }
+    }
+}
+
+#[test]
+fn nothing_unfinished_and_no_foreign_place_is_committed() {
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("X", "XX"),
+        concat!("/wo", "rk/"),
+        concat!("deb.", "debian.org"),
+    ];
+    for path in tracked().iter().filter(|path| !path.ends_with("Cargo.lock")) {
+        let text = read(path);
+        for mark in marks {
+            assert!(!text.contains(mark), "{} has {mark}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_readmes_commands_exist() {
+    let readme = read(Path::new("README.md"));
+    let makefile = read(Path::new("Makefile"));
+    let mut seen = 0;
+    for line in readme.lines().filter_map(|line| line.trim_start().strip_prefix("make ")) {
+        let target = line.split_whitespace().next().expect("a target");
+        assert!(makefile.contains(&format!("\n{target}:")), "README names make {target}");
+        seen += 1;
+    }
+    assert!(seen >= 2, "the README's commands were not found");
+}
