@@ -123,7 +123,7 @@ fn noise_is_never_more_than_an_error() {
     let mut rng = rng();
     for _ in 0..ROUNDS {
         let mut bytes = random_bytes(&mut rng, 200);
-        if let (Some(first), true) = (bytes.first_mut(), rng.next_u32() % 2 == 0) {
+        if let (Some(first), true) = (bytes.first_mut(), rng.next_u32().is_multiple_of(2)) {
             *first = b"SRHYLVWKJhAFECXDUPQBINOMGT"[rng.next_u32() as usize % 26];
         }
         let _ = itch::Message::decode(&bytes);

@@ -1,10 +1,12 @@
-//! Which accelerator really works here. `/dev/kvm` may exist and be broken (nested virtualisation), so a
-//! guest of one sector is run: it writes to QEMU's exit device, and nothing else counts as working.
+//! Which accelerator really works here. `/dev/kvm` may exist and be broken (nested virtualisation: a
+//! guest of one boot sector runs, the firmware does not), so the firmware is run under the very options
+//! that the image gets, and has to reach its boot manager.
 
 use crate::checkout::ImageFiles;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// How guests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +36,11 @@ impl Accel {
     }
 }
 
-/// The exit code that the guest's 0x31 makes.
-const GUEST_RAN: i32 = 0x31 << 1 | 1;
+/// The firmware needs two seconds under a working KVM.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
-/// mov dx, 0x501; mov al, 0x31; out dx, al; hlt
-const GUEST: [u8; 7] = [0xba, 0x01, 0x05, 0xb0, 0x31, 0xee, 0xf4];
+/// What the firmware writes to the serial line when it has come to choosing what to boot.
+const BOOT_MANAGER: &str = "BdsDxe";
 
 /// Takes the accelerator that `ACCEL=` asks for, or the best that works; says which and why.
 ///
@@ -53,9 +55,9 @@ pub fn choose(image: &ImageFiles, directory: &Path) -> Result<(Accel, String)> {
             bail!("ACCEL=kvm: no guest runs under KVM here; leave ACCEL= out for emulation")
         }
         Ok("") | Err(_) => match (Path::new("/dev/kvm").exists(), works(Accel::Kvm)?) {
-            (_, true) => Ok((Accel::Kvm, "a test guest ran".into())),
+            (_, true) => Ok((Accel::Kvm, "the firmware runs under it".into())),
             (true, false) => {
-                Ok((Accel::Tcg, "/dev/kvm is there, but a test guest did not run".into()))
+                Ok((Accel::Tcg, "/dev/kvm is there, but the firmware does not run under it".into()))
             }
             (false, false) => Ok((Accel::Tcg, "there is no /dev/kvm".into())),
         },
@@ -67,20 +69,27 @@ fn runs_a_guest(image: &ImageFiles, directory: &Path, accel: Accel) -> Result<bo
     if accel == Accel::Kvm && !Path::new("/dev/kvm").exists() {
         return Ok(false);
     }
-    let mut sector = [0u8; 512];
-    sector[..GUEST.len()].copy_from_slice(&GUEST);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    std::fs::write(directory.join("probe.img"), sector)?;
-    let status = image
+    let log = directory.join("probe.log");
+    let script = "cp /usr/share/OVMF/OVMF_VARS_4M.fd /tmp/vars.fd; exec qemu-system-x86_64 \"$@\" -machine q35 -smp 4 -m 256 \
+        -display none -nodefaults -nic none -no-reboot -serial file:/vm/probe.log \
+        -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
+        -drive if=pflash,format=raw,unit=1,file=/tmp/vars.fd";
+    let mut qemu = image
         .in_tools(&[(directory, "/vm")])
-        .args(["timeout", "10", "qemu-system-x86_64"])
-        .args(&accel.options()[..2])
-        .args(["-machine", "pc", "-m", "16", "-display", "none", "-nodefaults", "-no-reboot"])
-        .args(["-device", "isa-debug-exit,iobase=0x501,iosize=2"])
-        .args(["-drive", "file=/vm/probe.img,format=raw,if=ide"])
+        .args(["sh", "-euc", script, "probe"])
+        .args(accel.options())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()?;
-    Ok(status.code() == Some(GUEST_RAN))
+        .spawn()?;
+    let start = Instant::now();
+    let mut works = false;
+    while !works && start.elapsed() < PROBE_LIMIT && qemu.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(50));
+        let text = std::fs::read(&log).unwrap_or_default();
+        works = String::from_utf8_lossy(&text).contains(BOOT_MANAGER);
+    }
+    let _ = qemu.kill();
+    qemu.wait()?;
+    Ok(works)
 }

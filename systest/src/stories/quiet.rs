@@ -53,7 +53,7 @@ impl Noise {
 
 const MEASURE: &str = r#"
 cd /sys/kernel/tracing
-echo 0 > tracing_on; echo > trace; echo ff > tracing_cpumask; echo 16384 > buffer_size_kb
+echo 0 > tracing_on; echo > trace; echo 16384 > buffer_size_kb
 echo 1 > events/sched/sched_switch/enable
 grep LOC /proc/interrupts
 echo 1 > tracing_on; sleep 10; echo 0 > tracing_on

@@ -1,0 +1,333 @@
+//! The engine against the exchange on loopback, as processes: real sockets, real journal files, real
+//! kills. Each test has groups and ports of its own. Waits are for conditions, with a deadline.
+
+use abi::control::{ControlPage, Orders};
+use abi::counters::{Counter, CountersPage, State};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use systest::checkout::{root, shared_data};
+
+/// Generous: the machine may be busy with other tests.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Builds the two programs once and says where they are.
+fn programs() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "-p", "engine", "-p", "sim"])
+            .current_dir(root())
+            .status()
+            .expect("cargo builds the programs");
+        assert!(built.success(), "the programs do not build");
+        let test = std::env::current_exe().expect("this test's own path");
+        test.ancestors().nth(2).expect("target/debug").to_path_buf()
+    })
+}
+
+/// One engine, one exchange, one directory.
+struct Bench {
+    directory: PathBuf,
+    port: u16,
+    exchange: Option<Child>,
+    engine: Option<Child>,
+}
+
+impl Bench {
+    fn new(name: &str, port: u16) -> Self {
+        let directory =
+            std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).expect("a directory for the test");
+        let bench = Self { directory, port, exchange: None, engine: None };
+        let demo = std::fs::read_to_string(root().join("engine/config/demo.toml"))
+            .expect("the demo configuration");
+        let config = demo
+            .replace("contract = \"enforce\"", "contract = \"report\"")
+            .replace("239.192.0.1:31001", &format!("239.192.{}.1:{port}", port % 250))
+            .replace("239.192.0.2:31002", &format!("239.192.{}.2:{}", port % 250, port + 1))
+            .replace("127.0.0.1:31003", &format!("127.0.0.1:{}", port + 2))
+            .replace("127.0.0.1:31010", &format!("127.0.0.1:{}", port + 3))
+            .replace("/var/lib/quietcore/journal", &bench.path("journal").display().to_string())
+            .replace("/run/quietcore/engine", &bench.path("pages").display().to_string());
+        std::fs::write(bench.path("engine.toml"), config).expect("write the configuration");
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn start_exchange(&mut self, extra: &[&str]) {
+        let port = self.port;
+        let child = Command::new(programs().join("quietcore-exchange"))
+            .args(["--line-a", &format!("239.192.{}.1:{port}", port % 250)])
+            .args(["--line-b", &format!("239.192.{}.2:{}", port % 250, port + 1)])
+            .args(["--request", &format!("127.0.0.1:{}", port + 2)])
+            .args(["--orders", &format!("127.0.0.1:{}", port + 3)])
+            .args(extra)
+            .stdout(Stdio::null())
+            .spawn();
+        self.exchange = Some(child.expect("start the exchange"));
+    }
+
+    fn start_engine(&mut self) {
+        let log = std::fs::File::create(self.path("engine.log")).expect("the engine's log");
+        let child = Command::new(programs().join("quietcore-engine"))
+            .arg("--config")
+            .arg(self.path("engine.toml"))
+            .stderr(log)
+            .spawn();
+        self.engine = Some(child.expect("start the engine"));
+    }
+
+    fn page(&self) -> Option<CountersPage> {
+        CountersPage::open(&self.path("pages").join("counters")).ok()
+    }
+
+    fn get(&self, counter: Counter) -> u64 {
+        self.page().map_or(0, |page| page.get(counter))
+    }
+
+    fn wait(&self, what: &str, done: impl Fn(&CountersPage) -> bool) {
+        let start = Instant::now();
+        while !self.page().is_some_and(|page| done(&page)) {
+            let page = self.page();
+            let counters = page.iter().flat_map(|page| {
+                Counter::ALL.iter().map(|c| format!("{}={}", c.metric(), page.get(*c)))
+            });
+            assert!(
+                start.elapsed() < LIMIT,
+                "not within {LIMIT:?}: {what}; {}",
+                counters.collect::<Vec<_>>().join(" ")
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_trading(&self) {
+        self.wait("the engine trades", |page| page.state() == Some(State::Trading));
+    }
+
+    /// Ends the engine by a signal and waits for it.
+    fn end_engine(&mut self, signal: &str) {
+        if let Some(mut engine) = self.engine.take() {
+            let sent = Command::new("kill").args([signal, &engine.id().to_string()]).status();
+            assert!(sent.is_ok_and(|status| status.success()));
+            engine.wait().expect("the engine ends");
+        }
+    }
+
+    /// Plays the journal back: every output must come out again. Returns the best bids and offers.
+    fn replay(&self) -> String {
+        let csv = self.path("bbo.csv");
+        let replay = Command::new(programs().join("quietcore-engine"))
+            .arg("replay")
+            .arg(self.path("journal"))
+            .arg("--bbo")
+            .arg(&csv)
+            .output()
+            .expect("replay");
+        assert!(replay.status.success(), "replay: {}", String::from_utf8_lossy(&replay.stderr));
+        std::fs::read_to_string(csv).expect("the replay's best bids and offers")
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for child in [&mut self.engine, &mut self.exchange].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[test]
+fn a_recording_is_traded_and_its_bbo_is_the_reference() {
+    let Some(data) = shared_data() else {
+        println!("SKIPPED: no ../shared/data on this machine");
+        return;
+    };
+    let recording = data.join("nasdaq-aapl-2012-06-21-open.itch");
+    let reference = std::fs::read_to_string(data.join("nasdaq-aapl-2012-06-21-open.bbo.csv"))
+        .expect("the reference");
+    let messages =
+        abi::itch::Framed::new(&std::fs::read(&recording).expect("the recording")).count() as u64;
+    let mut bench = Bench::new("recording", 32100);
+    bench.start_exchange(&[
+        "--replay",
+        &recording.display().to_string(),
+        "--speed",
+        "10000",
+        "--wait-for-login",
+    ]);
+    bench.start_engine();
+    bench
+        .wait("the whole recording is applied", |page| page.get(Counter::FeedMessages) == messages);
+    assert!(bench.get(Counter::Executions) > 0, "no fill");
+    assert_eq!(bench.get(Counter::BookUnknownOrder) + bench.get(Counter::BookRefused), 0);
+    bench.end_engine("-TERM");
+    assert_eq!(bench.replay(), reference);
+}
+
+#[test]
+fn loss_duplication_and_reordering_leave_no_hole() {
+    let mut bench = Bench::new("lossy", 32200);
+    let faults = [
+        "--rate",
+        "3000",
+        "--seed",
+        "5",
+        "--loss-ppm",
+        "20000",
+        "--duplicate-ppm",
+        "20000",
+        "--reorder-ppm",
+        "20000",
+    ];
+    bench.start_exchange(&faults);
+    bench.start_engine();
+    bench.wait("gaps were filled by the request server", |page| {
+        page.get(Counter::FeedRequests) >= 3
+            && page.get(Counter::FeedMessages) > 20_000
+            && page.get(Counter::FeedReordered) > 0
+    });
+    bench.wait_trading();
+    bench.end_engine("-TERM");
+    assert_eq!(
+        bench.get(Counter::FeedMessages) + 1,
+        bench.get(Counter::FeedSequence),
+        "each message once"
+    );
+    assert_eq!(
+        bench.get(Counter::BookUnknownOrder) + bench.get(Counter::BookRefused),
+        0,
+        "a hole would show in the book"
+    );
+    assert_eq!(bench.get(Counter::FeedMessagesMalformed), 0);
+    bench.replay();
+}
+
+#[test]
+fn a_lost_connection_is_resumed_where_it_broke() {
+    let mut bench = Bench::new("disconnects", 32300);
+    bench.start_exchange(&["--rate", "300", "--disconnect-every", "4"]);
+    bench.start_engine();
+    bench.wait("three logins and trading again", |page| {
+        page.get(Counter::SessionConnects) >= 3
+            && page.state() == Some(State::Trading)
+            && page.get(Counter::Executions) > 0
+    });
+    assert_eq!(bench.get(Counter::SessionMalformed) + bench.get(Counter::SessionUnknownOrder), 0);
+    bench.end_engine("-TERM");
+    bench.replay();
+}
+
+#[test]
+fn a_killed_engine_finds_its_position_again_and_stays_killed() {
+    let mut bench = Bench::new("kill", 32400);
+    bench.start_exchange(&["--rate", "500"]);
+    bench.start_engine();
+    bench.wait("ten fills", |page| page.get(Counter::Executions) >= 10);
+    let control =
+        ControlPage::open(&bench.path("pages").join("control")).expect("the control page");
+    control.set(Orders { kill: true, drain: false });
+    bench.wait("everything is cancelled", |page| {
+        page.state() == Some(State::Killed) && page.get(Counter::OrdersOpen) == 0
+    });
+    let (position, fills) = (bench.get(Counter::Position), bench.get(Counter::Executions));
+    bench.end_engine("-KILL");
+    bench.start_engine();
+    bench.wait("the session is heard again", |page| {
+        page.get(Counter::Executions) == fills && page.get(Counter::TradingAllowed) == 0
+    });
+    bench.wait("the position is the old one", |page| page.get(Counter::Position) == position);
+    assert_eq!(bench.page().and_then(|page| page.state()), Some(State::Killed));
+    control.set(Orders::default());
+    bench.wait("it trades on", |page| page.get(Counter::Executions) > fills);
+    assert_eq!(bench.get(Counter::OrdersRejected), 0, "an order number was used twice");
+}
+
+#[test]
+fn another_session_of_the_exchange_ends_the_process_for_a_fresh_start() {
+    let mut bench = Bench::new("session", 32500);
+    bench.start_exchange(&["--rate", "100"]);
+    bench.start_engine();
+    bench.wait_trading();
+    if let Some(mut exchange) = bench.exchange.take() {
+        exchange.kill().expect("kill the exchange");
+        exchange.wait().expect("the exchange ends");
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    bench.start_exchange(&["--rate", "100"]);
+    let status = bench.engine.take().expect("the engine").wait().expect("it ends by itself");
+    assert_eq!(status.code(), Some(4));
+    bench.start_engine();
+    bench.wait_trading();
+}
+
+#[test]
+fn bad_input_is_one_line_with_the_remedy() {
+    let bench = Bench::new("bad", 32600);
+    let good = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
+    let check = |text: &str| {
+        let path = bench.path("bad.toml");
+        std::fs::write(&path, text).expect("write the configuration");
+        let output = Command::new(programs().join("quietcore-engine"))
+            .args(["--check-config", "--config"])
+            .arg(&path)
+            .output();
+        let output = output.expect("check the configuration");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check(&good).0, Some(0));
+    for (from, to, names) in [
+        ("version = 1", "version = 9", "version = 9"),
+        ("[risk]", "[risk]\nnonsense = 1", "nonsense"),
+        ("order_shares_max = 1000", "order_shares_max = 0", "order_shares_max"),
+        ("\"AAPL\"", "\"TOOLONGSYMBOL\"", "book.symbols"),
+        ("239.192.", "10.192.", "feed.line_a"),
+        ("segments = 4", "segments = 1", "journal.segments"),
+    ] {
+        let (code, error) = check(&good.replace(from, to));
+        assert_eq!(code, Some(1), "{to}");
+        assert!(error.contains(names) && error.trim().lines().count() == 1, "{to}: {error}");
+    }
+    let missing = Command::new(programs().join("quietcore-exchange"))
+        .args(["--replay", "/nonexistent.itch"])
+        .output();
+    let missing = missing.expect("start the exchange");
+    assert!(
+        !missing.status.success()
+            && String::from_utf8_lossy(&missing.stderr).contains("/nonexistent.itch")
+    );
+}
+
+#[test]
+fn a_damaged_journal_is_named_by_file_and_byte() {
+    let mut bench = Bench::new("damage", 32700);
+    bench.start_exchange(&["--rate", "200"]);
+    bench.start_engine();
+    bench.wait("orders were sent", |page| {
+        page.get(Counter::OrdersSent) > 0 && page.get(Counter::JournalDurable) > 100
+    });
+    bench.end_engine("-TERM");
+    bench.replay();
+    let path = bench.path("journal").join("00000000.qcj");
+    let mut bytes = std::fs::read(&path).expect("the first segment");
+    bytes[4096 + 40] ^= 1;
+    std::fs::write(&path, bytes).expect("damage it");
+    let replay = Command::new(programs().join("quietcore-engine"))
+        .arg("replay")
+        .arg(bench.path("journal"))
+        .output();
+    let replay = replay.expect("replay");
+    let error = String::from_utf8_lossy(&replay.stderr).into_owned();
+    assert!(
+        !replay.status.success() && error.contains("00000000.qcj") && error.contains("byte 4096"),
+        "{error}"
+    );
+}
