@@ -27,11 +27,16 @@ impl<const N: usize> Alpha<N> {
 
     /// Right-justified decimal, as SoupBinTCP writes sequence numbers; `None` if it does not fit.
     pub fn decimal_right(value: u64) -> Option<Self> {
-        let text = value.to_string();
-        let pad = N.checked_sub(text.len())?;
         let mut field = [b' '; N];
-        field[pad..].copy_from_slice(text.as_bytes());
-        Some(Self(field))
+        let mut left = value;
+        for digit in field.iter_mut().rev() {
+            *digit = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                return Some(Self(field));
+            }
+        }
+        None
     }
 
     /// The number that a right- or left-justified decimal field holds; `None` if it holds none.
