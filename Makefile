@@ -45,4 +45,4 @@ report:
 	@$(CARGO) run --quiet --locked -p systest -- report
 
 clean:
-	rm -rf target
+	./image/as-root rm -rf target

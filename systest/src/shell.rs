@@ -36,15 +36,17 @@ impl Shell {
         let mut shell = Self { stream, pending: Vec::new(), commands: 0 };
         let start = Instant::now();
         while start.elapsed() < limit {
-            shell.send("stty -echo; echo hello-$((20 + 22))\n")?;
-            if shell.read_until("hello-42", Duration::from_secs(2)).is_ok() {
+            let answered = shell
+                .send("stty -echo; echo hello-$((20 + 22))\n")
+                .and_then(|()| shell.read_until("hello-42", Duration::from_secs(2)));
+            if answered.is_ok() {
                 return Ok(shell);
             }
             if vm.has_ended() {
-                bail!("QEMU ended:\n{}", vm.console());
+                bail!("QEMU ended; the console:\n{}", vm.console_end());
             }
         }
-        bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console())
+        bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console_end())
     }
 
     fn send(&mut self, text: &str) -> Result<()> {

@@ -93,6 +93,13 @@ impl Vm {
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
+    /// The console's last lines.
+    pub fn console_end(&self) -> String {
+        let console = self.console();
+        let lines: Vec<&str> = console.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
     /// Whether QEMU has ended.
     pub fn has_ended(&mut self) -> bool {
         self.qemu.try_wait().is_ok_and(|status| status.is_some())
@@ -109,11 +116,8 @@ impl Vm {
             }
             let ended = self.has_ended();
             if ended || self.started.elapsed() > limit {
-                let console = self.console();
-                let tail: Vec<&str> = console.lines().rev().take(15).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
                 let why = if ended { "QEMU ended" } else { "time is up" };
-                bail!("{why} before the console showed {text:?}; its end:\n{}", tail.join("\n"));
+                bail!("{why} before the console showed {text:?}; its end:\n{}", self.console_end());
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -296,6 +296,19 @@ fn bad_input_is_one_line_with_the_remedy() {
         assert_eq!(code, Some(1), "{to}");
         assert!(error.contains(names) && error.trim().lines().count() == 1, "{to}: {error}");
     }
+    let preflight = Command::new(programs().join("quietcore-engine"))
+        .args(["--preflight", "--config"])
+        .arg(bench.path("engine.toml"))
+        .output();
+    let preflight = preflight.expect("check this host");
+    let findings = String::from_utf8_lossy(&preflight.stderr).into_owned();
+    let isolated = std::fs::read_to_string("/sys/devices/system/cpu/nohz_full")
+        .is_ok_and(|list| list.trim().parse::<u32>().is_ok());
+    assert!(isolated || preflight.status.code() == Some(3), "{findings}");
+    assert!(
+        isolated || findings.contains("isolation: ") && findings.contains("boot with nohz_full="),
+        "{findings}"
+    );
     let missing = Command::new(programs().join("quietcore-exchange"))
         .args(["--replay", "/nonexistent.itch"])
         .output();

@@ -3,7 +3,7 @@
 use super::{Booted, READY_LIMIT, Verdict};
 use crate::checkout::{ImageFiles, ROOT_TYPE, partition};
 use crate::vm::{Machine, Vm};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
 /// The story.
@@ -17,6 +17,10 @@ pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
         Duration::from_secs(60),
     )?;
     ensure!(root.contains("erofs") && root.contains("ro"), "the root is {root}");
+    booted
+        .shell
+        .check("test -d /var/log/journal/$(cat /etc/machine-id)", Duration::from_secs(60))
+        .context("the journal is not on the data partition")?;
     let counts = booted.shell.check("echo $(ls -d /proc/[0-9]*/exe | while read -r exe; do readlink $exe; done | wc -l) $(awk '/MemTotal/ {t=$2} /MemAvailable/ {a=$2} END {print int((t-a)/1024)}' /proc/meminfo)", Duration::from_secs(60))?;
     let analyze =
         booted.shell.run("systemd-analyze time | head -n 1", Duration::from_secs(120))?.text;

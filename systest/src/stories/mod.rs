@@ -10,6 +10,7 @@ mod quiet;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 
+use crate::accel::Accel;
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -60,14 +61,23 @@ pub fn names() -> Vec<&'static str> {
     SHARED.iter().map(|(name, _)| *name).chain(ALONE.iter().map(|(name, _)| *name)).collect()
 }
 
-/// Boots the debug image to readiness.
+/// Boots the debug image up to a shell. An emulated machine that ends within its first seconds is
+/// started once more, and said: QEMU loses one now and then on a busy host, an image does not.
 ///
 /// # Errors
 /// It does not get there.
 pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let mut vm = Vm::start(image, machine)?;
-    let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-    Ok(Booted { vm, shell })
+    match Shell::connect(&mut vm, READY_LIMIT) {
+        Ok(shell) => Ok(Booted { vm, shell }),
+        Err(error) if vm.accel == Accel::Tcg && vm.has_ended() => {
+            println!("the machine ended in early boot and is started once more: {error:#}");
+            let mut vm = Vm::start(image, machine)?;
+            let shell = Shell::connect(&mut vm, READY_LIMIT)?;
+            Ok(Booted { vm, shell })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The quiet cores' figures, and their control's.
