@@ -2,7 +2,7 @@
 //! below it is the partition. Nested, because a partition directly below the root breaks as soon as a
 //! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
 
-use abi::hostplan::{CorePlan, PlanError};
+use abi::hostplan::{CorePlan, HostPlan, PlanError};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,28 @@ pub fn core_plan() -> Result<CorePlan, PlanError> {
     CorePlan::from_kernel(&read("online"), &read("nohz_full"))
 }
 
+/// Compares the host plan with the split that the kernel was booted with.
+///
+/// # Errors
+/// One line with both, or why the plan can't be read.
+pub fn check_plan(path: &Path, booted: &CorePlan) -> Result<(), String> {
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let online = booted.housekeeping().iter().chain(booted.hot().iter()).collect();
+    let planned = HostPlan::parse(&text)
+        .and_then(|plan| plan.resolve(&online))
+        .map_err(|error| error.to_string())?;
+    if planned == *booted {
+        return Ok(());
+    }
+    let (hot, booted) = (planned.hot(), booted.hot());
+    let booted = if booted.is_empty() { "none".into() } else { booted.to_string() };
+    Err(format!(
+        "{} makes CPUs {hot} hot, the kernel was booted with {booted}; correct nohz_full=",
+        path.display()
+    ))
+}
+
 /// The file that says whether the partition stands.
 pub fn state_file() -> PathBuf {
     Path::new(CGROUPS).join(PARTITION).join("cpuset.cpus.partition")
@@ -92,4 +114,23 @@ pub fn apply(plan: &CorePlan) -> Result<(), PartitionError> {
 fn write(path: PathBuf, value: &str) -> Result<(), PartitionError> {
     let failed = |source| PartitionError::Write { path: path.clone(), value: value.into(), source };
     fs::write(&path, value).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_and_the_kernel_are_compared() {
+        let path = std::env::temp_dir().join(format!("quietcore-plan-{}", std::process::id()));
+        fs::write(&path, include_str!("../../image/files/host-plan.toml")).unwrap();
+        let booted = |hot| CorePlan::from_kernel("0-3", hot).unwrap();
+        assert_eq!(check_plan(&path, &booted("2-3")), Ok(()));
+        for hot in ["3", ""] {
+            let error = check_plan(&path, &booted(hot)).unwrap_err();
+            assert!(error.contains("makes CPUs 2-3 hot"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(check_plan(&path, &booted("2-3")).is_err());
+    }
 }

@@ -40,6 +40,9 @@ enum Command {
         /// Our own socket.
         #[arg(long, default_value = server::SOCKET)]
         socket: PathBuf,
+        /// The host plan.
+        #[arg(long, default_value = "/usr/share/quietcore/host-plan.toml")]
+        host_plan: PathBuf,
     },
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
@@ -52,9 +55,10 @@ enum Command {
 
 fn act(command: Command) -> Result<()> {
     match command {
-        Command::Run { compose, state, images, logs, pages, containerd, socket } => {
+        Command::Run { compose, state, images, logs, pages, containerd, socket, host_plan } => {
             let applied = state.join("compose.yaml");
-            let paths = Paths { compose, applied, images, logs, pages, containerd, socket };
+            let paths =
+                Paths { compose, applied, images, logs, pages, containerd, socket, host_plan };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(run(paths))
         }

@@ -39,6 +39,8 @@ pub struct Paths {
     pub containerd: PathBuf,
     /// Our own.
     pub socket: PathBuf,
+    /// The host plan.
+    pub host_plan: PathBuf,
 }
 
 /// The running agent.
@@ -159,6 +161,8 @@ impl Agent {
     }
 
     async fn reconcile(&mut self) {
+        let plan = hotpartition::check_plan(&self.paths.host_plan, &self.cores);
+        self.problem("host plan", plan.err());
         let partition = if hotpartition::stands(&self.cores) {
             Ok(())
         } else {

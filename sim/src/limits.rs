@@ -17,7 +17,7 @@ pub const ACCOUNT_MESSAGES_MAX: usize = 2_000_000;
 /// client can't occupy the server; it asks again for the rest.
 pub const REPLAY_DATAGRAMS_MAX: usize = 16;
 
-/// Bytes waiting for a client that does not read; it is disconnected when they are full.
+/// Pieces of output waiting for a client that does not read; when there are so many, it is disconnected.
 pub const CONNECTION_CHUNKS_MAX: usize = 4_096;
 
 /// Connections at once.

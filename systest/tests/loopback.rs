@@ -293,7 +293,7 @@ fn bad_input_is_one_line_with_the_remedy() {
         ("segments = 4", "segments = 1", "journal.segments"),
     ] {
         let (code, error) = check(&good.replace(from, to));
-        assert_eq!(code, Some(1), "{to}");
+        assert_eq!(code, Some(2), "{to}");
         assert!(error.contains(names) && error.trim().lines().count() == 1, "{to}: {error}");
     }
     let preflight = Command::new(programs().join("quietcore-engine"))

@@ -54,6 +54,8 @@ fn default_config() -> PathBuf {
     credential.filter(|path| path.exists()).unwrap_or_else(|| "/etc/quietcore/engine.toml".into())
 }
 
+/// The exit code of a configuration that is refused or not there: systemd does not try again.
+const EXIT_CONFIG: u8 = 2;
 /// The exit code of a host that breaks the contract: systemd shows it, and does not try again.
 const EXIT_CONTRACT: u8 = 3;
 /// The exit code of an exchange that started another session: systemd starts the engine anew.
@@ -94,7 +96,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let config = Config::read(&arguments.config)?;
+    let config = match Config::read(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("quietcore-engine: {}", chain(&error));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
     if arguments.check_config {
         println!("{}: valid", arguments.config.display());
         return Ok(ExitCode::SUCCESS);
