@@ -406,7 +406,7 @@ impl Containerd {
     /// first event, so this runs in a task of its own.
     pub async fn watch(&self, notify: impl Fn()) {
         let mut events = EventsClient::new(self.channel.clone());
-        let filters = vec![format!("namespace=={NAMESPACE},topic~=^/tasks/")];
+        let filters = vec![format!("namespace=={NAMESPACE},topic==\"/tasks/exit\"")];
         let Ok(answer) = events.subscribe(request(SubscribeRequest { filters })).await else {
             return;
         };

@@ -58,10 +58,11 @@ impl History {
 
     /// It is being started at `now`.
     pub fn note_start(&mut self, now: Duration) {
-        if let Some(before) = self.started_at {
+        if self.started_at.is_some() {
             self.restarts += 1;
-            self.failures =
-                if now.saturating_sub(before) >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
+            // Counted from when it could have been started: the wait itself is not time that it ran.
+            let ran = now.saturating_sub(self.due_at());
+            self.failures = if ran >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
         }
         self.started_at = Some(now);
     }

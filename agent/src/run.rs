@@ -258,7 +258,14 @@ impl Agent {
         }
     }
 
+    /// Also of containers that an earlier agent started.
     fn read_tails(&mut self) {
+        for service in &self.declared {
+            let logs = &self.paths.logs;
+            self.tails
+                .entry(service.name.clone())
+                .or_insert_with(|| Tail::new(logs, &service.name));
+        }
         for (name, tail) in &mut self.tails {
             let read =
                 tail.read(|line| info!(target: "container", container = name, "{name}: {line}"));

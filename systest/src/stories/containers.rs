@@ -22,6 +22,12 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     ensure!(before != after, "the exporter still has process {before}");
     let metrics = booted.shell.check("exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; grep '^quietcore_engine_up' <&3", ANSWER)?;
     ensure!(metrics.trim() == "quietcore_engine_up 1", "the exporter answers {metrics:?}");
+    booted.shell.check("kill -9 $(systemctl show -p MainPID --value quietcore-agent)", ANSWER)?;
+    booted.shell.wait_status("the agent is back", Duration::from_secs(90), |status| {
+        status["ready"] == true
+    })?;
+    let kept = booted.shell.check(pid, ANSWER)?.trim().to_string();
+    ensure!(kept == after, "a killed agent's container went from process {after} to {kept:?}");
     let restarts = container(&status, "exporter")
         .and_then(|c| c["restarts"].as_u64())
         .context("the exporter's restarts")?;

@@ -7,6 +7,8 @@ mod containers;
 mod image;
 /// The hot cores are quiet, and without the isolation words they are not.
 mod quiet;
+/// The README's commands.
+mod readme;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 
@@ -54,6 +56,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("flipped-byte", image::flipped_byte_is_caught),
     ("production", image::production_has_no_way_in),
+    ("readme", readme::commands_work),
 ];
 
 /// Names of all stories.
