@@ -329,6 +329,15 @@ fn a_damaged_journal_is_named_by_file_and_byte() {
     });
     bench.end_engine("-TERM");
     bench.replay();
+    let config = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
+    std::fs::write(bench.path("other.toml"), config.replace("segment_mib = 16", "segment_mib = 8"))
+        .expect("write another");
+    let other = Command::new(programs().join("quietcore-engine"))
+        .arg("--config")
+        .arg(bench.path("other.toml"))
+        .output();
+    let error = String::from_utf8_lossy(&other.expect("start").stderr).into_owned();
+    assert!(error.contains("segment of 16 MiB; move the old journal away"), "{error}");
     let path = bench.path("journal").join("00000000.qcj");
     let mut bytes = std::fs::read(&path).expect("the first segment");
     bytes[4096 + 40] ^= 1;

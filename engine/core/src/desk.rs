@@ -2,7 +2,7 @@
 //! Bytes to send collect in an outbox; the rim sends them.
 
 use crate::counters::{Counter, Counters};
-use crate::limits::OUTBOX_LEN;
+use crate::limits::{OUTBOX_LEN, OWN_ORDERS_MAX};
 use crate::market::{InstrumentId, Market};
 use crate::orders::{Orders, OwnOrder, State};
 use crate::risk::{Candidate, Risk, Situation};
@@ -89,6 +89,17 @@ impl Desk {
         }
     }
 
+    /// The next number whose slot is free. Numbers may be left out; an order that rests for long must
+    /// not stop everything else when the numbers come round to its slot.
+    fn free_user_ref(&self, counters: &mut Counters) -> Option<UserRefNum> {
+        let numbers = self.next_user_ref..self.next_user_ref.saturating_add(OWN_ORDERS_MAX as u32);
+        let free = numbers.into_iter().find(|number| self.orders.has_room(*number));
+        if free.is_none() {
+            counters.count(Counter::AdmissionRefused);
+        }
+        free
+    }
+
     fn passes(
         &mut self,
         id: InstrumentId,
@@ -124,11 +135,7 @@ impl Desk {
         now: u64,
         counters: &mut Counters,
     ) {
-        let user_ref = self.next_user_ref;
-        if !self.orders.has_room(user_ref) {
-            counters.count(Counter::AdmissionRefused);
-            return;
-        }
+        let Some(user_ref) = self.free_user_ref(counters) else { return };
         let candidate = Candidate { side, price, shares, replaces: 0, is_new: true };
         if !self.passes(instrument, &candidate, market, now, counters) {
             return;
@@ -147,7 +154,7 @@ impl Desk {
             cl_ord_id: Alpha::BLANK,
         };
         self.send(&message.to_bytes());
-        self.next_user_ref += 1;
+        self.next_user_ref = user_ref + 1;
         let state = State::PendingNew;
         self.orders.insert(OwnOrder {
             user_ref,
@@ -174,11 +181,7 @@ impl Desk {
         if order.state != State::Live {
             return;
         }
-        let new_ref = self.next_user_ref;
-        if !self.orders.has_room(new_ref) {
-            counters.count(Counter::AdmissionRefused);
-            return;
-        }
+        let Some(new_ref) = self.free_user_ref(counters) else { return };
         let candidate =
             Candidate { side: order.side, price, shares, replaces: order.open, is_new: false };
         if !self.passes(order.instrument, &candidate, market, now, counters) {
@@ -196,7 +199,7 @@ impl Desk {
             cl_ord_id: Alpha::BLANK,
         };
         self.send(&message.to_bytes());
-        self.next_user_ref += 1;
+        self.next_user_ref = new_ref + 1;
         let state = State::PendingReplace { user_ref: new_ref, price, quantity };
         self.orders.update(user_ref, |order| order.state = state);
         counters.count(Counter::ReplacesSent);

@@ -168,6 +168,9 @@ impl<S: Strategy> Core<S> {
             self.counters.count(Counter::FeedPacketsMalformed);
             return Verdict::Dropped;
         };
+        if self.own_session_heard_at == 0 {
+            self.own_session_heard_at = now;
+        }
         let before = self.arbiter.knowledge();
         let was_whole = self.arbiter.is_whole();
         let applied = self.place(&packet, datagram, now);
@@ -315,6 +318,7 @@ impl<S: Strategy> Core<S> {
 
     /// The order-entry connection stands.
     pub fn on_session_connected(&mut self, now: u64) {
+        self.recovered = false;
         self.session.connected(now, self.desk.outbox());
     }
 

@@ -53,6 +53,32 @@ pub fn now_ns() -> u64 {
     time_of(ClockId::CLOCK_REALTIME)
 }
 
+/// `CLOCK_REALTIME` at the start, carried on by `CLOCK_MONOTONIC`: it never steps, so that no timer
+/// stands still and no silence is imagined when somebody sets the clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SteadyClock {
+    offset: u64,
+}
+
+impl SteadyClock {
+    /// Starts from the present.
+    pub fn new() -> Self {
+        Self { offset: now_ns().saturating_sub(monotonic_ns()) }
+    }
+
+    /// Nanoseconds since the epoch.
+    #[inline]
+    pub fn now_ns(self) -> u64 {
+        self.offset + monotonic_ns()
+    }
+}
+
+impl Default for SteadyClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline]
 pub fn monotonic_ns() -> u64 {

@@ -3,7 +3,7 @@
 
 use crate::arena::{Arena, Region};
 use crate::config::{Config, Durability};
-use crate::host;
+use crate::host::{self, SteadyClock};
 use crate::journal::{Files, Journal, Written};
 use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, TICK_INTERVAL_NS};
 use crate::ring::{Completion, Ring, Token};
@@ -77,9 +77,9 @@ pub struct Hot<S> {
     next_tick: u64,
     ticks: u64,
     last_now: u64,
+    clock: SteadyClock,
     order_due_to_feed: bool,
     stopping_since: Option<u64>,
-    journal_lost: bool,
 }
 
 impl<S: Strategy> Hot<S> {
@@ -115,7 +115,8 @@ impl<S: Strategy> Hot<S> {
         let link = Link::new(config.order_server, SLOT_ORDERS, &mut arena);
         let request_region = arena.take(4096);
         let mut journal = Journal::new(files, SLOT_JOURNAL, arena.take(JOURNAL_MEMORY));
-        journal.record(Kind::RunStarted, host::now_ns(), config.text.as_bytes());
+        let clock = SteadyClock::new();
+        journal.record(Kind::RunStarted, clock.now_ns(), config.text.as_bytes());
         Ok(Self {
             ring,
             core,
@@ -131,10 +132,10 @@ impl<S: Strategy> Hot<S> {
             _sockets: sockets,
             next_tick: 0,
             ticks: 0,
-            last_now: host::now_ns(),
+            last_now: clock.now_ns(),
+            clock,
             order_due_to_feed: false,
             stopping_since: None,
-            journal_lost: false,
         })
     }
 
@@ -144,7 +145,7 @@ impl<S: Strategy> Hot<S> {
     /// What `io_uring_enter` says; nothing else ends the loop.
     pub fn run(&mut self) -> io::Result<End> {
         loop {
-            let now = host::now_ns();
+            let now = self.clock.now_ns();
             let work = self.turn(now)?;
             if work == 0 {
                 self.core.counters.count(Counter::LoopIdle);
@@ -153,16 +154,27 @@ impl<S: Strategy> Hot<S> {
                 self.core.counters.count(Counter::LoopWork);
             }
             if let Some(end) = self.ended(now) {
-                self.journal.seal();
-                self.journal.submit(&mut self.ring)?;
-                while !self.journal.is_idle() && !self.journal_lost {
-                    self.complete(now)?;
-                    self.ring.enter()?;
-                }
-                self.publish();
+                self.finish()?;
                 return Ok(end);
             }
         }
+    }
+
+    /// Writes what was recorded, takes nothing more, and waits for the disk, but not for ever.
+    fn finish(&mut self) -> io::Result<()> {
+        self.journal.seal();
+        self.journal.submit(&mut self.ring)?;
+        let deadline = self.clock.now_ns() + STOP_WAIT_NS;
+        while !self.journal.is_idle() && !self.journal.lost && self.clock.now_ns() < deadline {
+            self.ring.enter()?;
+            while let Some(completion) = self.ring.next_completion() {
+                if completion.token == Token::Journal {
+                    self.journal.on_written(completion.number, completion.result);
+                }
+            }
+        }
+        self.publish();
+        Ok(())
     }
 
     fn ended(&self, now: u64) -> Option<End> {
@@ -178,7 +190,7 @@ impl<S: Strategy> Hot<S> {
     #[inline]
     fn turn(&mut self, now: u64) -> io::Result<usize> {
         let mut work = self.complete(now)?;
-        if self.control.generation() != self.control_generation && self.journal.has_room() {
+        if self.control.generation() != self.control_generation && self.journal.has_reserve() {
             self.control_generation = self.control.generation();
             self.on_control(now);
             work += 1;
@@ -197,7 +209,7 @@ impl<S: Strategy> Hot<S> {
         }
         if self.order_due_to_feed {
             self.order_due_to_feed = false;
-            self.page.record_tick_to_order(host::now_ns().saturating_sub(now));
+            self.page.record_tick_to_order(self.clock.now_ns().saturating_sub(now));
         }
         Ok(work)
     }
@@ -209,7 +221,8 @@ impl<S: Strategy> Hot<S> {
             count += 1;
             match completion.token {
                 Token::Receive => self.on_receive(completion, now)?,
-                Token::Send => self.link.on_sent(completion.result),
+                Token::Send if self.link.on_sent(completion.result) => self.on_lost(now),
+                Token::Send => {}
                 Token::Request => self.request_in_flight = false,
                 Token::Connect => self.on_connect(completion.result, now)?,
                 Token::Journal => self.on_written(completion, now),
@@ -255,7 +268,7 @@ impl<S: Strategy> Hot<S> {
                     .raise(Event::JournalStalled, self.core.counters.get(Counter::JournalStalled));
             }
         }
-        room && !self.journal_lost
+        room
     }
 
     #[inline]
@@ -327,15 +340,10 @@ impl<S: Strategy> Hot<S> {
             self.journal.on_written(completion.number, completion.result)
         {
             self.core.counters.count(Counter::JournalErrors);
-            if !self.journal_lost {
-                self.core.counters.raise(Event::JournalFailed, errno as u64);
-                self.core.halt(now);
-                // What the halt cancels goes out without a record: the journal is lost, the orders are not.
-                let (core, link) = (&mut self.core, &mut self.link);
-                link.queue(core.session_out());
-                core.session_out().clear();
-            }
-            self.journal_lost = true;
+            self.core.counters.raise(Event::JournalFailed, errno as u64);
+            // From here on the core only cancels, without records, also after a new login.
+            self.core.halt(now);
+            self.take_outputs(now);
         }
     }
 
@@ -349,10 +357,11 @@ impl<S: Strategy> Hot<S> {
         if self.journal.batch_len() >= BATCH_LEN || self.ticks.is_multiple_of(BATCH_TICKS) {
             self.journal.seal();
         }
-        if self.link.finish_closing(now, &mut self.ring)
-            || self.link.poll(now, &mut self.ring).is_err()
-        {
-            self.core.counters.count(Counter::SessionDisconnects);
+        self.link.finish_closing(now, &mut self.ring);
+        // A connection brings records; without room for them it could only be dropped again. A socket
+        // that can't be had is tried for again a second later.
+        if self.journal.has_room() {
+            let _ = self.link.poll(now, &mut self.ring);
         }
         self.publish();
         Ok(())
@@ -361,16 +370,14 @@ impl<S: Strategy> Hot<S> {
     /// Takes what the core wants to send: recorded first, sent by [`Self::send`].
     #[inline]
     fn take_outputs(&mut self, now: u64) {
+        let mut overflow = false;
         let out = self.core.session_out();
         if !out.is_empty() {
             self.journal.record(Kind::SessionSent, now, out);
             let queued = self.link.queue(out);
             out.clear();
             self.send_after = self.journal.last_sequence();
-            if !queued {
-                self.link.reset();
-                self.on_lost(now);
-            }
+            overflow = !queued;
         }
         if let Some(request) = self.core.take_request() {
             self.journal.record(Kind::FeedRequested, now, &request.to_bytes());
@@ -381,7 +388,7 @@ impl<S: Strategy> Hot<S> {
                 self.request_in_flight = sent.is_ok();
             }
         }
-        if self.core.take_reset() && self.link.is_up() {
+        if (self.core.take_reset() || overflow) && self.link.is_up() {
             self.link.reset();
             self.on_lost(now);
         }
@@ -396,7 +403,7 @@ impl<S: Strategy> Hot<S> {
         self.journal.submit(&mut self.ring)?;
         let durable =
             self.durability == Durability::Async || self.journal.durable >= self.send_after;
-        if durable || self.journal_lost {
+        if durable || self.journal.lost {
             self.link.flush(&mut self.ring)?;
         }
         let turn_ns = now.saturating_sub(self.last_now);

@@ -2,7 +2,7 @@
 //! stands in `abi::journal`; what is recorded is decided by the caller.
 
 use crate::arena::Region;
-use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX};
+use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX, JOURNAL_WRITES_RESERVE};
 use crate::ring::Ring;
 use abi::journal::{
     BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Segment, decode_header, encode_header, encode_pad,
@@ -86,9 +86,9 @@ impl Files {
         std::fs::create_dir_all(directory).map_err(io("make directory", directory))?;
         let known = segments(directory)?;
         let (mut next_segment, mut next_sequence) = (0, 1);
-        if let Some((number, path)) = known.last() {
+        for (number, path) in &known {
             next_segment = number + 1;
-            next_sequence = 1 + last_sequence(path).map_err(io("read", path))?;
+            next_sequence = next_sequence.max(1 + last_sequence(path).map_err(io("read", path))?);
         }
         let mut files = Vec::with_capacity(count);
         let mut direct = true;
@@ -114,10 +114,17 @@ fn last_sequence(path: &Path) -> io::Result<u64> {
     Ok(records.map_while(Result::ok).last().map_or(0, |record| record.sequence))
 }
 
-/// Fills a file with zeroes, so that no write while trading has to allocate a block.
+/// Fills a file with zeroes, so that no write while trading has to allocate a block. A file of another
+/// size holds a journal of another `segment_mib`, and is not touched.
 fn preallocate(path: &Path, len: u64) -> io::Result<()> {
-    if path.metadata().is_ok_and(|metadata| metadata.len() == len) {
-        return Ok(());
+    match path.metadata() {
+        Ok(metadata) if metadata.len() == len => return Ok(()),
+        Ok(metadata) => {
+            let found = metadata.len() >> 20;
+            let remedy = "move the old journal away, or set journal.segment_mib back";
+            return Err(io::Error::other(format!("it is a segment of {found} MiB; {remedy}")));
+        }
+        Err(_) => {}
     }
     let partial = path.with_extension("partial");
     let mut file =
@@ -186,6 +193,8 @@ pub struct Journal {
     pub bytes: u64,
     /// Records taken.
     pub records: u64,
+    /// A write failed: nothing more is recorded.
+    pub lost: bool,
 }
 
 impl Journal {
@@ -211,6 +220,7 @@ impl Journal {
             durable,
             bytes: 0,
             records: 0,
+            lost: false,
         };
         journal.start_segment();
         journal
@@ -223,14 +233,28 @@ impl Journal {
     /// Whether the longest input and all that follows from it can be recorded now.
     #[inline]
     pub fn has_room(&self) -> bool {
-        let used = (self.head - self.freed) as usize;
-        let flights = self.flights_end.wrapping_sub(self.flights_start) as usize;
-        used + JOURNAL_RESERVE <= self.memory.len() && flights + 8 <= JOURNAL_WRITES_MAX
+        self.has_memory(JOURNAL_RESERVE, JOURNAL_WRITES_RESERVE)
     }
 
-    /// Takes a record. The caller asked [`Self::has_room`]; a longer payload is split.
+    /// Whether there is room for what can't wait for room: the kill switch and its cancels.
+    pub fn has_reserve(&self) -> bool {
+        self.has_memory(JOURNAL_RESERVE / 2, JOURNAL_WRITES_RESERVE / 2)
+    }
+
+    #[inline]
+    fn has_memory(&self, bytes: usize, writes: usize) -> bool {
+        let used = (self.head - self.freed) as usize;
+        let flights = self.flights_end.wrapping_sub(self.flights_start) as usize;
+        self.lost || used + bytes <= self.memory.len() && flights + writes <= JOURNAL_WRITES_MAX
+    }
+
+    /// Takes a record. The caller asked [`Self::has_room`]; a longer payload is split. A lost journal
+    /// takes none.
     #[inline]
     pub fn record(&mut self, kind: Kind, time_ns: u64, payload: &[u8]) {
+        if self.lost {
+            return;
+        }
         if payload.len() > PAYLOAD_LEN_MAX {
             let (first, rest) = payload.split_at(PAYLOAD_LEN_MAX);
             self.record(kind, time_ns, first);
@@ -294,7 +318,7 @@ impl Journal {
 
     /// Closes the batch: a whole number of blocks, to be written by the next [`Self::submit`].
     pub fn seal(&mut self) {
-        if !self.is_dirty() {
+        if !self.is_dirty() || self.lost {
             return;
         }
         let at = self.at(self.batch_start);
@@ -354,6 +378,7 @@ impl Journal {
     pub fn on_written(&mut self, number: u32, result: i32) -> Written {
         let flight = &mut self.flights[number as usize % JOURNAL_WRITES_MAX];
         if result < 0 || result as usize != flight.len {
+            self.lost = true;
             return Written::Failed(if result < 0 { -result } else { 0 });
         }
         flight.done = true;

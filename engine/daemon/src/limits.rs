@@ -19,7 +19,10 @@ pub const BUFFER_LEN: usize = 2048;
 pub const JOURNAL_MEMORY: usize = 4 << 20;
 
 /// Journal writes under way: a batch each, completed in any order.
-pub const JOURNAL_WRITES_MAX: usize = 64;
+pub const JOURNAL_WRITES_MAX: usize = 256;
+
+/// Of these, kept for what is recorded without asking for room: a lost connection, the kill switch.
+pub const JOURNAL_WRITES_RESERVE: usize = 64;
 
 /// Room in the journal's memory without which no input is taken: the longest input and the most that
 /// the core can say to it.

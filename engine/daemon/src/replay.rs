@@ -90,6 +90,7 @@ pub struct Report {
 
 struct Player {
     core: Option<Core<Tap>>,
+    last_sequence: u64,
     produced: Vec<u8>,
     records: u64,
     output_bytes: u64,
@@ -100,22 +101,41 @@ struct Player {
 /// # Errors
 /// [`ReplayError`] names the file, or the record that differs.
 pub fn replay(directory: &Path) -> Result<Report, ReplayError> {
-    let mut player = Player { core: None, produced: Vec::new(), records: 0, output_bytes: 0 };
+    let mut player =
+        Player { core: None, last_sequence: 0, produced: Vec::new(), records: 0, output_bytes: 0 };
+    let mut damage = None;
     for (_, path) in segments(directory)? {
         let read = |source| OpenError::Io { action: "read", path: path.clone(), source };
         let bytes = std::fs::read(&path).map_err(read)?;
         let damaged = |source| ReplayError::Segment { path: path.clone(), source };
         for record in Segment::open(&bytes).map_err(damaged)? {
-            player.play(&record.map_err(damaged)?)?;
+            match record {
+                Ok(record) => player.play(&record)?,
+                // Damage ends the run that it is in; a later run is whole in itself.
+                Err(source) => {
+                    player.core = None;
+                    damage = Some(damaged(source));
+                }
+            }
         }
     }
     let path = directory.to_path_buf();
-    let core = player.core.ok_or(ReplayError::NoRun { path })?;
-    Ok(Report { records: player.records, output_bytes: player.output_bytes, core })
+    match player.core {
+        Some(core) => {
+            Ok(Report { records: player.records, output_bytes: player.output_bytes, core })
+        }
+        None => Err(damage.unwrap_or(ReplayError::NoRun { path })),
+    }
 }
 
 impl Player {
     fn play(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+        let follows = record.sequence == self.last_sequence + 1;
+        self.last_sequence = record.sequence;
+        if !follows {
+            // Part of the journal was overwritten or never written.
+            self.core = None;
+        }
         self.records += 1;
         if record.kind == Kind::RunStarted {
             self.produced.clear();

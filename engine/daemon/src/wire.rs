@@ -129,12 +129,14 @@ impl Link {
         ring.send(self.slot, &self.sending, 0, len, Token::Send)
     }
 
-    /// A send ended.
-    pub fn on_sent(&mut self, result: i32) {
+    /// A send ended. `true` if the connection is lost with it.
+    pub fn on_sent(&mut self, result: i32) -> bool {
         let whole = self.in_flight.take().is_some_and(|len| result == len as i32);
-        if !whole {
+        let lost = !whole && self.phase == Phase::Up;
+        if lost {
             self.reset();
         }
+        lost
     }
 
     /// Ends the connection; [`Self::finish_closing`] closes it once the kernel lets go of it.
@@ -147,13 +149,11 @@ impl Link {
         self.pending.clear();
     }
 
-    /// Closes a connection that is over. `true` if it did.
-    pub fn finish_closing(&mut self, now: u64, ring: &mut Ring) -> bool {
-        let done = self.phase == Phase::Closing && !self.receiving && self.in_flight.is_none();
-        if done {
+    /// Closes a connection that is over and that the kernel has let go of.
+    pub fn finish_closing(&mut self, now: u64, ring: &mut Ring) {
+        if self.phase == Phase::Closing && !self.receiving && self.in_flight.is_none() {
             self.close(now, ring);
         }
-        done
     }
 
     fn close(&mut self, now: u64, ring: &mut Ring) {
