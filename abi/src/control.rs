@@ -63,6 +63,23 @@ impl ControlPage {
         }
     }
 
+    /// Maps the page of an engine that has run since the boot. Does not make it: the page belongs to
+    /// the engine's user, who could not write to one that root made.
+    ///
+    /// # Errors
+    /// [`PageError`] if it is not there or of another version.
+    pub fn open_existing(path: &Path) -> Result<Self, PageError> {
+        let page = Page::open(path, PAGE_WORDS)?;
+        let magic = page[0].load(Acquire);
+        if magic != MAGIC {
+            return Err(PageError::Foreign {
+                path: path.into(),
+                found: format!("magic {magic:#018x}"),
+            });
+        }
+        Ok(Self(page))
+    }
+
     /// Changes with every [`Self::set`]; a reader compares it with the last one it saw.
     #[inline(always)]
     pub fn generation(&self) -> u64 {

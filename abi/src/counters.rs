@@ -25,6 +25,9 @@ pub const BUCKETS: usize = 256;
 /// Events kept in the ring. The agent reads it every second; the engine raises few a minute.
 pub const EVENTS_KEPT: usize = 256;
 
+/// An engine that is silent for longer is taken for dead; it gives a sign every 10 ms.
+pub const SILENCE_MAX_NS: u64 = 5_000_000_000;
+
 const COUNTERS_AT: usize = 64;
 const HISTOGRAM_AT: usize = 192;
 const INSTRUMENTS_AT: usize = 448;
@@ -292,6 +295,13 @@ impl CountersPage {
     /// Reads a word of the header.
     pub fn word(&self, word: Word) -> u64 {
         self.0[word as usize].load(Relaxed)
+    }
+
+    /// Whether the engine gave a sign of life in the last seconds before `now_ns` of `CLOCK_MONOTONIC`.
+    /// The page outlives the process.
+    pub fn is_alive(&self, now_ns: u64) -> bool {
+        let heartbeat = self.word(Word::Heartbeat);
+        heartbeat == 0 || now_ns.saturating_sub(heartbeat) < SILENCE_MAX_NS
     }
 
     /// What the engine is doing; `None` if a newer engine knows more states.

@@ -229,6 +229,8 @@ impl Containerd {
                     DiffClient::new(self.channel.clone()).apply(request(apply)),
                 )
                 .await?;
+                // A layer that is known is never unpacked again: its files must be on the disk first.
+                let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
                 let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
                 let commit = CommitSnapshotRequest {
                     snapshotter: SNAPSHOTTER.into(),
@@ -311,15 +313,22 @@ impl Containerd {
         Ok(observed)
     }
 
+    /// The image of a service, if this host has it.
+    ///
+    /// # Errors
+    /// [`ContainerdError::NoImage`].
+    pub fn check_image(&self, service: &Service) -> Result<&ImageConfiguration, ContainerdError> {
+        self.images
+            .get(&service.image)
+            .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))
+    }
+
     /// Makes and starts a container. Its output goes to `log`.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
     pub async fn create(&self, service: &Service, log: &Path) -> Result<u32, ContainerdError> {
-        let image = self
-            .images
-            .get(&service.image)
-            .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))?;
+        let image = self.check_image(service)?;
         let name = &service.name;
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();

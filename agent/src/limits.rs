@@ -27,6 +27,9 @@ pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes read from one container's output in one go.
 pub const TAIL_CHUNK: usize = 64 * 1024;
 
+/// Pieces read in one turn: 4 MiB a second of one container.
+pub const TAIL_CHUNKS_MAX: usize = 64;
+
 /// Output behind the read position is given back to the file system in steps of this.
 pub const TAIL_PUNCH: u64 = 1 << 20;
 

@@ -68,7 +68,8 @@ impl History {
     }
 }
 
-fn is_over(service: &Service, task: Option<Task>) -> bool {
+/// Whether a service has done what it was to do and is not started again.
+pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     matches!(
         (service.restart, task),
         (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0)))

@@ -7,11 +7,10 @@ use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
 use crate::limits::{RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
-use crate::plan::{Action, History, Observed, Task, plan};
+use crate::plan::{Action, History, Observed, Task, is_over, plan};
 use crate::server::{self, Asked, Request, Response};
 use crate::status::{Container, Core, Engine, Status};
 use crate::tail::Tail;
-use abi::control::{ControlPage, Orders};
 use abi::counters::CountersPage;
 use abi::hostplan::CorePlan;
 use anyhow::{Context, Result};
@@ -71,8 +70,8 @@ pub async fn run(paths: Paths) -> Result<()> {
     let cores = hotpartition::core_plan()?;
     let mut agent = Agent::new(paths, cores)?;
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
-    let socket = agent.paths.socket.clone();
-    let mut serving = tokio::spawn(async move { server::serve(&socket, to_agent).await });
+    let (socket, control) = (agent.paths.socket.clone(), agent.paths.pages.join("control"));
+    let mut serving = tokio::spawn(async move { server::serve(&socket, control, to_agent).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -275,8 +274,12 @@ impl Agent {
         }
     }
 
+    /// The page of a running engine.
     fn page(&self) -> Option<CountersPage> {
-        CountersPage::open(&self.paths.pages.join("counters")).ok()
+        let page = CountersPage::open(&self.paths.pages.join("counters")).ok()?;
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
+        let now_ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+        page.is_alive(now_ns).then_some(page)
     }
 
     /// The hot thread does not log; its events come to the journal here.
@@ -335,24 +338,18 @@ impl Agent {
             Request::Apply { compose } => self
                 .apply(&compose)
                 .map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
-            Request::Control { kill, drain } => {
-                match ControlPage::open(&self.paths.pages.join("control")) {
-                    Ok(page) => {
-                        page.set(Orders { kill, drain });
-                        warn!(kill, drain, "engine control changed");
-                        Response::Done
-                    }
-                    Err(error) => {
-                        Response::Error(format!("{error}; the engine has not run since the boot"))
-                    }
-                }
-            }
+            Request::Control { .. } => Response::Error("control is answered by the socket".into()),
         }
     }
 
     /// A file that is refused changes nothing.
     fn apply(&mut self, text: &str) -> Result<()> {
         let services = compose::parse(text, &self.cores)?;
+        if let Some(containerd) = &self.containerd {
+            for service in &services {
+                containerd.check_image(service)?;
+            }
+        }
         write_whole(&self.paths.applied, text)?;
         info!(services = services.len(), "compose file applied");
         self.declared = services;
@@ -366,7 +363,10 @@ impl Agent {
             self.declared.iter().map(|service| self.container(service)).collect();
         let partition = hotpartition::stands(&self.cores);
         let trading = engine.as_ref().is_some_and(|engine| engine.state == "trading");
-        let running = containers.iter().all(|container| container.state == "running");
+        let running = self.declared.iter().all(|service| {
+            let task = self.observed.get(&service.name).and_then(|observed| observed.task);
+            task == Some(Task::Running) || is_over(service, task)
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             ready: trading && running && partition,

@@ -2,13 +2,15 @@
 
 use crate::limits::REQUEST_LEN_MAX;
 use crate::status::Status;
+use abi::control::{ControlPage, Orders};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 /// Where the agent listens.
 pub const SOCKET: &str = "/run/quietcore/agent/agent.sock";
@@ -52,21 +54,27 @@ pub type Asked = (Request, oneshot::Sender<Response>);
 ///
 /// # Errors
 /// The socket can't be made.
-pub async fn serve(path: &Path, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+pub async fn serve(path: &Path, control: PathBuf, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(answer(stream, to_agent.clone()));
+        tokio::spawn(answer(stream, control.clone(), to_agent.clone()));
     }
 }
 
-async fn answer(stream: UnixStream, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    control: PathBuf,
+    to_agent: mpsc::Sender<Asked>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read.take(REQUEST_LEN_MAX)).lines();
     while let Some(line) = lines.next_line().await? {
         let response = match serde_json::from_str(&line) {
+            // The kill switch waits for nothing, least of all for a containerd that hangs.
+            Ok(Request::Control { kill, drain }) => tell_engine(&control, Orders { kill, drain }),
             Ok(request) => ask(request, &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),
         };
@@ -75,6 +83,25 @@ async fn answer(stream: UnixStream, to_agent: mpsc::Sender<Asked>) -> io::Result
         write.write_all(text.as_bytes()).await?;
     }
     Ok(())
+}
+
+/// Kill and drain add up; neither lifts the other. Only asking for neither clears both.
+fn tell_engine(control: &Path, asked: Orders) -> Response {
+    let page = match ControlPage::open_existing(control) {
+        Ok(page) => page,
+        Err(error) => {
+            return Response::Error(format!("{error}; the engine has not run since the boot"));
+        }
+    };
+    let now = page.orders();
+    let resume = asked == Orders::default();
+    let orders = Orders {
+        kill: !resume && (asked.kill || now.kill),
+        drain: !resume && (asked.drain || now.drain),
+    };
+    page.set(orders);
+    warn!(kill = orders.kill, drain = orders.drain, "engine control changed");
+    Response::Done
 }
 
 async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {

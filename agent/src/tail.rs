@@ -1,7 +1,7 @@
 //! Containers' output to the journal. The shim appends to a file and never waits for a reader; the agent
 //! reads behind it, keeps its place on disk, and gives what it has read back to the file system.
 
-use crate::limits::{TAIL_CHUNK, TAIL_PUNCH};
+use crate::limits::{TAIL_CHUNK, TAIL_CHUNKS_MAX, TAIL_PUNCH};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -48,7 +48,8 @@ impl Tail {
         if file.metadata()?.len() < self.offset {
             (self.offset, self.punched) = (0, 0);
         }
-        loop {
+        // A container that writes faster than this keeps nobody else waiting: the rest is read next time.
+        for _ in 0..TAIL_CHUNKS_MAX {
             let mut chunk = vec![0; TAIL_CHUNK];
             file.seek(SeekFrom::Start(self.offset))?;
             let len = file.read(&mut chunk)?;
@@ -56,7 +57,7 @@ impl Tail {
                 Some(last) => last + 1,
                 // A line longer than the chunk is given in pieces.
                 None if len == TAIL_CHUNK => len,
-                None => return self.keep(&file),
+                None => break,
             };
             for line in chunk[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
             {
@@ -64,6 +65,7 @@ impl Tail {
             }
             self.offset += whole as u64;
         }
+        self.keep(&file)
     }
 
     fn keep(&mut self, file: &File) -> io::Result<()> {

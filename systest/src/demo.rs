@@ -1,8 +1,8 @@
 //! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C.
 
-use crate::checkout::ImageFiles;
+use crate::checkout::{ImageFiles, root};
 use crate::vm::{Machine, Vm};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Time from QEMU's start to the first page.
 const VIEW_LIMIT: Duration = Duration::from_secs(300);
+
+/// Bytes of a recording: with its messages unpacked it must fit into the exchange's container.
+const CAPTURE_MAX: usize = 48 << 20;
 
 /// Runs the demonstration. `seconds` ends it by itself.
 ///
@@ -79,16 +82,33 @@ fn capture() -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     let bytes = std::fs::read(&path).with_context(|| format!("CAPTURE={}", path.display()))?;
+    ensure!(
+        bytes.len() <= CAPTURE_MAX,
+        "CAPTURE={}: {} bytes; the demonstration's exchange holds {CAPTURE_MAX}",
+        path.display(),
+        bytes.len()
+    );
+    let demo = std::fs::read_to_string(root().join("engine/config/demo.toml"))
+        .context("read engine/config/demo.toml")?;
+    let mut traded = false;
     for (number, frame) in abi::itch::Framed::new(&bytes).enumerate() {
         let decoded = frame.and_then(abi::itch::Message::decode);
-        decoded.with_context(|| {
+        let message = decoded.with_context(|| {
             format!(
                 "CAPTURE={}: message {} is not length-prefixed ITCH 5.0",
                 path.display(),
                 number + 1
             )
         })?;
+        if let abi::itch::Message::StockDirectory(directory) = message {
+            traded |= demo.contains(&format!("\"{}\"", directory.stock));
+        }
     }
+    ensure!(
+        traded,
+        "CAPTURE={}: no Stock Directory message for a symbol that engine/config/demo.toml trades; name its symbol in book.symbols there",
+        path.display()
+    );
     Ok(Some(path))
 }
 

@@ -4,6 +4,7 @@ use crate::accel::{self, Accel};
 use crate::checkout::ImageFiles;
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -80,7 +81,9 @@ impl Vm {
         let mut command = image.in_tools(&[(&directory, "/vm"), (&image.directory, "/image")]);
         command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
         let log = std::fs::File::create(directory.join("qemu.log"))?;
-        let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A group of its own: the terminal's Ctrl-C is ours to handle.
+        let command =
+            command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Instant::now();
         let qemu = command.spawn().context("start QEMU")?;
         Ok(Self { qemu, directory, started, accel, accel_reason })

@@ -23,11 +23,17 @@ struct Arguments {
     listen: SocketAddr,
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC`, which containers share with the host.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
 /// The page is opened for every request: an engine that restarts keeps the file, a missing one is said.
 fn scrape(path: &Path) -> String {
     match CountersPage::open(path) {
-        Ok(page) => containers::metrics::render(&page),
-        Err(_) => containers::metrics::render_down(),
+        Ok(page) if page.is_alive(now_ns()) => containers::metrics::render(&page),
+        _ => containers::metrics::render_down(),
     }
 }
 
