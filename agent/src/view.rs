@@ -25,7 +25,7 @@ pub fn page(status: &Status, colour: bool) -> String {
     for core in &status.cores {
         let role = match (core.hot, cpu == Some(core.cpu)) {
             (true, true) => "hot, engine",
-            (true, false) => "hot, spare",
+            (true, false) => "hot, journal",
             (false, _) => "housekeeping",
         };
         let foreign = if core.hot { core.foreign_per_second.to_string() } else { "-".into() };
