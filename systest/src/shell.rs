@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Bytes of a line that the guest's terminal takes.
 const LINE_MAX: usize = 2000;
 
+/// What the guest's unit writes before it starts the shell.
+const BANNER: &str = "quietcore-shell: here";
+
 /// A command's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -26,7 +29,8 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Connects and waits until the shell answers.
+    /// Connects and waits until the shell says that it is there. Nothing is written before: the firmware
+    /// reads this console too, and takes what comes for keys that edit the kernel's command line.
     ///
     /// # Errors
     /// It does not within the limit.
@@ -35,18 +39,22 @@ impl Shell {
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         let mut shell = Self { stream, pending: Vec::new(), commands: 0 };
         let start = Instant::now();
-        while start.elapsed() < limit {
-            let answered = shell
-                .send("stty -echo; echo hello-$((20 + 22))\n")
-                .and_then(|()| shell.read_until("hello-42", Duration::from_secs(2)));
-            if answered.is_ok() {
-                return Ok(shell);
-            }
+        while shell.read_until(BANNER, Duration::from_secs(1)).is_err() {
             if vm.has_ended() {
                 bail!("QEMU ended; the console:\n{}", vm.console_end());
             }
+            if start.elapsed() > limit {
+                bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console_end());
+            }
         }
-        bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console_end())
+        // systemd resets the terminal once more before the shell reads from it, and what came is lost.
+        while start.elapsed() < limit {
+            shell.send("stty -echo; echo hello-$((20 + 22))\n")?;
+            if shell.read_until("hello-42", Duration::from_secs(2)).is_ok() {
+                return Ok(shell);
+            }
+        }
+        bail!("the shell does not answer; the console:\n{}", vm.console_end())
     }
 
     fn send(&mut self, text: &str) -> Result<()> {

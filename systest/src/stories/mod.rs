@@ -12,7 +12,6 @@ mod readme;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 
-use crate::accel::Accel;
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -64,23 +63,14 @@ pub fn names() -> Vec<&'static str> {
     SHARED.iter().map(|(name, _)| *name).chain(ALONE.iter().map(|(name, _)| *name)).collect()
 }
 
-/// Boots the debug image up to a shell. An emulated machine that ends within its first seconds is
-/// started once more, and said: QEMU loses one now and then on a busy host, an image does not.
+/// Boots the debug image up to a shell.
 ///
 /// # Errors
 /// It does not get there.
 pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let mut vm = Vm::start(image, machine)?;
-    match Shell::connect(&mut vm, READY_LIMIT) {
-        Ok(shell) => Ok(Booted { vm, shell }),
-        Err(error) if vm.accel == Accel::Tcg && vm.has_ended() => {
-            println!("the machine ended in early boot and is started once more: {error:#}");
-            let mut vm = Vm::start(image, machine)?;
-            let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-            Ok(Booted { vm, shell })
-        }
-        Err(error) => Err(error),
-    }
+    let shell = Shell::connect(&mut vm, READY_LIMIT)?;
+    Ok(Booted { vm, shell })
 }
 
 /// The quiet cores' figures, and their control's.
