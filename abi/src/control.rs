@@ -54,13 +54,9 @@ impl ControlPage {
     /// [`PageError`] if the file is not a control page of this version.
     pub fn open(path: &Path) -> Result<Self, PageError> {
         let page = Page::create(path, PAGE_WORDS)?;
-        match page[0].compare_exchange(0, MAGIC, Release, Acquire) {
-            Ok(_) | Err(MAGIC) => Ok(Self(page)),
-            Err(other) => {
-                let found = format!("magic {other:#018x}");
-                Err(PageError::Foreign { path: path.into(), found })
-            }
-        }
+        // A page of zeroes is one that was just made; any other first word is judged below.
+        let _ = page[0].compare_exchange(0, MAGIC, Release, Acquire);
+        page.expect(MAGIC, path).map(Self)
     }
 
     /// Maps the page of an engine that has run since the boot. Does not make it: the page belongs to
@@ -69,15 +65,7 @@ impl ControlPage {
     /// # Errors
     /// [`PageError`] if it is not there or of another version.
     pub fn open_existing(path: &Path) -> Result<Self, PageError> {
-        let page = Page::open(path, PAGE_WORDS)?;
-        let magic = page[0].load(Acquire);
-        if magic != MAGIC {
-            return Err(PageError::Foreign {
-                path: path.into(),
-                found: format!("magic {magic:#018x}"),
-            });
-        }
-        Ok(Self(page))
+        Page::open(path, PAGE_WORDS)?.expect(MAGIC, path).map(Self)
     }
 
     /// Changes with every [`Self::set`]; a reader compares it with the last one it saw.

@@ -259,13 +259,7 @@ impl CountersPage {
     /// # Errors
     /// [`PageError::Foreign`] if the file is another version's.
     pub fn open(path: &Path) -> Result<Self, PageError> {
-        let page = Page::open_readonly(path, PAGE_WORDS)?;
-        let magic = page[0].load(Acquire);
-        if magic != MAGIC {
-            let found = format!("magic {magic:#018x}");
-            return Err(PageError::Foreign { path: path.into(), found });
-        }
-        Ok(Self(page))
+        Page::open_readonly(path, PAGE_WORDS)?.expect(MAGIC, path).map(Self)
     }
 
     /// Adds to a counter. Only the hot thread writes, so a load and a store do.

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Acquire;
 use thiserror::Error;
 
 /// Why a shared page can't be used.
@@ -55,7 +56,7 @@ impl Page {
         if len < bytes(words) {
             file.set_len(bytes(words)).map_err(io("size page"))?;
         }
-        Self::map(&file, words).map_err(io("map page"))
+        Self::map(&file, words).map_err(|source| map_failed(path, source))
     }
 
     /// Maps an existing page for reading and writing.
@@ -63,7 +64,8 @@ impl Page {
     /// # Errors
     /// [`PageError::Io`] if it can't be opened, [`PageError::Foreign`] if it is too short.
     pub fn open(path: &Path, words: usize) -> Result<Self, PageError> {
-        Self::open_with(path, words, OpenOptions::new().read(true).write(true))
+        let file = Self::open_file(path, words, OpenOptions::new().read(true).write(true))?;
+        Self::map(&file, words).map_err(|source| map_failed(path, source))
     }
 
     /// Maps an existing page for reading only; a write through it would fault.
@@ -71,10 +73,12 @@ impl Page {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_readonly(path: &Path, words: usize) -> Result<Self, PageError> {
-        Self::open_with(path, words, OpenOptions::new().read(true))
+        let file = Self::open_file(path, words, OpenOptions::new().read(true))?;
+        let map = memmap2::MmapOptions::new().len(words * 8).map_raw_read_only(&file);
+        Ok(Self { map: map.map_err(|source| map_failed(path, source))?, words })
     }
 
-    fn open_with(path: &Path, words: usize, options: &OpenOptions) -> Result<Self, PageError> {
+    fn open_file(path: &Path, words: usize, options: &OpenOptions) -> Result<File, PageError> {
         let io = |action| move |source| PageError::Io { action, path: path.into(), source };
         let file = options.open(path).map_err(io("open page"))?;
         let metadata = file.metadata().map_err(io("stat page"))?;
@@ -82,16 +86,28 @@ impl Page {
             let found = format!("{} bytes where {} are needed", metadata.len(), bytes(words));
             return Err(PageError::Foreign { path: path.into(), found });
         }
-        let map = memmap2::MmapOptions::new().len(words * 8).map_raw_read_only(&file);
-        let writable = || memmap2::MmapOptions::new().len(words * 8).map_raw(&file);
-        let map = writable().or(map).map_err(io("map page"))?;
-        Ok(Self { map, words })
+        Ok(file)
     }
 
     fn map(file: &File, words: usize) -> io::Result<Self> {
         let map = memmap2::MmapOptions::new().len(words * 8).map_raw(file)?;
         Ok(Self { map, words })
     }
+
+    /// The page, if its first word says that it is of the expected kind and version.
+    pub(crate) fn expect(self, magic: u64, path: &Path) -> Result<Self, PageError> {
+        match self[0].load(Acquire) {
+            found if found == magic => Ok(self),
+            found => {
+                let found = format!("magic {found:#018x}");
+                Err(PageError::Foreign { path: path.into(), found })
+            }
+        }
+    }
+}
+
+fn map_failed(path: &Path, source: io::Error) -> PageError {
+    PageError::Io { action: "map page", path: path.into(), source }
 }
 
 fn bytes(words: usize) -> u64 {

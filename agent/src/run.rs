@@ -8,7 +8,7 @@ use crate::interference::{self, CoreCounts};
 use crate::limits::{RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
 use crate::plan::{Action, History, Observed, Task, is_over, plan};
-use crate::server::{self, Asked, Request, Response};
+use crate::server::{self, Asked, Question, Response};
 use crate::status::{Container, Core, Engine, Status};
 use crate::tail::Tail;
 use abi::counters::CountersPage;
@@ -82,7 +82,7 @@ pub async fn run(paths: Paths) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => { agent.sample(); agent.reconcile().await; }
             () = wake.notified() => agent.reconcile().await,
-            Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request)); }
+            Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question)); }
             ended = &mut serving => { ended?.context("local socket")?; }
             _ = terminate.recv() => return Ok(()),
         }
@@ -332,13 +332,12 @@ impl Agent {
         self.engine_switches = own;
     }
 
-    fn answer(&mut self, request: Request) -> Response {
-        match request {
-            Request::Status {} => Response::Status(Box::new(self.status())),
-            Request::Apply { compose } => self
+    fn answer(&mut self, question: Question) -> Response {
+        match question {
+            Question::Status => Response::Status(Box::new(self.status())),
+            Question::Apply(compose) => self
                 .apply(&compose)
                 .map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
-            Request::Control { .. } => Response::Error("control is answered by the socket".into()),
         }
     }
 

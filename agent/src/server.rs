@@ -47,8 +47,17 @@ pub enum Response {
     Error(String),
 }
 
-/// A request with the way back.
-pub type Asked = (Request, oneshot::Sender<Response>);
+/// What the agent's main loop is asked: all but what the socket answers by itself.
+#[derive(Debug)]
+pub enum Question {
+    /// See [`Request::Status`].
+    Status,
+    /// See [`Request::Apply`].
+    Apply(String),
+}
+
+/// A question with the way back.
+pub type Asked = (Question, oneshot::Sender<Response>);
 
 /// Takes requests until the agent ends.
 ///
@@ -75,7 +84,8 @@ async fn answer(
         let response = match serde_json::from_str(&line) {
             // The kill switch waits for nothing, least of all for a containerd that hangs.
             Ok(Request::Control { kill, drain }) => tell_engine(&control, Orders { kill, drain }),
-            Ok(request) => ask(request, &to_agent).await,
+            Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
+            Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),
         };
         let mut text = serde_json::to_string(&response)?;
@@ -104,10 +114,10 @@ fn tell_engine(control: &Path, asked: Orders) -> Response {
     Response::Done
 }
 
-async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
+async fn ask(question: Question, to_agent: &mpsc::Sender<Asked>) -> Response {
     let (back, answer) = oneshot::channel();
     let stopping = || Response::Error("the agent is stopping".into());
-    match to_agent.send((request, back)).await {
+    match to_agent.send((question, back)).await {
         Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
         Err(_) => stopping(),
     }
