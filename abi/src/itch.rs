@@ -212,27 +212,35 @@ impl<'a> Framed<'a> {
 impl<'a> Iterator for Framed<'a> {
     type Item = Result<&'a [u8], WireError>;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        if let [high, low, body @ ..] = self.rest {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if let (1.., Some((message, rest))) = (length, body.split_at_checked(length)) {
+                self.rest = rest;
+                self.offset += 2 + length;
+                return Some(Ok(message));
+            }
         }
+        self.last()
+    }
+}
+
+impl<'a> Framed<'a> {
+    /// The end, or what stands where a frame should.
+    #[cold]
+    fn last(&mut self) -> Option<Result<&'a [u8], WireError>> {
         let short = |need, got| {
             Some(Err(WireError::Length { what: "length-prefixed ITCH frame", need, got }))
         };
         let rest = std::mem::take(&mut self.rest);
-        let Some((length, body)) = rest.split_first_chunk::<2>() else {
-            return short(2, rest.len());
-        };
-        let length = usize::from(u16::from_be_bytes(*length));
-        if length == 0 {
-            return None;
+        match rest {
+            [] | [0, 0, ..] => None,
+            [_] => short(2, 1),
+            [high, low, body @ ..] => {
+                short(usize::from(u16::from_be_bytes([*high, *low])), body.len())
+            }
         }
-        let Some((message, rest)) = body.split_at_checked(length) else {
-            return short(length, body.len());
-        };
-        self.rest = rest;
-        self.offset += 2 + length;
-        Some(Ok(message))
     }
 }
 

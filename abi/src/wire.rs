@@ -44,6 +44,25 @@ pub trait Field: Sized {
     fn put(&self, bytes: &mut [u8]);
 }
 
+/// The bytes of a layout `M`, as long as it is, whose fields are read when they are asked for. Made by
+/// the layout's `raw`.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a, M, const LEN: usize> {
+    /// The bytes.
+    pub(crate) bytes: &'a [u8; LEN],
+    pub(crate) layout: std::marker::PhantomData<M>,
+}
+
+/// Whether two names are equal, for offsets that are computed at compile time.
+pub(crate) const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
+
 macro_rules! big_endian {
     ($($int:ty),*) => {$(
         impl Field for $int {
@@ -132,6 +151,39 @@ macro_rules! layout {
                 )*
                 Ok($name { $($field),* })
             }
+        }
+
+        impl $name {
+            /// The bytes as this layout, if there are exactly as many; the type byte is the caller's.
+            #[inline(always)]
+            pub fn raw(bytes: &[u8]) -> Option<$crate::wire::Raw<'_, Self, $len>> {
+                let bytes = bytes.try_into().ok()?;
+                Some($crate::wire::Raw { bytes, layout: std::marker::PhantomData })
+            }
+
+            #[allow(dead_code, reason = "a layout may have no fields")]
+            const fn offset_of(_field: &str) -> usize {
+                let _at = Self::HEAD;
+                $(
+                    if $crate::wire::is_same(_field, stringify!($field)) {
+                        return _at;
+                    }
+                    let _at = _at + <$ty as $crate::wire::Field>::LEN;
+                )*
+                panic!("the layout has no such field")
+            }
+        }
+
+        impl $crate::wire::Raw<'_, $name, $len> {
+            $(
+                #[doc = concat!("Reads `", stringify!($field), "`; `None` if it holds no value of its type.")]
+                #[inline(always)]
+                pub fn $field(self) -> Option<$ty> {
+                    const AT: usize = $name::offset_of(stringify!($field));
+                    const END: usize = AT + <$ty as $crate::wire::Field>::LEN;
+                    <$ty as $crate::wire::Field>::get(&self.bytes[AT..END])
+                }
+            )*
         }
 
         const _: () = assert!(

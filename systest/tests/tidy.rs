@@ -14,6 +14,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("abi", &[]),
     ("engine-core", &["abi"]),
     ("engine", &["abi", "engine-core"]),
+    ("engine-bench", &["abi", "engine", "engine-core"]),
     ("sim", &["abi"]),
     ("agent", &["abi"]),
     ("containers", &["abi", "engine-core"]),

@@ -1,6 +1,7 @@
-//! One instrument's price levels: aggregated shares and the FIFO queue of each. The orders themselves
-//! live in `order_table`.
+//! The books of all instruments: queues of orders at each price, best bid and offer, depth. The orders
+//! themselves live in `order_table`, the order of the prices in `ladder`.
 
+use crate::ladder::{Ladder, Level, WINDOW};
 use crate::order_table::{Handle, NONE, OrderTable};
 use abi::field::{Price, Side};
 
@@ -11,6 +12,13 @@ pub struct Quote {
     pub price: Price,
     /// Shares, at most 2^32 − 1.
     pub shares: u32,
+}
+
+impl From<&Level> for Quote {
+    #[inline(always)]
+    fn from(level: &Level) -> Self {
+        Self { price: level.price, shares: level.shares }
+    }
 }
 
 /// The best bid and offer.
@@ -35,160 +43,236 @@ impl Bbo {
     pub fn mid_doubled(&self) -> Option<u64> {
         Some(u64::from(self.bid?.price.0) + u64::from(self.ask?.price.0))
     }
-}
 
-#[derive(Debug, Clone, Copy)]
-struct Level {
-    price: Price,
-    shares: u32,
-    head: Handle,
-    tail: Handle,
-}
-
-/// A level's place in the ladder. `rank` grows towards the touch on either side.
-#[derive(Debug, Clone, Copy)]
-struct Rung {
-    rank: u32,
-    level: Handle,
-}
-
-/// One side: rungs sorted so that the best is last, where most changes happen.
-struct Ladder {
-    side: Side,
-    rungs: Vec<Rung>,
-}
-
-impl Ladder {
-    fn rank(&self, price: Price) -> u32 {
-        match self.side {
-            Side::Buy => price.0,
-            Side::Sell => !price.0,
-        }
-    }
-
-    /// Where `rank` is, or where it belongs.
-    #[inline]
-    fn position(&self, rank: u32) -> Result<usize, usize> {
-        for (at, rung) in self.rungs.iter().enumerate().rev().take(8) {
-            if rung.rank == rank {
-                return Ok(at);
-            }
-            if rung.rank < rank {
-                return Err(at + 1);
-            }
-        }
-        self.rungs.binary_search_by_key(&rank, |rung| rung.rank)
+    /// Whether the best bid is at or above the best offer.
+    pub fn is_crossed(&self) -> bool {
+        matches!((self.bid, self.ask), (Some(bid), Some(ask)) if bid.price >= ask.price)
     }
 }
 
-/// Why the book did not take a change.
+/// Whether a change can be seen in the best bid and offer.
+pub(crate) type Touched = bool;
+
+/// Why an order could not be put into its book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LevelsFull;
-
-/// Both sides of one instrument.
-pub struct Book {
-    ladders: [Ladder; 2],
-    levels: Vec<Level>,
-    free: Vec<Handle>,
+pub(crate) enum Refused {
+    LevelsFull,
+    TableFull,
+    Duplicate,
+    Shares,
 }
 
-fn index_of(side: Side) -> usize {
-    usize::from(side == Side::Sell)
+/// The ladders of all instruments: bids of instrument `i` at `2 (i + 1)`, offers behind them. The first
+/// two are nobody's, so that a place of 0 can stand for no instrument.
+pub(crate) type Ladders = [Ladder];
+
+/// One more than an instrument's number.
+pub(crate) type Place = u16;
+
+/// The number of a side's ladder.
+#[inline(always)]
+pub(crate) fn ladder_of(place: Place, side: Side) -> u32 {
+    u32::from(place) * 2 + u32::from(side == Side::Sell)
 }
 
-impl Book {
-    pub(crate) fn new(levels_max: usize) -> Self {
-        let ladder = |side| Ladder { side, rungs: Vec::with_capacity(levels_max) };
-        let blank = Level { price: Price(0), shares: 0, head: NONE, tail: NONE };
-        Self {
-            ladders: [ladder(Side::Buy), ladder(Side::Sell)],
-            levels: vec![blank; levels_max * 2],
-            free: (0..levels_max as Handle * 2).rev().collect(),
+/// The side that a ladder's number stands for.
+pub(crate) fn side_of(ladder: u32) -> Side {
+    if ladder.is_multiple_of(2) { Side::Buy } else { Side::Sell }
+}
+
+/// The best bid and offer of an instrument.
+#[inline(always)]
+pub(crate) fn bbo(ladders: &Ladders, place: Place) -> Bbo {
+    let at = usize::from(place) * 2;
+    match ladders.get(at..at + 2) {
+        Some([bids, asks]) => {
+            Bbo { bid: bids.best().map(Quote::from), ask: asks.best().map(Quote::from) }
         }
+        _ => Bbo::default(),
     }
+}
 
-    /// The best bid and offer.
-    #[inline]
-    pub fn bbo(&self) -> Bbo {
-        let best = |ladder: &Ladder| {
-            let level = &self.levels[ladder.rungs.last()?.level as usize];
-            Some(Quote { price: level.price, shares: level.shares })
-        };
-        Bbo { bid: best(&self.ladders[0]), ask: best(&self.ladders[1]) }
-    }
+/// A new order, as its message has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub order_ref: u64,
+    pub ladder: u32,
+    pub shares: u32,
+    pub price: Price,
+}
 
-    /// The levels of one side, best first.
-    pub fn depth(&self, side: Side) -> impl Iterator<Item = Quote> + '_ {
-        let rungs = self.ladders[index_of(side)].rungs.iter().rev();
-        rungs
-            .map(|rung| &self.levels[rung.level as usize])
-            .map(|l| Quote { price: l.price, shares: l.shares })
+/// Puts an order at the end of the queue at its price if nothing about it is unusual: its slot is free,
+/// its price near the touch. `None`, and nothing done that can be seen, if it is for [`enqueue`].
+#[inline(always)]
+pub(crate) fn enqueue_plain(
+    ladders: &mut Ladders,
+    table: &mut OrderTable,
+    order_ref: u64,
+    ladder: u32,
+    shares: u32,
+    price: Price,
+) -> Option<Touched> {
+    let home = table.home(order_ref);
+    let slots = table.slots();
+    let slot = slots.get_mut(home)?;
+    if !slot.is_free_home(home) {
+        return None;
     }
+    // The slot stays vacant until its reference is written.
+    (slot.shares, slot.ladder, slot.next) = (shares, ladder, NONE);
+    let ladder = ladders.get_mut(ladder as usize)?;
+    let rank = ladder.plain_rank(price)?;
+    let before = ladder.shares_at(rank);
+    let sum = before.wrapping_add(shares);
+    if sum <= before {
+        // No shares, or too many.
+        return None;
+    }
+    (slot.order_ref, slot.level) = (order_ref, rank % WINDOW);
+    let (level, touched) = ladder.take_slot(rank, price);
+    level.shares = sum;
+    let tail = std::mem::replace(&mut level.tail, home as Handle);
+    slot.previous = tail;
+    match slots.get_mut(tail as usize) {
+        Some(last) => last.next = home as Handle,
+        None => level.head = home as Handle,
+    }
+    table.count_in();
+    Some(touched)
+}
 
-    /// The level of a price, made if it is not there.
-    pub(crate) fn level_for(&mut self, side: Side, price: Price) -> Result<Handle, LevelsFull> {
-        let ladder = &mut self.ladders[index_of(side)];
-        let rank = ladder.rank(price);
-        match ladder.position(rank) {
-            Ok(at) => Ok(ladder.rungs[at].level),
-            Err(_) if ladder.rungs.len() == ladder.rungs.capacity() => Err(LevelsFull),
-            Err(at) => {
-                let level = self.free.pop().ok_or(LevelsFull)?;
-                self.levels[level as usize] = Level { price, shares: 0, head: NONE, tail: NONE };
-                ladder.rungs.insert(at, Rung { rank, level });
-                Ok(level)
-            }
-        }
+/// Puts an order at the end of the queue at its price.
+#[inline(never)]
+pub(crate) fn enqueue(
+    ladders: &mut Ladders,
+    table: &mut OrderTable,
+    entry: &Entry,
+) -> Result<Touched, Refused> {
+    if table.find(entry.order_ref).is_some() {
+        return Err(Refused::Duplicate);
     }
+    let ladder = &mut ladders[entry.ladder as usize];
+    let Ok(at) = ladder.level_for(entry.price, table) else { return Err(Refused::LevelsFull) };
+    let Some(sum) = ladder.get(at).shares.checked_add(entry.shares).filter(|_| entry.shares > 0)
+    else {
+        give_back(ladder, table, at);
+        return Err(Refused::Shares);
+    };
+    let Ok(handle) = table.vacancy(entry.order_ref) else {
+        give_back(ladder, table, at);
+        return Err(Refused::TableFull);
+    };
+    let touched = ladder.is_best(at);
+    let level = ladder.get_mut(at);
+    level.shares = sum;
+    let tail = std::mem::replace(&mut level.tail, handle);
+    table.slots()[handle as usize].fill(entry, at, tail);
+    match table.slots().get_mut(tail as usize) {
+        Some(last) => last.next = handle,
+        None => level.head = handle,
+    }
+    table.count_in();
+    Ok(touched)
+}
 
-    pub(crate) fn price_of(&self, level: Handle) -> Price {
-        self.levels[level as usize].price
+/// A level that was made for an order which did not come.
+fn give_back(ladder: &mut Ladder, table: &mut OrderTable, level: Handle) {
+    if ladder.get(level).head == NONE {
+        ladder.remove(level, table);
     }
+}
 
-    pub(crate) fn shares_of(&self, level: Handle) -> u32 {
-        self.levels[level as usize].shares
+/// Takes an order out of its queue and of the table, and its level out if it was the last there, if
+/// it lies in the slot of its reference and its price near the touch. `None`, and nothing done, if not.
+#[inline(always)]
+pub(crate) fn dequeue_plain(
+    ladders: &mut Ladders,
+    table: &mut OrderTable,
+    place: Place,
+    order_ref: u64,
+) -> Option<Touched> {
+    let home = table.home(order_ref);
+    let slots = table.slots();
+    let slot = slots.get_mut(home)?;
+    let order = *slot;
+    let is_its = order.ladder / 2 == u32::from(place);
+    let ladder = ladders.get_mut(order.ladder as usize)?;
+    if !slot.is_alone(order_ref) || !is_its || order.level >= WINDOW {
+        return None;
     }
+    slot.clear_alone(home);
+    let touched = ladder.is_best(order.level);
+    let level = ladder.near_mut(order.level);
+    level.shares -= order.shares;
+    match slots.get_mut(order.next as usize) {
+        Some(next) => next.previous = order.previous,
+        None => level.tail = order.previous,
+    }
+    match slots.get_mut(order.previous as usize) {
+        Some(previous) => previous.next = order.next,
+        None => level.head = order.next,
+    }
+    table.count_out();
+    if order.next == NONE && order.previous == NONE {
+        ladder.remove_near(order.level, table);
+    }
+    Some(touched)
+}
 
-    /// Puts an order at the end of its level's queue. The caller checked that the shares add up.
-    pub(crate) fn enqueue(&mut self, table: &mut OrderTable, handle: Handle) {
-        let (level_handle, shares) = (table.get(handle).level, table.get(handle).shares);
-        let level = &mut self.levels[level_handle as usize];
-        level.shares += shares;
-        table.get_mut(handle).previous = level.tail;
-        match level.tail {
-            NONE => level.head = handle,
-            tail => table.get_mut(tail).next = handle,
-        }
-        level.tail = handle;
+/// Takes shares off an order, if it lies in the slot of its reference and its price near the touch; with
+/// none left, it leaves its queue and the table. `None`, and nothing done, if it has fewer or lies
+/// elsewhere.
+#[inline(always)]
+pub(crate) fn reduce_plain(
+    ladders: &mut Ladders,
+    table: &mut OrderTable,
+    place: Place,
+    order_ref: u64,
+    shares: u32,
+) -> Option<Touched> {
+    let home = table.home(order_ref);
+    let order = table.slots().get_mut(home)?;
+    let is_its = order.ladder / 2 == u32::from(place);
+    if shares == order.shares {
+        return dequeue_plain(ladders, table, place, order_ref);
     }
+    if order.order_ref != order_ref || !is_its || shares > order.shares || order.level >= WINDOW {
+        return None;
+    }
+    let ladder = ladders.get_mut(order.ladder as usize)?;
+    order.shares -= shares;
+    ladder.near_mut(order.level).shares -= shares;
+    Some(ladder.is_best(order.level))
+}
 
-    /// Takes shares off an order that has more.
-    pub(crate) fn reduce(&mut self, table: &mut OrderTable, handle: Handle, shares: u32) {
-        let order = table.get_mut(handle);
-        order.shares -= shares;
-        self.levels[order.level as usize].shares -= shares;
+/// Takes shares off an order, wherever it lies; one with no shares left leaves its queue and the table.
+/// The caller checked that it has as many.
+#[inline(never)]
+pub(crate) fn reduce(
+    ladders: &mut Ladders,
+    table: &mut OrderTable,
+    handle: Handle,
+    shares: u32,
+) -> Touched {
+    let order = &mut table.slots()[handle as usize];
+    let ladder = &mut ladders[order.ladder as usize];
+    let touched = ladder.is_best(order.level);
+    let level = ladder.get_mut(order.level);
+    level.shares -= shares;
+    order.shares -= shares;
+    if order.shares > 0 {
+        return touched;
     }
-
-    /// Takes an order out of its queue, and its level out of the ladder if it was the last.
-    pub(crate) fn dequeue(&mut self, table: &mut OrderTable, handle: Handle) {
-        let order = *table.get(handle);
-        let level = &mut self.levels[order.level as usize];
-        level.shares -= order.shares;
-        match order.previous {
-            NONE => level.head = order.next,
-            previous => table.get_mut(previous).next = order.next,
-        }
-        match order.next {
-            NONE => level.tail = order.previous,
-            next => table.get_mut(next).previous = order.previous,
-        }
-        if level.head == NONE {
-            let price = level.price;
-            let ladder = &mut self.ladders[index_of(order.side)];
-            let at =
-                ladder.position(ladder.rank(price)).expect("a level with orders is in the ladder");
-            ladder.rungs.remove(at);
-            self.free.push(order.level);
-        }
+    let order = *order;
+    table.vacate(handle);
+    match table.slots().get_mut(order.next as usize) {
+        Some(next) => next.previous = order.previous,
+        None => level.tail = order.previous,
     }
+    match table.slots().get_mut(order.previous as usize) {
+        Some(previous) => previous.next = order.next,
+        None => level.head = order.next,
+    }
+    give_back(ladder, table, order.level);
+    touched
 }

@@ -110,7 +110,7 @@ impl Desk {
     ) -> bool {
         let situation = Situation {
             bbo: market.bbo(id),
-            trading: market.is_trading(id),
+            trading: market.status(id).is_trading(),
             position: self.orders.position(id),
             open_orders: self.orders.open_count(),
         };

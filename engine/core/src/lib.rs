@@ -11,6 +11,8 @@ pub mod book;
 pub mod counters;
 /// Order entry: intents become OUCH messages, answers become orders and positions.
 pub mod desk;
+/// The price levels of one side, in the order of their prices.
+mod ladder;
 /// Every limit with its reason.
 pub mod limits;
 /// The reference strategy: a market maker that joins the touch.
@@ -18,7 +20,7 @@ pub mod maker;
 /// All books, fed by ITCH.
 pub mod market;
 /// Orders resting in all books, found by reference number.
-pub mod order_table;
+mod order_table;
 /// Our own orders and positions.
 pub mod orders;
 /// Everything put together: inputs in, effects out.
@@ -29,5 +31,9 @@ pub mod risk;
 pub mod session;
 /// What the core is told at construction.
 pub mod settings;
+/// What the feed says about an instrument beside its book.
+pub mod status;
 /// What a strategy sees and may ask for.
 pub mod strategy;
+/// The best bids and offers as the strategy last saw them.
+pub mod touch;

@@ -1,7 +1,7 @@
 //! Every limit of the core with its reason. Capacities that a host can choose stand in `settings`.
 
-/// Instruments one hot thread trades: the page shows 16, a desk's thread trades tens.
-pub const INSTRUMENTS_MAX: usize = 256;
+/// Instruments one hot thread trades: all that one US exchange lists.
+pub const INSTRUMENTS_MAX: usize = 12_288;
 
 /// Our own orders that can still trade. A slot is found by the low bits of its UserRefNum.
 pub const OWN_ORDERS_MAX: usize = 4096;
@@ -9,8 +9,8 @@ pub const OWN_ORDERS_MAX: usize = 4096;
 /// Orders the books hold at most if the configuration allows it: 32-bit handles, one value spare.
 pub const BOOK_ORDERS_MAX: usize = 1 << 28;
 
-/// Price levels on one side of one instrument. AAPL on a busy day shows 600.
-pub const LEVELS_MAX: usize = 8192;
+/// Prices on one side of one instrument that the configuration can allow. AAPL on a busy day shows 600.
+pub const LEVELS_MAX: usize = 1 << 16;
 
 /// Datagrams held back while an earlier one is missing: 64 × 1.5 KB stay in the L2 cache and cover
 /// the reordering that two lines of one switch produce; a longer gap is the request server's.

@@ -1,143 +1,206 @@
 //! Orders resting in all books, found by reference number. Fixed capacity; never grows.
+//!
+//! References are counters of the day, so an order's home is the slot of its reference's low bits, and
+//! nearly every lookup ends there. An order whose home is taken lies in the overflow, in a chain that
+//! starts at the home. A handle out of bounds is no order, so that one comparison both bounds an access
+//! and ends a list.
+//!
+//! ```text
+//!  0               homes               2^k        overflow        2^k + capacity
+//! ┌────┬────┬────────────┬────┬─── ─┬────┬────────────┬────┬─── ───┐
+//! │    │ 17 │ 18 (chain) │    │     │    │ 18 + 2^k   │    │       │
+//! └────┴────┴─────┬──────┴────┴─── ─┴────┴─────▲──────┴────┴─── ───┘
+//!                 └───────────────────────────┘
+//! ```
 
-use abi::field::Side;
+use crate::book::Entry;
 
 /// A place in a table or list of at most 2^32 − 1 entries.
 pub(crate) type Handle = u32;
-/// No place.
+/// No place: out of every table's bounds.
 pub(crate) const NONE: Handle = Handle::MAX;
 
-/// One order in a book. `previous` and `next` make its level's queue.
+/// One order in a book: half a cache line. `previous` and `next` make its level's queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resting {
     pub order_ref: u64,
     pub shares: u32,
+    /// Its level; see `ladder`.
     pub level: Handle,
     pub previous: Handle,
     pub next: Handle,
-    pub instrument: u16,
-    pub side: Side,
+    chain: Handle,
+    /// Its side of its instrument; see `book`.
+    pub ladder: u32,
 }
 
-#[derive(Clone, Copy)]
-struct Cell {
-    order_ref: u64,
-    handle: Handle,
+impl Resting {
+    /// Whether the slot is empty and no order of its home lies elsewhere.
+    #[inline(always)]
+    pub fn is_free_home(&self, home: usize) -> bool {
+        self.order_ref == vacant(home)
+    }
+
+    /// Holds a new order, at the end of its level's queue.
+    #[inline(always)]
+    pub fn fill(&mut self, entry: &Entry, level: Handle, previous: Handle) {
+        self.order_ref = entry.order_ref;
+        self.shares = entry.shares;
+        self.level = level;
+        self.previous = previous;
+        self.next = NONE;
+        self.ladder = entry.ladder;
+    }
+
+    /// Whether it is the order of a reference, and no order of its home lies elsewhere.
+    #[inline(always)]
+    pub fn is_alone(&self, order_ref: u64) -> bool {
+        self.order_ref == order_ref && self.chain == NONE
+    }
+
+    /// Empties a slot without a chain.
+    #[inline(always)]
+    pub fn clear_alone(&mut self, slot: usize) {
+        self.order_ref = vacant(slot);
+    }
+
+    /// Empties its slot; the chain stays.
+    fn clear(&mut self, slot: usize) {
+        self.order_ref = if self.chain == NONE { vacant(slot) } else { vacant_with_chain(slot) };
+    }
+
+    fn is_vacant(&self, slot: usize) -> bool {
+        self.order_ref == vacant(slot) || self.order_ref == vacant_with_chain(slot)
+    }
 }
 
-const EMPTY: Cell = Cell { order_ref: 0, handle: NONE };
+/// No slot is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
 
-/// The table: a slab of orders and an open-addressing index over it, at most half full.
+const _: () = assert!(size_of::<Resting>() == 32);
+
+/// The table. It holds at least `capacity` orders, and is full when an order whose home is taken finds no
+/// slot in the overflow.
 pub(crate) struct OrderTable {
-    slab: Box<[Resting]>,
+    slots: Box<[Resting]>,
+    home_mask: usize,
     free: Handle,
     len: usize,
-    index: Box<[Cell]>,
-    shift: u32,
 }
 
 impl OrderTable {
     pub fn new(capacity: usize) -> Self {
+        let homes = capacity.next_power_of_two().max(2);
         let blank = Resting {
             order_ref: 0,
             shares: 0,
             level: NONE,
             previous: NONE,
             next: NONE,
-            instrument: 0,
-            side: Side::Buy,
+            chain: NONE,
+            ladder: 0,
         };
-        let mut slab = vec![blank; capacity].into_boxed_slice();
-        for (at, order) in slab.iter_mut().enumerate() {
-            order.next = if at + 1 < capacity { at as Handle + 1 } else { NONE };
+        let mut slots = vec![blank; homes + capacity].into_boxed_slice();
+        for (at, order) in slots.iter_mut().enumerate() {
+            order.order_ref = vacant(at);
         }
-        let cells = (capacity * 2).next_power_of_two();
-        let index = vec![EMPTY; cells].into_boxed_slice();
-        Self { slab, free: 0, len: 0, index, shift: 64 - cells.ilog2() }
+        for at in homes..homes + capacity - 1 {
+            slots[at].next = at as Handle + 1;
+        }
+        Self { slots, home_mask: homes - 1, free: homes as Handle, len: 0 }
     }
 
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Fibonacci hashing: references are dense counters, and the multiplier spreads runs of them.
+    /// All slots; a handle is an index.
     #[inline(always)]
-    fn home(&self, order_ref: u64) -> usize {
-        (order_ref.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    pub fn slots(&mut self) -> &mut [Resting] {
+        &mut self.slots
     }
 
-    #[inline]
-    fn find_cell(&self, order_ref: u64) -> Option<usize> {
-        let mut at = self.home(order_ref);
-        loop {
-            let cell = self.index[at];
-            if cell.handle == NONE {
-                return None;
-            }
-            if cell.order_ref == order_ref {
+    /// The order of a handle; `None` for [`NONE`].
+    pub fn at(&self, handle: Handle) -> Option<&Resting> {
+        self.slots.get(handle as usize)
+    }
+
+    #[inline(always)]
+    pub fn home(&self, order_ref: u64) -> usize {
+        order_ref as usize & self.home_mask
+    }
+
+    pub fn find(&self, order_ref: u64) -> Option<Handle> {
+        let mut at = self.home(order_ref) as Handle;
+        while let Some(order) = self.slots.get(at as usize) {
+            if order.order_ref == order_ref {
                 return Some(at);
             }
-            at = (at + 1) & (self.index.len() - 1);
+            at = order.chain;
         }
+        None
     }
 
-    #[inline]
-    pub fn find(&self, order_ref: u64) -> Option<Handle> {
-        self.find_cell(order_ref).map(|at| self.index[at].handle)
-    }
-
-    #[inline(always)]
-    pub fn get(&self, handle: Handle) -> &Resting {
-        &self.slab[handle as usize]
-    }
-
-    #[inline(always)]
-    pub fn get_mut(&mut self, handle: Handle) -> &mut Resting {
-        &mut self.slab[handle as usize]
-    }
-
-    pub fn is_full(&self) -> bool {
-        self.free == NONE
-    }
-
-    /// Adds an order that is not in the table; the caller checked that and [`Self::is_full`].
-    pub fn insert(&mut self, order: Resting) -> Handle {
+    /// A slot for an order that is not in the table.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn vacancy(&mut self, order_ref: u64) -> Result<Handle, Full> {
+        let home = self.home(order_ref);
+        if self.slots[home].is_vacant(home) {
+            return Ok(home as Handle);
+        }
         let handle = self.free;
-        self.free = self.slab[handle as usize].next;
-        self.slab[handle as usize] = order;
-        self.len += 1;
-        let mut at = self.home(order.order_ref);
-        while self.index[at].handle != NONE {
-            at = (at + 1) & (self.index.len() - 1);
-        }
-        self.index[at] = Cell { order_ref: order.order_ref, handle };
-        handle
+        self.free = self.slots.get(handle as usize).ok_or(Full)?.next;
+        self.slots[handle as usize].chain = self.slots[home].chain;
+        self.slots[home].chain = handle;
+        Ok(handle)
     }
 
-    /// Removes an order that is in the table. Later entries of the run move up, so that no
-    /// tombstones collect over a day.
-    pub fn remove(&mut self, handle: Handle) {
-        let order_ref = self.slab[handle as usize].order_ref;
-        let mask = self.index.len() - 1;
-        let mut hole = self.find_cell(order_ref).expect("a resting order is in the index");
-        let mut at = hole;
-        loop {
-            at = (at + 1) & mask;
-            let cell = self.index[at];
-            if cell.handle == NONE {
-                break;
-            }
-            let from_home = at.wrapping_sub(self.home(cell.order_ref)) & mask;
-            if from_home >= (at.wrapping_sub(hole) & mask) {
-                self.index[hole] = cell;
-                hole = at;
-            }
-        }
-        self.index[hole] = EMPTY;
-        self.slab[handle as usize].next = self.free;
-        self.free = handle;
+    /// Counts an order that was put into its slot.
+    #[inline(always)]
+    pub fn count_in(&mut self) {
+        self.len += 1;
+    }
+
+    /// Counts an order whose home was emptied.
+    #[inline(always)]
+    pub fn count_out(&mut self) {
         self.len -= 1;
     }
+
+    /// Empties any slot.
+    pub fn vacate(&mut self, handle: Handle) {
+        self.len -= 1;
+        if handle as usize <= self.home_mask {
+            return self.slots[handle as usize].clear(handle as usize);
+        }
+        let Resting { order_ref, chain, .. } = self.slots[handle as usize];
+        let mut at = self.home(order_ref);
+        while self.slots[at].chain != handle {
+            at = self.slots[at].chain as usize;
+        }
+        self.slots[at].chain = chain;
+        let home = self.home(order_ref);
+        if self.slots[home].is_vacant(home) {
+            self.slots[home].clear(home);
+        }
+        let slot = &mut self.slots[handle as usize];
+        (slot.order_ref, slot.next) = (vacant(handle as usize), self.free);
+        self.free = handle;
+    }
+}
+
+/// What an empty slot holds instead of a reference: one that has another home.
+#[inline(always)]
+fn vacant(slot: usize) -> u64 {
+    slot as u64 ^ 1
+}
+
+/// The same for a home with a chain.
+fn vacant_with_chain(slot: usize) -> u64 {
+    slot as u64 ^ 1 ^ (1 << 63)
 }
 
 #[cfg(test)]
@@ -147,40 +210,43 @@ mod tests {
     use rand_core::{RngCore, SeedableRng};
     use std::collections::HashMap;
 
-    fn order(order_ref: u64, shares: u32) -> Resting {
-        let none = NONE;
-        Resting {
-            order_ref,
-            shares,
-            level: none,
-            previous: none,
-            next: none,
-            instrument: 0,
-            side: Side::Buy,
-        }
-    }
-
     #[test]
     fn it_agrees_with_a_hash_map() {
         let mut rng = ChaCha8Rng::seed_from_u64(11);
-        let mut table = OrderTable::new(64);
-        let mut model = HashMap::new();
-        for step in 0..200_000u32 {
-            let order_ref = u64::from(rng.next_u32() % 100);
+        let mut table = OrderTable::new(60);
+        let (mut model, mut was_full) = (HashMap::new(), false);
+        for step in 0..400_000u32 {
+            let spread = if step % 1_000 < 500 { 100 } else { 1 << 20 };
+            let order_ref = match rng.next_u32() % 20 {
+                0 => u64::MAX,
+                1 => 0,
+                _ => u64::from(rng.next_u32() % spread) * 7,
+            };
             match (table.find(order_ref), model.get(&order_ref)) {
                 (Some(handle), Some(shares)) => {
-                    assert_eq!(table.get(handle).shares, *shares);
-                    table.remove(handle);
+                    assert_eq!(table.at(handle).unwrap().shares, *shares);
+                    table.vacate(handle);
                     model.remove(&order_ref);
                 }
-                (None, None) if table.is_full() => assert_eq!(model.len(), 64),
-                (None, None) => {
-                    table.insert(order(order_ref, step));
-                    model.insert(order_ref, step);
-                }
+                (None, None) => match table.vacancy(order_ref) {
+                    Ok(handle) => {
+                        let slot = &mut table.slots()[handle as usize];
+                        (slot.order_ref, slot.shares) = (order_ref, step);
+                        table.count_in();
+                        model.insert(order_ref, step);
+                    }
+                    Err(Full) => {
+                        assert!(model.len() >= 60, "full with {}", model.len());
+                        was_full = true;
+                        for order_ref in model.drain().map(|(order_ref, _)| order_ref) {
+                            table.vacate(table.find(order_ref).unwrap());
+                        }
+                    }
+                },
                 (found, expected) => panic!("{order_ref}: {found:?} against {expected:?}"),
             }
             assert_eq!(table.len(), model.len());
         }
+        assert!(was_full);
     }
 }

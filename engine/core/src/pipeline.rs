@@ -2,17 +2,16 @@
 //! inputs in the same order give the same outputs, byte for byte: live, in replay and in backtest.
 
 use crate::arbiter::{Arbiter, Arrival};
-use crate::book::Bbo;
 use crate::counters::{Counter, Counters, Event};
 use crate::desk::Desk;
 use crate::market::{BookError, Change, InstrumentId, Market};
 use crate::session::{Client, Incoming, Phase};
 use crate::settings::Settings;
 use crate::strategy::{Actions, Strategy, View};
+use crate::touch::{BBO_HASH_EMPTY, Touch};
 use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
 use abi::field::Side;
-use abi::itch::Message;
 use abi::mold::{DATAGRAM_LEN_MAX, Packet, Request};
 use abi::soup::LoginRejectReason;
 
@@ -36,28 +35,9 @@ pub enum Verdict {
     Dropped,
 }
 
-/// FNV-1a, 64 bits: offset basis and prime.
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
-
-/// The hash of a sequence of best bids and offers after `state` was added to it. An empty side counts
-/// as price 0 and shares 0.
-pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
-    let side = |quote: Option<crate::book::Quote>| quote.map_or((0, 0), |q| (q.price.0, q.shares));
-    let ((ask, ask_shares), (bid, bid_shares)) = (side(state.ask), side(state.bid));
-    let words = [instrument, ask, ask_shares, bid, bid_shares];
-    words
-        .into_iter()
-        .flat_map(u32::to_le_bytes)
-        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
-}
-
 /// A feed that is silent for so long while another session is heard is over: lines send a heartbeat
 /// every second.
 const SESSION_SILENCE_NS: u64 = 5_000_000_000;
-
-/// The hash of no state at all.
-pub const BBO_HASH_EMPTY: u64 = FNV_BASIS;
 
 /// The core of one hot thread.
 pub struct Core<S> {
@@ -70,9 +50,7 @@ pub struct Core<S> {
     actions: Actions,
     /// What happened so far.
     pub counters: Counters,
-    bbo: Vec<Bbo>,
-    changed: Vec<bool>,
-    bbo_hash: u64,
+    touch: Touch,
     control: ControlOrders,
     state: State,
     recovered: bool,
@@ -92,15 +70,17 @@ impl<S: Strategy> Core<S> {
         let count = settings.instruments.len();
         Self {
             arbiter: Arbiter::new(settings.feed_session),
-            market: Market::new(&settings.instruments, settings.book_orders_max),
+            market: Market::new(
+                &settings.instruments,
+                settings.book.orders_max,
+                settings.book.levels_max,
+            ),
             desk: Desk::new(&settings),
             session: Client::new(settings.login.clone()),
             strategy,
             actions: Actions::new(),
             counters: Counters::new(),
-            bbo: vec![Bbo::default(); count],
-            changed: vec![false; count],
-            bbo_hash: BBO_HASH_EMPTY,
+            touch: Touch::new(count),
             control: ControlOrders::default(),
             state: State::Recovering,
             recovered: false,
@@ -243,40 +223,23 @@ impl<S: Strategy> Core<S> {
     #[inline]
     fn apply_message(&mut self, bytes: &[u8]) {
         self.counters.count(Counter::FeedMessages);
-        let Ok(message) = Message::decode(bytes) else {
-            self.counters.count(Counter::FeedMessagesMalformed);
-            return;
-        };
-        match self.market.apply(&message) {
-            Ok(Change::Book(id)) => self.note_bbo(id),
-            Ok(Change::Status(id)) => self.changed[usize::from(id.0)] = true,
+        let Self { market, touch, counters, strategy, .. } = self;
+        let change = market.apply(bytes, |market, id| {
+            touch.note(id, market.bbo(id), counters, strategy);
+        });
+        match change {
+            Ok(Change::None | Change::MarketClosed) => {}
+            Ok(Change::Status(id)) => self.touch.mark(id),
             Ok(Change::MarketOpened) => self.restart_bbo_sequence(),
-            Ok(Change::MarketClosed | Change::None) => {}
-            Err(BookError::UnknownOrder(_)) => self.counters.count(Counter::BookUnknownOrder),
+            Err(BookError::Malformed) => self.counters.count(Counter::FeedMessagesMalformed),
+            Err(BookError::UnknownOrder) => self.counters.count(Counter::BookUnknownOrder),
             Err(_) => self.counters.count(Counter::BookRefused),
         }
     }
 
-    #[inline]
-    fn note_bbo(&mut self, id: InstrumentId) {
-        let bbo = self.market.bbo(id);
-        let last = &mut self.bbo[usize::from(id.0)];
-        if bbo != *last {
-            *last = bbo;
-            self.changed[usize::from(id.0)] = true;
-            self.add_bbo(id, &bbo);
-        }
-    }
-
-    fn add_bbo(&mut self, id: InstrumentId, bbo: &Bbo) {
-        self.bbo_hash = bbo_hash(self.bbo_hash, u32::from(id.0), bbo);
-        self.counters.count(Counter::BboChanges);
-        self.strategy.on_quote(id, bbo);
-    }
-
     /// The sequence is that of the changes since market hours started.
     fn restart_bbo_sequence(&mut self) {
-        self.bbo_hash = BBO_HASH_EMPTY;
+        self.touch.hash = BBO_HASH_EMPTY;
         self.counters.set(Counter::BboChanges, 0);
     }
 
@@ -294,11 +257,9 @@ impl<S: Strategy> Core<S> {
             self.counters.raise(Event::FeedWhole, self.arbiter.next());
         }
         self.settle(now);
-        for at in 0..self.changed.len() {
-            if std::mem::take(&mut self.changed[at]) && self.may_trade() {
-                self.run(now, |strategy, view, actions| {
-                    strategy.on_bbo(view, InstrumentId(at as u16), actions);
-                });
+        while let Some(id) = self.touch.take_changed() {
+            if self.may_trade() {
+                self.run(now, |strategy, view, actions| strategy.on_bbo(view, id, actions));
             }
         }
     }
@@ -449,7 +410,7 @@ impl<S: Strategy> Core<S> {
         if next == State::Trading {
             self.counters
                 .raise(Event::TradingStarted, self.counters.get(Counter::SessionMessagesIn));
-            self.changed.fill(true);
+            self.touch.mark_all();
         } else if before == State::Trading {
             self.counters.raise(Event::TradingStopped, next as u64);
         }
@@ -464,7 +425,7 @@ impl<S: Strategy> Core<S> {
         });
         let counters = &mut self.counters;
         counters.set(Counter::TradingAllowed, allowed.into());
-        counters.set(Counter::BboHash, self.bbo_hash);
+        counters.set(Counter::BboHash, self.touch.hash);
         counters.set(Counter::BookOrders, self.market.orders_count() as u64);
         counters.set(Counter::OrdersOpen, self.desk.orders.open_count() as u64);
         counters.set(Counter::PnlTicks, pnl as u64);

@@ -55,6 +55,16 @@ pub struct RiskLimits {
     pub orders_per_second_max: u32,
 }
 
+/// What the books may hold. Their memory is 36 to 40 bytes for each order and, for each instrument, 64 KiB
+/// and 56 bytes for each level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BookLimits {
+    /// Orders in all books.
+    pub orders_max: usize,
+    /// Prices on one side of one book.
+    pub levels_max: usize,
+}
+
 /// Who logs in where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
@@ -87,7 +97,7 @@ pub struct Settings {
     pub(crate) risk: RiskLimits,
     pub(crate) login: Login,
     pub(crate) feed_session: Option<Session>,
-    pub(crate) book_orders_max: usize,
+    pub(crate) book: BookLimits,
     pub(crate) gap_wait_ns: u64,
     pub(crate) request_retry_ns: u64,
 }
@@ -108,7 +118,7 @@ impl Settings {
         risk: RiskLimits,
         login: Login,
         feed_session: Option<Session>,
-        book_orders_max: usize,
+        book: BookLimits,
     ) -> Result<Self, SettingsError> {
         if !(1..=limits::INSTRUMENTS_MAX).contains(&instruments.len()) {
             return Err(SettingsError::InstrumentCount(instruments.len()));
@@ -119,19 +129,16 @@ impl Settings {
             return Err(SettingsError::InstrumentTwice(twice[0]));
         }
         check_risk(&risk)?;
-        range(
-            "engine.book_orders_max",
-            book_orders_max as u64,
-            1_024,
-            limits::BOOK_ORDERS_MAX as u64,
-            "1024 to 268435456",
-        )?;
+        let orders_max = limits::BOOK_ORDERS_MAX as u64;
+        range("book.orders_max", book.orders_max as u64, 1_024, orders_max, "1024 to 268435456")?;
+        let levels_max = limits::LEVELS_MAX as u64;
+        range("book.levels_max", book.levels_max as u64, 16, levels_max, "16 to 65536")?;
         Ok(Self {
             instruments,
             risk,
             login,
             feed_session,
-            book_orders_max,
+            book,
             gap_wait_ns: GAP_WAIT_NS,
             request_retry_ns: REQUEST_RETRY_NS,
         })

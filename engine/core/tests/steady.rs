@@ -12,7 +12,7 @@ use abi::soup::{LoginAccepted, Packet};
 use engine_core::counters::Counter;
 use engine_core::maker::{Maker, MakerSettings};
 use engine_core::pipeline::{Core, Line};
-use engine_core::settings::{Login, RiskLimits, Settings};
+use engine_core::settings::{BookLimits, Login, RiskLimits, Settings};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -59,8 +59,9 @@ fn core() -> Core<Maker> {
         orders_open_max: 64,
         orders_per_second_max: 100_000,
     };
+    let book = BookLimits { orders_max: 100_000, levels_max: 1_024 };
     let settings =
-        Settings::new(vec![symbol()], risk, Login::new("user", "pass").unwrap(), None, 100_000)
+        Settings::new(vec![symbol()], risk, Login::new("user", "pass").unwrap(), None, book)
             .unwrap();
     let maker = MakerSettings {
         quote_shares: 100,

@@ -3,7 +3,7 @@
 use abi::field::Symbol;
 use abi::mold::Session;
 use engine_core::maker::MakerSettings;
-use engine_core::settings::{Login, RiskLimits, Settings, SettingsError};
+use engine_core::settings::{BookLimits, Login, RiskLimits, Settings, SettingsError};
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -139,6 +139,13 @@ pub struct Pages {
 struct Book {
     symbols: Vec<String>,
     orders_max: usize,
+    #[serde(default = "levels_max")]
+    levels_max: usize,
+}
+
+/// Several times what the widest book of a US stock shows.
+fn levels_max() -> usize {
+    4_096
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -225,8 +232,10 @@ impl Config {
             .map_err(value)?;
         let session = file.feed.session.as_deref().map(parse_session).transpose().map_err(value)?;
         let login = Login::new(&file.orders.username, &file.orders.password).map_err(value)?;
-        let core = Settings::new(symbols.clone(), file.risk, login, session, file.book.orders_max)
-            .map_err(value)?;
+        let book =
+            BookLimits { orders_max: file.book.orders_max, levels_max: file.book.levels_max };
+        let core =
+            Settings::new(symbols.clone(), file.risk, login, session, book).map_err(value)?;
         Ok(Self {
             host: file.host,
             feed: file.feed,

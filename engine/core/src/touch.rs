@@ -1,0 +1,85 @@
+//! The best bids and offers as the strategy last saw them: which changed, and the hash of all of them.
+
+use crate::book::{Bbo, Quote};
+use crate::counters::{Counter, Counters};
+use crate::market::InstrumentId;
+use crate::strategy::Strategy;
+
+/// FNV-1a, 64 bits: offset basis and prime.
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+/// The hash of a sequence of best bids and offers after `state` was added to it. An empty side counts
+/// as price 0 and shares 0.
+pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
+    let side = |quote: Option<Quote>| quote.map_or((0, 0), |q| (q.price.0, q.shares));
+    let ((ask, ask_shares), (bid, bid_shares)) = (side(state.ask), side(state.bid));
+    let words = [instrument, ask, ask_shares, bid, bid_shares];
+    words
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+}
+
+/// The hash of no state at all.
+pub const BBO_HASH_EMPTY: u64 = FNV_BASIS;
+
+/// The last best bid and offer of each instrument.
+pub(crate) struct Touch {
+    last: Vec<Bbo>,
+    is_changed: Vec<bool>,
+    /// Instruments whose `is_changed` is set, in the order of their first change.
+    changed: Vec<InstrumentId>,
+    /// [`bbo_hash`] over all changes.
+    pub hash: u64,
+}
+
+impl Touch {
+    pub fn new(instruments: usize) -> Self {
+        Self {
+            last: vec![Bbo::default(); instruments],
+            is_changed: vec![false; instruments],
+            changed: Vec::with_capacity(instruments),
+            hash: BBO_HASH_EMPTY,
+        }
+    }
+
+    /// Compares with the last and, if it changed, tells the strategy and the hash.
+    #[inline]
+    pub fn note<S: Strategy>(
+        &mut self,
+        id: InstrumentId,
+        bbo: Bbo,
+        counters: &mut Counters,
+        strategy: &mut S,
+    ) {
+        let last = &mut self.last[usize::from(id.0)];
+        if bbo != *last {
+            *last = bbo;
+            self.hash = bbo_hash(self.hash, u32::from(id.0), &bbo);
+            counters.count(Counter::BboChanges);
+            strategy.on_quote(id, &bbo);
+            self.mark(id);
+        }
+    }
+
+    /// Has the strategy called for an instrument.
+    pub fn mark(&mut self, id: InstrumentId) {
+        if !std::mem::replace(&mut self.is_changed[usize::from(id.0)], true) {
+            self.changed.push(id);
+        }
+    }
+
+    /// Has the strategy called for every instrument.
+    pub fn mark_all(&mut self) {
+        (0..self.last.len() as u16).for_each(|id| self.mark(InstrumentId(id)));
+    }
+
+    /// The next instrument that changed.
+    #[inline]
+    pub fn take_changed(&mut self) -> Option<InstrumentId> {
+        let id = self.changed.pop()?;
+        self.is_changed[usize::from(id.0)] = false;
+        Some(id)
+    }
+}
