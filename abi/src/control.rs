@@ -1,17 +1,20 @@
 //! The control page: what the agent tells a running engine. One atomic load a loop reads all of it.
 //!
 //! ```text
-//! word 0          1         2          3        4
-//! ┌───────────────┬─────────┬──────────┬────────┬────────┬──
-//! │ MAGIC         │ VERSION │ KILL     │ DRAIN  │ COUNT  │ zeroes up to PAGE_WORDS
-//! └───────────────┴─────────┴──────────┴────────┴────────┴──
+//! word 0       1       2      3       4       5           6        16
+//! ┌────────────┬───────┬──────┬───────┬───────┬───────────┬────────┬────────┬──
+//! │ MAGIC      │ zero  │ KILL │ DRAIN │ COUNT │ HEARTBEAT │ LIMITS │ limits │ zeroes up to PAGE_WORDS
+//! └────────────┴───────┴──────┴───────┴───────┴───────────┴────────┴────────┴──
 //! ```
+//! COUNT changes with every order to the engine, LIMITS with every set of risk limits, whose words
+//! stand from 16 on; HEARTBEAT is the agent's last sign of life.
 //! The page lives in `/run`, outlives the engine's process, and is kept by it: an engine that
 //! restarts under a set kill switch stays killed.
 
 use crate::page::{Page, PageError};
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::fence;
 
 /// Says that the file is a control page ("QCCTRL" and a version of the layout).
 pub const MAGIC: u64 = u64::from_be_bytes(*b"QCCTRL\0\x01");
@@ -21,7 +24,28 @@ pub const PAGE_WORDS: usize = 512;
 const KILL: usize = 2;
 const DRAIN: usize = 3;
 const COUNT: usize = 4;
-const _: () = assert!(COUNT < PAGE_WORDS);
+const HEARTBEAT: usize = 5;
+const LIMITS: usize = 6;
+const LIMITS_AT: usize = 16;
+/// Words that a set of risk limits may have.
+pub const LIMITS_WORDS_MAX: usize = 64;
+/// The risk limits in the order of their words, as the engine's configuration names them.
+pub const LIMIT_NAMES: [&str; 13] = [
+    "order_shares_max",
+    "lot_shares",
+    "order_notional_max",
+    "price_collar_bps",
+    "position_shares_max",
+    "orders_open_max",
+    "gross_notional_max",
+    "net_notional_max",
+    "orders_per_second_max",
+    "duplicate_window_ns",
+    "feed_age_max_ns",
+    "rejects_in_a_row_max",
+    "loss_max",
+];
+const _: () = assert!(LIMITS_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
 
 /// What an operator or the agent asks of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,17 +54,20 @@ pub struct Orders {
     pub kill: bool,
     /// Open no new positions: cancel working orders, then stay flat as far as fills allow.
     pub drain: bool,
+    /// The agent gives no sign of life, and the configuration says that this stops trading. Set by the
+    /// engine itself, never by the page.
+    pub agent_silent: bool,
 }
 
 impl Orders {
     /// The orders as bits, for the journal.
     pub fn to_bits(self) -> u8 {
-        u8::from(self.kill) | u8::from(self.drain) << 1
+        u8::from(self.kill) | u8::from(self.drain) << 1 | u8::from(self.agent_silent) << 2
     }
 
     /// The inverse of [`Self::to_bits`]; unknown bits are ignored.
     pub fn from_bits(bits: u8) -> Self {
-        Self { kill: bits & 1 != 0, drain: bits & 2 != 0 }
+        Self { kill: bits & 1 != 0, drain: bits & 2 != 0, agent_silent: bits & 4 != 0 }
     }
 }
 
@@ -76,7 +103,45 @@ impl ControlPage {
 
     /// What is asked at present.
     pub fn orders(&self) -> Orders {
-        Orders { kill: self.0[KILL].load(Acquire) != 0, drain: self.0[DRAIN].load(Acquire) != 0 }
+        let is_set = |at: usize| self.0[at].load(Acquire) != 0;
+        Orders { kill: is_set(KILL), drain: is_set(DRAIN), agent_silent: false }
+    }
+
+    /// The agent is alive at `now_ns` of `CLOCK_MONOTONIC`.
+    pub fn beat(&self, now_ns: u64) {
+        self.0[HEARTBEAT].store(now_ns, Relaxed);
+    }
+
+    /// When the agent last gave a sign of life: nanoseconds of `CLOCK_MONOTONIC`, 0 for never.
+    #[inline(always)]
+    pub fn heartbeat_ns(&self) -> u64 {
+        self.0[HEARTBEAT].load(Relaxed)
+    }
+
+    /// Changes with every [`Self::set_limits`]; odd while they are being written, 0 before the first.
+    #[inline(always)]
+    pub fn limits_generation(&self) -> u64 {
+        self.0[LIMITS].load(Acquire)
+    }
+
+    /// Asks for other risk limits, by the words that the engine's core reads. One process writes.
+    pub fn set_limits(&self, words: &[u64]) {
+        let generation = self.0[LIMITS].load(Relaxed) | 1;
+        self.0[LIMITS].store(generation, Relaxed);
+        fence(Release);
+        for (word, value) in self.0[LIMITS_AT..][..LIMITS_WORDS_MAX].iter().zip(words) {
+            word.store(*value, Relaxed);
+        }
+        self.0[LIMITS].store(generation + 1, Release);
+    }
+
+    /// The risk limits of a generation; `None` if another one is being written.
+    pub fn limits<const N: usize>(&self, generation: u64) -> Option<[u64; N]> {
+        const { assert!(N <= LIMITS_WORDS_MAX) };
+        let words = std::array::from_fn(|at| self.0[LIMITS_AT + at].load(Relaxed));
+        fence(Acquire);
+        let same = self.0[LIMITS].load(Relaxed) == generation;
+        (same && generation.is_multiple_of(2) && generation > 0).then_some(words)
     }
 
     /// Asks for `orders`. One process writes: the agent.
@@ -96,9 +161,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("quietcore-control-{}", std::process::id()));
         let agent = ControlPage::open(&path).unwrap();
         let before = agent.generation();
-        agent.set(Orders { kill: true, drain: false });
+        agent.set(Orders { kill: true, ..Orders::default() });
         let engine = ControlPage::open(&path).unwrap();
-        assert_eq!(engine.orders(), Orders { kill: true, drain: false });
+        assert_eq!(engine.orders(), Orders { kill: true, ..Orders::default() });
         assert_ne!(engine.generation(), before);
         std::fs::write(&path, [1; PAGE_WORDS * 8]).unwrap();
         assert!(matches!(ControlPage::open(&path), Err(PageError::Foreign { .. })));
@@ -106,8 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_read_whole_or_not_at_all() {
+        let path = std::env::temp_dir().join(format!("quietcore-limits-{}", std::process::id()));
+        let (agent, engine) =
+            (ControlPage::open(&path).unwrap(), ControlPage::open(&path).unwrap());
+        assert_eq!(engine.limits::<2>(engine.limits_generation()), None);
+        agent.set_limits(&[7, 8]);
+        let generation = engine.limits_generation();
+        assert_eq!(engine.limits(generation), Some([7, 8]));
+        agent.set_limits(&[9, 8]);
+        assert_eq!(engine.limits::<2>(generation), None);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn bits_carry_orders() {
-        for bits in 0..4 {
+        for bits in 0..8 {
             assert_eq!(Orders::from_bits(bits).to_bits(), bits);
         }
     }

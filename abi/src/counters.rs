@@ -1,14 +1,17 @@
 //! The counters page: what a running engine tells the host. The engine writes; everyone else reads.
 //!
 //! ```text
-//! word 0       64           192             448               704               1216
-//! ┌────────────┬────────────┬───────────────┬─────────────────┬─────────────────┬────────
-//! │ header     │ counters   │ tick-to-order │ 16 instruments  │ 256 events of   │ zeroes
-//! │ magic, pid…│ one a word │ 256 buckets   │ of 16 words     │ 2 words         │
-//! └────────────┴────────────┴───────────────┴─────────────────┴─────────────────┴────────
+//! word 0       64           192             448               704             1216     1280
+//! ┌────────────┬────────────┬───────────────┬─────────────────┬───────────────┬────────┬───────
+//! │ header     │ counters   │ tick-to-order │ 16 instruments  │ 256 events of │ risk   │ zeroes
+//! │ magic, pid…│ one a word │ 256 buckets   │ of 16 words     │ 2 words       │ limits │
+//! └────────────┴────────────┴───────────────┴─────────────────┴───────────────┴────────┴───────
 //! ```
 
+use crate::control::{LIMIT_NAMES, LIMITS_WORDS_MAX};
 use crate::field::{Price, Symbol};
+use crate::histogram::{BUCKETS, bucket_floor, bucket_of};
+use crate::journal::Refusal;
 use crate::page::{Page, PageError};
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -20,8 +23,6 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"QCCNTR\0\x01");
 pub const PAGE_WORDS: usize = 2048;
 /// Instruments that the page shows; an engine may trade more.
 pub const INSTRUMENTS_SHOWN_MAX: usize = 16;
-/// Buckets of the histogram: eight per power of two, up to 2^34 ns.
-pub const BUCKETS: usize = 256;
 /// Events kept in the ring. The agent reads it every second; the engine raises few a minute.
 pub const EVENTS_KEPT: usize = 256;
 
@@ -36,7 +37,9 @@ const EVENTS_AT: usize = 704;
 const _: () = assert!(Counter::COUNT <= HISTOGRAM_AT - COUNTERS_AT);
 const _: () = assert!(HISTOGRAM_AT + BUCKETS <= INSTRUMENTS_AT);
 const _: () = assert!(INSTRUMENTS_AT + INSTRUMENTS_SHOWN_MAX * INSTRUMENT_WORDS <= EVENTS_AT);
-const _: () = assert!(EVENTS_AT + EVENTS_KEPT * 2 <= PAGE_WORDS);
+const LIMITS_AT: usize = 1216;
+const _: () = assert!(EVENTS_AT + EVENTS_KEPT * 2 <= LIMITS_AT);
+const _: () = assert!(LIMITS_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
 
 macro_rules! counters {
     ($($name:ident = $id:literal, $metric:literal, $help:literal;)*) => {
@@ -108,9 +111,57 @@ counters! {
     OutboxFull = 42, "outbox_full_total", "Intents dropped because bytes to the exchange were still waiting.";
     AdmissionRefused = 43, "orders_table_full_total", "Intents dropped because the order table was full.";
     LoopCyclesMax = 44, "loop_ns_max", "The longest turn of the hot loop, in nanoseconds.";
+    RefusedRestricted = 45, "risk_refused_restricted_total", "Orders refused: restricted instrument.";
+    RefusedHalted = 46, "risk_refused_halted_total", "Orders refused: instrument not trading.";
+    RefusedUnsound = 47, "risk_refused_unsound_total", "Orders refused: the instrument's book missed a message.";
+    RefusedStale = 48, "risk_refused_stale_total", "Orders refused: feed silent for too long.";
+    RefusedShares = 49, "risk_refused_shares_total", "Orders refused: shares of one order.";
+    RefusedLot = 50, "risk_refused_lot_total", "Orders refused: lot size.";
+    RefusedTick = 51, "risk_refused_tick_total", "Orders refused: tick size.";
+    RefusedNotional = 52, "risk_refused_notional_total", "Orders refused: value of one order.";
+    RefusedNoReference = 53, "risk_refused_no_reference_total", "Orders refused: no best bid and offer to compare with, or crossed ones.";
+    RefusedCollar = 54, "risk_refused_collar_total", "Orders refused: price collar.";
+    RefusedSelfTrade = 55, "risk_refused_self_trade_total", "Orders refused: would trade with an order of ours.";
+    RefusedShortSale = 56, "risk_refused_short_sale_total", "Orders refused: short sale under a price-test restriction.";
+    RefusedDuplicate = 57, "risk_refused_duplicate_total", "Orders refused: same order sent a moment ago.";
+    RefusedPosition = 58, "risk_refused_position_total", "Orders refused: position limit.";
+    RefusedOpenOrders = 59, "risk_refused_open_orders_total", "Orders refused: open-order limit.";
+    RefusedGross = 60, "risk_refused_gross_total", "Orders refused: gross exposure.";
+    RefusedNet = 61, "risk_refused_net_total", "Orders refused: net exposure.";
+    RefusedRate = 62, "risk_refused_rate_total", "Orders refused: message rate.";
+    OrderNonsense = 63, "order_nonsense_total", "OUCH messages that make no sense for the order's state; they change nothing.";
+    TradesBroken = 64, "trades_broken_total", "Executions that the exchange took back.";
+    BooksUnsound = 65, "books_unsound", "Instruments whose book missed a message; they are not traded until the next session.";
+    ClockSteps = 66, "clock_steps_total", "Steps of CLOCK_REALTIME by more than a second; the engine's own clock goes on.";
+    LimitsLoads = 67, "limits_loads_total", "Times that other risk limits were put in force.";
+    LimitsRefused = 68, "limits_refused_total", "Risk limits on the control page that are out of range; the old ones stay.";
 }
 
 impl Counter {
+    /// The counter of a reason for refusing an order.
+    pub fn of_refusal(reason: Refusal) -> Self {
+        match reason {
+            Refusal::Restricted => Self::RefusedRestricted,
+            Refusal::Halted => Self::RefusedHalted,
+            Refusal::Unsound => Self::RefusedUnsound,
+            Refusal::Stale => Self::RefusedStale,
+            Refusal::Shares => Self::RefusedShares,
+            Refusal::Lot => Self::RefusedLot,
+            Refusal::Tick => Self::RefusedTick,
+            Refusal::Notional => Self::RefusedNotional,
+            Refusal::NoReference => Self::RefusedNoReference,
+            Refusal::Collar => Self::RefusedCollar,
+            Refusal::SelfTrade => Self::RefusedSelfTrade,
+            Refusal::ShortSale => Self::RefusedShortSale,
+            Refusal::Duplicate => Self::RefusedDuplicate,
+            Refusal::Position => Self::RefusedPosition,
+            Refusal::OpenOrders => Self::RefusedOpenOrders,
+            Refusal::Gross => Self::RefusedGross,
+            Refusal::Net => Self::RefusedNet,
+            Refusal::Rate => Self::RefusedRate,
+        }
+    }
+
     /// Whether the metric only grows.
     pub fn is_total(self) -> bool {
         self.metric().ends_with("_total")
@@ -221,6 +272,14 @@ code! {
         Started = 11,
         /// The session's bytes made no sense; the value counts such resets.
         SessionMalformed = 12,
+        /// Trading was stopped; the value is the `journal::StopReason`.
+        Stopped = 13,
+        /// An instrument's book missed a message; the value is its number in the configuration.
+        BookUnsound = 14,
+        /// Other risk limits are in force; the value counts such changes.
+        LimitsLoaded = 15,
+        /// Risk limits were refused: out of range; the value counts such refusals.
+        LimitsRefused = 16,
     }
 }
 
@@ -317,6 +376,18 @@ impl CountersPage {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// Shows the risk limits in force, by the words of `control::LIMIT_NAMES`.
+    pub fn show_limits(&self, words: &[u64; LIMIT_NAMES.len()]) {
+        for (word, value) in self.0[LIMITS_AT..].iter().zip(words) {
+            word.store(*value, Relaxed);
+        }
+    }
+
+    /// The risk limits in force.
+    pub fn limits(&self) -> [u64; LIMIT_NAMES.len()] {
+        std::array::from_fn(|at| self.0[LIMITS_AT + at].load(Relaxed))
+    }
+
     /// Raises an event.
     pub fn raise(&self, event: Event, value: u64) {
         let raised = self.0[Word::Events as usize].load(Relaxed);
@@ -396,77 +467,5 @@ impl CountersPage {
     }
 }
 
-/// The bucket of a time: eight linear steps per power of two.
-pub fn bucket_of(nanos: u64) -> usize {
-    if nanos < 8 {
-        return nanos as usize;
-    }
-    let exponent = nanos.ilog2() as usize;
-    ((exponent - 2) * 8 + ((nanos >> (exponent - 3)) & 7) as usize).min(BUCKETS - 1)
-}
-
-/// The least time that falls into a bucket.
-pub fn bucket_floor(bucket: usize) -> u64 {
-    if bucket < 8 {
-        return bucket as u64;
-    }
-    let exponent = bucket / 8 + 2;
-    (8 + bucket as u64 % 8) << (exponent - 3)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn page(name: &str) -> (CountersPage, CountersPage, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let engine = CountersPage::create(&path).unwrap();
-        (engine, CountersPage::open(&path).unwrap(), path)
-    }
-
-    #[test]
-    fn readers_see_what_the_engine_wrote() {
-        let (engine, reader, path) = page("counters");
-        engine.add(Counter::Executions, 2);
-        engine.set(Counter::PnlTicks, -5i64 as u64);
-        let view = InstrumentView {
-            symbol: Symbol::new("AAPL").unwrap(),
-            bid: Some((Price(5_853_300), 18)),
-            ask: None,
-            position: -100,
-            pnl_ticks: -7,
-        };
-        engine.show_instrument(0, &view);
-        assert_eq!(reader.get(Counter::Executions), 2);
-        assert_eq!(reader.get(Counter::PnlTicks) as i64, -5);
-        assert_eq!(reader.instruments(), [view]);
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn the_event_ring_forgets_the_oldest() {
-        let (engine, reader, path) = page("events");
-        for value in 0..EVENTS_KEPT as u64 + 1 {
-            engine.raise(Event::FeedGap, value);
-        }
-        assert_eq!(reader.event(0), None);
-        assert_eq!(reader.event(1), Some((Event::FeedGap, 1)));
-        assert_eq!(reader.event(EVENTS_KEPT as u64 + 1), None);
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn buckets_are_contiguous() {
-        for nanos in (0..100_000).chain([1 << 33, u64::MAX]) {
-            let bucket = bucket_of(nanos);
-            assert!(bucket_floor(bucket) <= nanos);
-            assert!(bucket == BUCKETS - 1 || nanos < bucket_floor(bucket + 1), "{nanos}");
-        }
-    }
-
-    #[test]
-    fn ids_and_names_are_unique() {
-        let mut seen = std::collections::HashSet::new();
-        assert!(Counter::ALL.iter().all(|c| seen.insert(c.metric())));
-    }
-}
+mod tests;

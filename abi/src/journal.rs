@@ -58,12 +58,193 @@ code! {
         Tick = 8,
         /// The control page changed: one byte, `control::Orders::to_bits`.
         Control = 9,
+        /// Other risk limits: their words, little-endian.
+        Limits = 10,
+        /// What an earlier run left behind: see [`Recovery`].
+        Recovered = 11,
         /// Bytes sent to the order-entry connection.
         SessionSent = 64,
         /// A re-request sent to the request server.
         FeedRequested = 65,
+        /// Risk refused an order: see [`Refused`].
+        RiskRefused = 66,
+        /// Trading was stopped: one byte, a [`StopReason`].
+        Stopped = 67,
+        /// When an order went through the engine: see [`Timing`]. Not an output of the core.
+        Timing = 68,
         /// Nothing: the rest of the batch.
         Pad = 255,
+    }
+}
+
+code! {
+    /// Why risk did not let an order out.
+    Refusal {
+        /// The instrument is on the restricted list.
+        Restricted = 1,
+        /// The exchange does not trade the instrument.
+        Halted = 2,
+        /// A message about the instrument could not be applied to its book.
+        Unsound = 3,
+        /// The feed was silent for longer than `feed_age_max_ns`.
+        Stale = 4,
+        /// No shares, or more than `order_shares_max`.
+        Shares = 5,
+        /// No multiple of `lot_shares`.
+        Lot = 6,
+        /// No whole number of cents at a dollar or more (Reg NMS rule 612).
+        Tick = 7,
+        /// Price times shares above `order_notional_max`.
+        Notional = 8,
+        /// No best bid or offer to compare the price with, or they are crossed.
+        NoReference = 9,
+        /// Further from the middle than `price_collar_bps`.
+        Collar = 10,
+        /// It would trade with an order of ours.
+        SelfTrade = 11,
+        /// A short sale at or below the best bid under a price-test restriction (Reg SHO rule 201).
+        ShortSale = 12,
+        /// The same order was sent less than `duplicate_window_ns` ago.
+        Duplicate = 13,
+        /// The position with all working orders would pass `position_shares_max`.
+        Position = 14,
+        /// `orders_open_max` orders are open.
+        OpenOrders = 15,
+        /// All positions and working orders would pass `gross_notional_max`.
+        Gross = 16,
+        /// The net of all positions would pass `net_notional_max`.
+        Net = 17,
+        /// More messages than `orders_per_second_max`.
+        Rate = 18,
+    }
+
+    /// Why trading was stopped.
+    StopReason {
+        /// The exchange refused `rejects_in_a_row_max` orders in a row.
+        Rejects = 1,
+        /// The loss reached `loss_max`.
+        Loss = 2,
+        /// The exchange broke a trade that is not known any more: the position is not certain.
+        TradeUnknown = 3,
+        /// The journal can't be written.
+        Journal = 4,
+        /// The agent gave no sign of life for longer than the configuration allows.
+        AgentSilent = 5,
+        /// The exchange has fewer messages in the session than the journal.
+        ExchangeForgot = 6,
+    }
+}
+
+/// A refused order in a `RiskRefused` record: little-endian, in the order of the fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Refusal,
+    /// `B` or `S`.
+    pub side: u8,
+    /// The instrument's number in the configuration.
+    pub instrument: u16,
+    /// Shares.
+    pub shares: u32,
+    /// Price in 1/10,000.
+    pub price: u32,
+    /// The order that was to be replaced, 0 for a new one.
+    pub replaces: u32,
+}
+
+impl Refused {
+    /// Bytes of the record's payload.
+    pub const LEN: usize = 16;
+
+    /// The payload.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        (out[0], out[1]) = (self.reason as u8, self.side);
+        out[2..4].copy_from_slice(&self.instrument.to_le_bytes());
+        for (at, word) in [(4, self.shares), (8, self.price), (12, self.replaces)] {
+            out[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads a payload; `None` if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Some(Self {
+            reason: Refusal::get(&bytes[..1])?,
+            side: bytes[1],
+            instrument: u16::from_le_bytes([bytes[2], bytes[3]]),
+            shares: word(4),
+            price: word(8),
+            replaces: word(12),
+        })
+    }
+}
+
+/// What a run found in the journal of the runs before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// The order-entry session that the journal speaks of; blank for none.
+    pub session: [u8; 10],
+    /// Sequenced messages of it that were recorded.
+    pub messages: u64,
+    /// The highest UserRefNum that was recorded as sent; 0 for none.
+    pub user_ref_max: u32,
+}
+
+impl Recovery {
+    /// Bytes of the record's payload: session, messages, user_ref_max; little-endian.
+    pub const LEN: usize = 22;
+
+    /// The payload.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        out[..10].copy_from_slice(&self.session);
+        out[10..18].copy_from_slice(&self.messages.to_le_bytes());
+        out[18..].copy_from_slice(&self.user_ref_max.to_le_bytes());
+        out
+    }
+
+    /// Reads a payload; `None` if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        Some(Self {
+            session: *bytes.first_chunk()?,
+            messages: u64::from_le_bytes(*bytes[10..].first_chunk()?),
+            user_ref_max: u32::from_le_bytes(*bytes[18..].first_chunk()?),
+        })
+    }
+}
+
+/// When an order that followed from a datagram went through the engine: nanoseconds, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From the kernel's receive time stamp to the loop's clock; 0 if there was no stamp.
+    pub wire_to_loop_ns: u64,
+    /// From the loop's clock to the order given to the kernel.
+    pub loop_to_send_ns: u64,
+}
+
+impl Timing {
+    /// Bytes of the record's payload.
+    pub const LEN: usize = 16;
+
+    /// The payload.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        out[..8].copy_from_slice(&self.wire_to_loop_ns.to_le_bytes());
+        out[8..].copy_from_slice(&self.loop_to_send_ns.to_le_bytes());
+        out
+    }
+
+    /// Reads a payload; `None` if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let word = |at: usize| bytes[at..].first_chunk().map(|word| u64::from_le_bytes(*word));
+        Some(Self { wire_to_loop_ns: word(0)?, loop_to_send_ns: word(8)? })
     }
 }
 

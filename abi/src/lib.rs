@@ -19,6 +19,8 @@ pub mod soup;
 pub mod control;
 /// The counters page: what a running engine tells the host.
 pub mod counters;
+/// The buckets of a histogram of times.
+pub mod histogram;
 /// The host plan: which cores are hot, and how a host says so.
 pub mod hostplan;
 /// Journal segments and records.

@@ -16,6 +16,8 @@ pub mod limits;
 pub mod ociarchive;
 /// What is to be done so that what runs is what is declared.
 pub mod plan;
+/// The engine's risk limits.
+pub mod risklimits;
 /// The agent's main loop.
 pub mod run;
 /// A service as an OCI runtime specification.

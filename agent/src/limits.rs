@@ -38,3 +38,6 @@ pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
 
 /// Time that a container has to end by itself before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Between two signs of life to the engine, whose patience is 2 s or more.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);

@@ -5,12 +5,13 @@ use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
 use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
-use crate::limits::{RECONCILE_INTERVAL, STOP_GRACE};
+use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
 use crate::plan::{Action, History, Observed, Task, is_over, plan};
 use crate::server::{self, Asked, Question, Response};
-use crate::status::{Container, Core, Engine, Status};
+use crate::status::{self, Container, Core, Engine, Status};
 use crate::tail::Tail;
+use abi::control::ControlPage;
 use abi::counters::CountersPage;
 use abi::hostplan::CorePlan;
 use anyhow::{Context, Result};
@@ -70,8 +71,9 @@ pub async fn run(paths: Paths) -> Result<()> {
     let cores = hotpartition::core_plan()?;
     let mut agent = Agent::new(paths, cores)?;
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
-    let (socket, control) = (agent.paths.socket.clone(), agent.paths.pages.join("control"));
-    let mut serving = tokio::spawn(async move { server::serve(&socket, control, to_agent).await });
+    let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
+    tokio::spawn(beat(pages.join("control")));
+    let mut serving = tokio::spawn(async move { server::serve(&socket, pages, to_agent).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -85,6 +87,20 @@ pub async fn run(paths: Paths) -> Result<()> {
             Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question)); }
             ended = &mut serving => { ended?.context("local socket")?; }
             _ = terminate.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Tells the engine every second that the agent lives, whatever containerd does. There is no page before
+/// the engine's first start.
+async fn beat(control: std::path::PathBuf) {
+    let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut page = None;
+    loop {
+        ticks.tick().await;
+        page = page.or_else(|| ControlPage::open_existing(&control).ok());
+        if let Some(page) = &page {
+            page.beat(status::monotonic_ns());
         }
     }
 }
@@ -277,9 +293,7 @@ impl Agent {
     /// The page of a running engine.
     fn page(&self) -> Option<CountersPage> {
         let page = CountersPage::open(&self.paths.pages.join("counters")).ok()?;
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
-        let now_ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-        page.is_alive(now_ns).then_some(page)
+        page.is_alive(status::monotonic_ns()).then_some(page)
     }
 
     /// The hot thread does not log; its events come to the journal here.

@@ -1,9 +1,11 @@
 //! The local socket: one line of JSON in, one line out. Only root reaches it.
 
 use crate::limits::REQUEST_LEN_MAX;
+use crate::risklimits as limits;
 use crate::status::Status;
 use abi::control::{ControlPage, Orders};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,11 @@ pub enum Request {
         /// Cancel what works and open nothing new.
         drain: bool,
     },
+    /// Put other risk limits in force, or none to see them.
+    Limits {
+        /// Names of `abi::control::LIMIT_NAMES` and their new values.
+        changes: BTreeMap<String, u64>,
+    },
 }
 
 /// What is answered.
@@ -41,6 +48,8 @@ pub enum Request {
 pub enum Response {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Limits`]: all that are in force.
+    Limits(Vec<(String, u64)>),
     /// It was done.
     Done,
     /// It was not done, and why.
@@ -63,19 +72,19 @@ pub type Asked = (Question, oneshot::Sender<Response>);
 ///
 /// # Errors
 /// The socket can't be made.
-pub async fn serve(path: &Path, control: PathBuf, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+pub async fn serve(path: &Path, pages: PathBuf, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(answer(stream, control.clone(), to_agent.clone()));
+        tokio::spawn(answer(stream, pages.clone(), to_agent.clone()));
     }
 }
 
 async fn answer(
     stream: UnixStream,
-    control: PathBuf,
+    pages: PathBuf,
     to_agent: mpsc::Sender<Asked>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
@@ -83,7 +92,10 @@ async fn answer(
     while let Some(line) = lines.next_line().await? {
         let response = match serde_json::from_str(&line) {
             // The kill switch waits for nothing, least of all for a containerd that hangs.
-            Ok(Request::Control { kill, drain }) => tell_engine(&control, Orders { kill, drain }),
+            Ok(Request::Control { kill, drain }) => {
+                tell_engine(&pages.join("control"), kill, drain)
+            }
+            Ok(Request::Limits { changes }) => limits::change(&pages, &changes).await,
             Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
             Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),
@@ -96,7 +108,7 @@ async fn answer(
 }
 
 /// Kill and drain add up; neither lifts the other. Only asking for neither clears both.
-fn tell_engine(control: &Path, asked: Orders) -> Response {
+fn tell_engine(control: &Path, kill: bool, drain: bool) -> Response {
     let page = match ControlPage::open_existing(control) {
         Ok(page) => page,
         Err(error) => {
@@ -104,10 +116,11 @@ fn tell_engine(control: &Path, asked: Orders) -> Response {
         }
     };
     let now = page.orders();
-    let resume = asked == Orders::default();
+    let resume = !kill && !drain;
     let orders = Orders {
-        kill: !resume && (asked.kill || now.kill),
-        drain: !resume && (asked.drain || now.drain),
+        kill: !resume && (kill || now.kill),
+        drain: !resume && (drain || now.drain),
+        ..now
     };
     page.set(orders);
     warn!(kill = orders.kill, drain = orders.drain, "engine control changed");

@@ -123,3 +123,10 @@ impl Engine {
         self.counters.get(name).copied().unwrap_or(0)
     }
 }
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the engine's pages.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now = now.expect("CLOCK_MONOTONIC is always there");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}

@@ -1,6 +1,7 @@
 //! The counters page as Prometheus text, exposition format 0.0.4.
 
-use abi::counters::{Counter, CountersPage, State, Word, bucket_floor, bucket_of};
+use abi::counters::{Counter, CountersPage, State, Word};
+use abi::histogram::{bucket_floor, bucket_of};
 use std::fmt::Write;
 
 /// All metrics of a running engine.

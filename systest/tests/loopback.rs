@@ -234,7 +234,7 @@ fn a_killed_engine_finds_its_position_again_and_stays_killed() {
     bench.wait("ten fills", |page| page.get(Counter::Executions) >= 10);
     let control =
         ControlPage::open(&bench.path("pages").join("control")).expect("the control page");
-    control.set(Orders { kill: true, drain: false });
+    control.set(Orders { kill: true, ..Orders::default() });
     bench.wait("everything is cancelled", |page| {
         page.state() == Some(State::Killed) && page.get(Counter::OrdersOpen) == 0
     });

@@ -57,8 +57,13 @@ enum Command {
     Kill,
     /// Cancel working orders and open no new ones, until `qctl resume`.
     Drain,
-    /// Trade again.
+    /// Trade again, also after a limit stopped trading.
     Resume,
+    /// Show the engine's risk limits, or put others in force until its next configuration.
+    Limits {
+        /// NAME=VALUE; none shows all.
+        changes: Vec<String>,
+    },
 }
 
 struct Client {
@@ -87,7 +92,7 @@ impl Client {
         match self.ask(&Request::Status {})? {
             Response::Status(status) => Ok(*status),
             Response::Error(why) => bail!(why),
-            Response::Done => bail!("the agent answered something else than a status"),
+            _ => bail!("the agent answered something else than a status"),
         }
     }
 
@@ -136,6 +141,23 @@ fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
     }
 }
 
+fn limits(client: &mut Client, changes: &[String]) -> Result<()> {
+    let change = |text: &String| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text}: NAME=VALUE"))?;
+        let value = value.parse().with_context(|| format!("{text}: a whole number"))?;
+        Ok((name.to_string(), value))
+    };
+    let changes = changes.iter().map(change).collect::<Result<_>>()?;
+    match client.ask(&Request::Limits { changes })? {
+        Response::Limits(limits) => {
+            limits.iter().for_each(|(name, value)| println!("{name:<24} {value:>20}"));
+            Ok(())
+        }
+        Response::Error(why) => bail!(why),
+        _ => bail!("the agent answered something else than limits"),
+    }
+}
+
 fn act(arguments: &Arguments) -> Result<()> {
     if let Command::Ready { timeout } = arguments.command {
         return ready(&arguments.socket, Duration::from_secs(timeout));
@@ -157,6 +179,7 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
         Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
+        Command::Limits { changes } => limits(&mut client, changes)?,
         Command::Ready { .. } => {}
     }
     Ok(())

@@ -2,41 +2,72 @@
 //! Bytes to send collect in an outbox; the rim sends them.
 
 use crate::counters::{Counter, Counters};
-use crate::limits::{OUTBOX_LEN, OWN_ORDERS_MAX};
+use crate::limits::{OUTBOX_LEN, OWN_ORDERS_MAX, REFUSALS_MAX};
 use crate::market::{InstrumentId, Market};
-use crate::orders::{Orders, OwnOrder, State};
-use crate::risk::{Candidate, Risk, Situation};
+use crate::order_state::{Event, State};
+use crate::orders::{Orders, OwnOrder, Replacement};
+use crate::risk::{Candidate, Replaced as Old, Risk, Situation};
 use crate::settings::Settings;
 use crate::strategy::{Execution, Intent};
-use abi::field::{Alpha, Price, Side};
+use abi::field::{Alpha, Price, Side, Symbol};
+use abi::journal::{Recovery, Refused, StopReason};
 use abi::ouch::inbound::{AccountQuery, CancelOrder, EnterOrder, ReplaceOrder};
-use abi::ouch::outbound::{Accepted, Canceled, Executed, Message, Replaced};
+use abi::ouch::outbound::{Accepted, Executed, Message, Replaced};
 use abi::ouch::{Capacity, CrossType, Display, OrderState, TimeInForce, UserRefNum};
 use abi::wire::WireError;
 
 /// The longest message we send: Enter Order, its empty appendage, SoupBinTCP's three bytes.
 const MESSAGE_LEN_MAX: usize = 3 + EnterOrder::LEN + 2;
 
+/// What the desk needs to know of the world for one intent.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment<'a> {
+    pub market: &'a Market,
+    pub now: u64,
+    pub feed_heard_at: u64,
+}
+
+/// What a message from the exchange was to the strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing that the strategy is told at once.
+    Nothing,
+    /// One of our orders traded.
+    Execution(Execution),
+    /// Trading must stop.
+    Stop(StopReason),
+}
+
 /// Orders, risk and the bytes to the exchange.
 pub struct Desk {
     /// Our orders and positions.
     pub orders: Orders,
-    risk: Risk,
+    /// The limits.
+    pub risk: Risk,
     next_user_ref: UserRefNum,
     out: Vec<u8>,
+    refusals: Vec<Refused>,
     /// An Account Query was answered on this connection.
     pub(crate) query_answered: bool,
 }
 
 impl Desk {
     pub(crate) fn new(settings: &Settings) -> Self {
+        let open_max = OWN_ORDERS_MAX.min(settings.risk.orders_open_max as usize * 2);
         Self {
-            orders: Orders::new(settings.instruments.len()),
-            risk: Risk::new(settings.risk),
+            orders: Orders::new(settings.instruments.len(), open_max),
+            risk: Risk::new(settings.risk, settings.restricted.clone()),
             next_user_ref: 1,
             out: Vec::with_capacity(OUTBOX_LEN),
+            refusals: Vec::with_capacity(REFUSALS_MAX),
             query_answered: false,
         }
+    }
+
+    /// Numbers that an earlier run recorded as sent are not used again, whether the exchange saw them
+    /// or not.
+    pub(crate) fn recover(&mut self, recovery: &Recovery) {
+        self.next_user_ref = self.next_user_ref.max(recovery.user_ref_max.saturating_add(1));
     }
 
     /// Bytes for the order-entry connection. The rim takes them after every input.
@@ -44,7 +75,13 @@ impl Desk {
         &mut self.out
     }
 
+    /// The orders that risk refused since the last call.
+    pub fn take_refusals(&mut self) -> impl Iterator<Item = Refused> + '_ {
+        self.refusals.drain(..)
+    }
+
     /// Appends a SoupBinTCP Unsequenced packet around a message with an empty appendage.
+    #[inline]
     fn send(&mut self, message: &[u8]) {
         let length = 1 + message.len() as u16 + 2;
         self.out.extend_from_slice(&length.to_be_bytes());
@@ -68,29 +105,26 @@ impl Desk {
     }
 
     /// Turns an intent into a message, if risk passes it.
-    pub(crate) fn act(
-        &mut self,
-        intent: Intent,
-        market: &Market,
-        now: u64,
-        counters: &mut Counters,
-    ) {
+    #[inline]
+    pub(crate) fn act(&mut self, intent: Intent, moment: Moment<'_>, counters: &mut Counters) {
         if !self.has_room(counters) {
             return;
         }
         match intent {
             Intent::Enter { instrument, side, price, shares } => {
-                self.enter(instrument, side, price, shares, market, now, counters);
+                let order = Candidate { instrument, side, price, shares, replaces: None };
+                self.enter(&order, moment, counters);
             }
             Intent::Replace { user_ref, price, shares } => {
-                self.replace(user_ref, price, shares, market, now, counters);
+                self.replace(user_ref, price, shares, moment, counters);
             }
-            Intent::Cancel { user_ref } => self.cancel(user_ref, now, counters),
+            Intent::Cancel { user_ref } => self.cancel(user_ref, moment.now, counters),
         }
     }
 
     /// The next number whose slot is free. Numbers may be left out; an order that rests for long must
     /// not stop everything else when the numbers come round to its slot.
+    #[inline]
     fn free_user_ref(&self, counters: &mut Counters) -> Option<UserRefNum> {
         let numbers = self.next_user_ref..self.next_user_ref.saturating_add(OWN_ORDERS_MAX as u32);
         let free = numbers.into_iter().find(|number| self.orders.has_room(*number));
@@ -100,52 +134,42 @@ impl Desk {
         free
     }
 
-    fn passes(
-        &mut self,
-        id: InstrumentId,
-        order: &Candidate,
-        market: &Market,
-        now: u64,
-        counters: &mut Counters,
-    ) -> bool {
-        let situation = Situation {
-            bbo: market.bbo(id),
-            trading: market.status(id).is_trading(),
-            position: self.orders.position(id),
-            open_orders: self.orders.open_count(),
-        };
-        let passed = self.risk.check(order, &situation, now).is_ok();
-        if !passed {
-            counters.count(Counter::RiskRejected);
+    #[inline]
+    fn passes(&mut self, order: &Candidate, moment: Moment<'_>, counters: &mut Counters) -> bool {
+        let Moment { market, now, feed_heard_at } = moment;
+        let bbo = market.bbo(order.instrument);
+        if let Some(doubled) = bbo.mid_doubled() {
+            self.orders.mark(order.instrument, Price((doubled / 2) as u32));
         }
-        passed
+        let status = market.status(order.instrument);
+        let situation = Situation { bbo, status, orders: &self.orders, feed_heard_at };
+        let Err(reason) = self.risk.check(order, &situation, now) else { return true };
+        counters.count(Counter::RiskRejected);
+        counters.count(Counter::of_refusal(reason));
+        if self.refusals.len() < REFUSALS_MAX {
+            self.refusals.push(Refused {
+                reason,
+                side: if order.side == Side::Buy { b'B' } else { b'S' },
+                instrument: order.instrument.0,
+                shares: order.shares,
+                price: order.price.0,
+                replaces: order.replaces.map_or(0, |old| old.user_ref),
+            });
+        }
+        false
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "an order is these values; a struct would be Intent again"
-    )]
-    fn enter(
-        &mut self,
-        instrument: InstrumentId,
-        side: Side,
-        price: Price,
-        shares: u32,
-        market: &Market,
-        now: u64,
-        counters: &mut Counters,
-    ) {
+    fn enter(&mut self, order: &Candidate, moment: Moment<'_>, counters: &mut Counters) {
         let Some(user_ref) = self.free_user_ref(counters) else { return };
-        let candidate = Candidate { side, price, shares, replaces: 0, is_new: true };
-        if !self.passes(instrument, &candidate, market, now, counters) {
+        if !self.passes(order, moment, counters) {
             return;
         }
         let message = EnterOrder {
             user_ref_num: user_ref,
-            side: side.into(),
-            quantity: shares,
-            symbol: market.symbol(instrument),
-            price: price.into(),
+            side: order.side.into(),
+            quantity: order.shares,
+            symbol: moment.market.symbol(order.instrument),
+            price: order.price.into(),
             time_in_force: TimeInForce::Day,
             display: Display::Visible,
             capacity: Capacity::Principal,
@@ -155,16 +179,8 @@ impl Desk {
         };
         self.send(&message.to_bytes());
         self.next_user_ref = user_ref + 1;
-        let state = State::PendingNew;
-        self.orders.insert(OwnOrder {
-            user_ref,
-            instrument,
-            side,
-            price,
-            open: shares,
-            executed: 0,
-            state,
-        });
+        let Candidate { instrument, side, price, shares, .. } = *order;
+        self.orders.insert(OwnOrder::new(user_ref, instrument, side, price, shares));
         counters.count(Counter::OrdersSent);
     }
 
@@ -173,18 +189,18 @@ impl Desk {
         user_ref: UserRefNum,
         price: Price,
         shares: u32,
-        market: &Market,
-        now: u64,
+        moment: Moment<'_>,
         counters: &mut Counters,
     ) {
         let Some(order) = self.orders.get(user_ref).copied() else { return };
-        if order.state != State::Live {
+        if !order.state.is_working() {
             return;
         }
         let Some(new_ref) = self.free_user_ref(counters) else { return };
-        let candidate =
-            Candidate { side: order.side, price, shares, replaces: order.open, is_new: false };
-        if !self.passes(order.instrument, &candidate, market, now, counters) {
+        let replaces = Some(Old { user_ref, shares: order.open, price: order.price });
+        let (instrument, side) = (order.instrument, order.side);
+        let candidate = Candidate { instrument, side, price, shares, replaces };
+        if !self.passes(&candidate, moment, counters) {
             return;
         }
         let quantity = shares + order.executed;
@@ -200,60 +216,75 @@ impl Desk {
         };
         self.send(&message.to_bytes());
         self.next_user_ref = new_ref + 1;
-        let state = State::PendingReplace { user_ref: new_ref, price, quantity };
-        self.orders.update(user_ref, |order| order.state = state);
+        self.orders.apply(user_ref, |order| {
+            order.replacement = Some(Replacement { user_ref: new_ref, price, quantity });
+            Event::ReplaceSent
+        });
         counters.count(Counter::ReplacesSent);
     }
 
+    /// Cancels an order; one that is being replaced, under the number that it is to get: the exchange
+    /// takes the replacement first.
     fn cancel(&mut self, user_ref: UserRefNum, now: u64, counters: &mut Counters) {
-        let known = self.orders.update(user_ref, |order| order.state = State::PendingCancel);
-        if known {
-            // A cancel only lowers risk: it goes out over budget too, but it uses budget up.
-            let _ = self.risk.spend(now);
-            self.send(&CancelOrder { user_ref_num: user_ref, quantity: 0 }.to_bytes());
-            counters.count(Counter::CancelsSent);
-        }
+        let Some(order) = self.orders.apply(user_ref, |_| Event::CancelSent) else { return };
+        // A cancel only lowers risk: it goes out over budget too, but it uses budget up.
+        let _ = self.risk.spend(now);
+        let user_ref_num = order.replacement.map_or(user_ref, |replacement| replacement.user_ref);
+        self.send(&CancelOrder { user_ref_num, quantity: 0 }.to_bytes());
+        counters.count(Counter::CancelsSent);
     }
 
     /// Cancels every order that has no cancel on the way.
     pub(crate) fn cancel_all(&mut self, now: u64, counters: &mut Counters) {
-        let wanted =
-            |order: &OwnOrder| !matches!(order.state, State::PendingCancel | State::PendingNew);
-        while self.has_room(counters) {
-            let Some(user_ref) = self.orders.find(wanted) else { return };
+        while self.orders.cancellable_count() > 0 && self.has_room(counters) {
+            let Some(user_ref) = self.orders.find(OwnOrder::is_cancellable) else { return };
             self.cancel(user_ref, now, counters);
         }
     }
 
-    /// Takes one message from the exchange; returns the execution that it was, if it was one.
+    /// Lets orders whose cancel was refused be cancelled again.
+    pub(crate) fn retry_cancels(&mut self) {
+        while let Some(user_ref) = self.orders.find(|order| order.cancel_refused) {
+            self.orders.allow_cancel(user_ref);
+        }
+    }
+
+    /// Takes one message from the exchange.
     pub(crate) fn on_message(
         &mut self,
         bytes: &[u8],
         market: &Market,
         counters: &mut Counters,
-    ) -> Result<Option<Execution>, WireError> {
+    ) -> Result<Answer, WireError> {
         let (message, _) = Message::decode(bytes)?;
         match message {
             Message::Accepted(m) => self.on_accepted(&m, market, counters),
             Message::Replaced(m) => self.on_replaced(&m, market, counters),
             Message::Executed(m) => return Ok(self.on_executed(&m, counters)),
-            Message::Canceled(m) => self.on_canceled(&m, counters),
+            Message::Canceled(m) => self.reduce(m.user_ref_num, m.quantity, counters),
             Message::AiqCanceled(m) => {
                 self.reduce(m.user_ref_num, m.decrement_shares, counters);
             }
-            Message::Rejected(m) => self.on_rejected(m.user_ref_num, counters),
-            Message::CancelReject(m) => {
-                self.orders.update(m.user_ref_num, |order| order.state = State::Live);
-            }
+            Message::Rejected(m) => return Ok(self.on_rejected(m.user_ref_num, counters)),
+            Message::CancelReject(m) => self.change(m.user_ref_num, counters, |order| {
+                order.cancel_refused = true;
+                Event::CancelRejected
+            }),
             Message::Modified(m) => {
-                self.orders.update(m.user_ref_num, |order| order.open = order.open.min(m.quantity));
+                let open = self.orders.get(m.user_ref_num).map_or(0, |order| order.open);
+                self.reduce(m.user_ref_num, open.saturating_sub(m.quantity), counters);
+            }
+            Message::BrokenTrade(m) => {
+                counters.count(Counter::TradesBroken);
+                if !self.orders.break_trade(m.user_ref_num, m.match_number) {
+                    return Ok(Answer::Stop(StopReason::TradeUnknown));
+                }
             }
             Message::AccountQueryResponse(m) => {
                 self.next_user_ref = self.next_user_ref.max(m.next_user_ref_num);
                 self.query_answered = true;
             }
-            Message::BrokenTrade(_)
-            | Message::CancelPending(_)
+            Message::CancelPending(_)
             | Message::PriorityUpdate(_)
             | Message::Restated(_)
             | Message::SystemEvent(_)
@@ -261,7 +292,26 @@ impl Desk {
             | Message::DisableResponse(_)
             | Message::EnableResponse(_) => {}
         }
-        Ok(None)
+        Ok(Answer::Nothing)
+    }
+
+    /// Applies an event; one about an unknown order, or that makes no sense, changes nothing.
+    fn change(
+        &mut self,
+        user_ref: UserRefNum,
+        counters: &mut Counters,
+        event: impl FnOnce(&mut OwnOrder) -> Event,
+    ) {
+        if self.orders.get(user_ref).is_none() {
+            return counters.count(Counter::SessionUnknownOrder);
+        }
+        match self.orders.apply(user_ref, event) {
+            None => counters.count(Counter::OrderNonsense),
+            Some(order) if order.state == State::Cancelled => {
+                counters.count(Counter::OrdersCancelled);
+            }
+            Some(_) => {}
+        }
     }
 
     fn saw(&mut self, user_ref: UserRefNum) {
@@ -270,25 +320,17 @@ impl Desk {
 
     fn on_accepted(&mut self, m: &Accepted, market: &Market, counters: &mut Counters) {
         counters.count(Counter::OrdersAccepted);
+        self.risk.note_accept();
         self.saw(m.user_ref_num);
         let dead = m.order_state == OrderState::Dead;
-        let known = self.orders.update(m.user_ref_num, |order| {
-            order.open = if dead { 0 } else { m.quantity };
-            if order.state == State::PendingNew {
-                order.state = State::Live;
-            }
-        });
-        if !known && !dead {
-            self.adopt(
-                m.user_ref_num,
-                m.symbol,
-                m.side.book_side(),
-                m.price,
-                m.quantity,
-                0,
-                market,
-                counters,
-            );
+        if self.orders.get(m.user_ref_num).is_some() {
+            self.change(m.user_ref_num, counters, |order| {
+                order.open = m.quantity;
+                if dead { Event::AcceptedDead } else { Event::Accepted }
+            });
+        } else if !dead {
+            let side = m.side.book_side();
+            self.adopt(m.user_ref_num, m.symbol, side, m.price, m.quantity, market, counters);
         }
     }
 
@@ -297,26 +339,18 @@ impl Desk {
     fn adopt(
         &mut self,
         user_ref: UserRefNum,
-        symbol: abi::field::Symbol,
+        symbol: Symbol,
         side: Side,
         price: abi::ouch::Price,
         open: u32,
-        executed: u32,
         market: &Market,
         counters: &mut Counters,
     ) {
         match (market.find(symbol), price.narrow(), self.orders.has_room(user_ref)) {
             (Some(instrument), Some(price), true) if open > 0 => {
-                let state = State::Live;
-                self.orders.insert(OwnOrder {
-                    user_ref,
-                    instrument,
-                    side,
-                    price,
-                    open,
-                    executed,
-                    state,
-                });
+                let order = OwnOrder::new(user_ref, instrument, side, price, open);
+                let is_accepted = true;
+                self.orders.insert(OwnOrder { state: State::Live, is_accepted, ..order });
             }
             _ => counters.count(Counter::SessionUnknownOrder),
         }
@@ -324,76 +358,88 @@ impl Desk {
 
     fn on_replaced(&mut self, m: &Replaced, market: &Market, counters: &mut Counters) {
         counters.count(Counter::OrdersAccepted);
+        self.risk.note_accept();
         self.saw(m.user_ref_num);
-        let executed = self.orders.remove(m.orig_user_ref_num).map_or(0, |old| old.executed);
-        if m.order_state == OrderState::Live {
-            let side = m.side.book_side();
-            self.adopt(
-                m.user_ref_num,
-                m.symbol,
-                side,
-                m.price,
-                m.quantity,
-                executed,
-                market,
-                counters,
-            );
+        let dead = m.order_state == OrderState::Dead;
+        let (user_ref, side) = (m.user_ref_num, m.side.book_side());
+        let price = m.price.narrow();
+        let known = self.orders.get(m.orig_user_ref_num).copied();
+        if known.is_some_and(|order| order.replacement.is_some()) {
+            return self.change(m.orig_user_ref_num, counters, |order| {
+                order.user_ref = user_ref;
+                (order.price, order.open) = (price.unwrap_or(order.price), m.quantity);
+                order.cancel_refused = false;
+                if dead { Event::ReplacedDead } else { Event::Replaced }
+            });
+        }
+        // Replayed after a restart: this process never asked for it.
+        self.orders.forget(m.orig_user_ref_num);
+        if !dead {
+            self.adopt(user_ref, m.symbol, side, m.price, m.quantity, market, counters);
+        }
+        if let Some(old) = known {
+            self.orders.carry_executed(user_ref, old.executed);
         }
     }
 
-    fn on_executed(&mut self, m: &Executed, counters: &mut Counters) -> Option<Execution> {
-        let Some(order) = self.orders.get(m.user_ref_num).copied() else {
+    fn on_executed(&mut self, m: &Executed, counters: &mut Counters) -> Answer {
+        let Some(before) = self.orders.get(m.user_ref_num).copied() else {
             counters.count(Counter::SessionUnknownOrder);
-            return None;
+            return Answer::Nothing;
+        };
+        let left = before.open.checked_sub(m.quantity);
+        let sensible = left.is_some() && m.quantity > 0 && before.is_accepted;
+        let Some(left) = left.filter(|_| sensible) else {
+            counters.count(Counter::OrderNonsense);
+            return Answer::Nothing;
         };
         counters.count(Counter::Executions);
         counters.add(Counter::SharesFilled, m.quantity.into());
-        self.orders.update(m.user_ref_num, |order| {
-            order.open = order.open.saturating_sub(m.quantity);
+        self.change(m.user_ref_num, counters, |order| {
+            order.open = left;
             order.executed = order.executed.saturating_add(m.quantity);
+            if left == 0 { Event::ExecutedAll } else { Event::ExecutedPart }
         });
-        self.orders.book(order.instrument, order.side, m.quantity, m.price.0);
-        Some(Execution {
+        self.orders.book(&before, m.quantity, m.price.0, m.match_number);
+        Answer::Execution(Execution {
             user_ref: m.user_ref_num,
-            instrument: order.instrument,
-            side: order.side,
+            instrument: before.instrument,
+            side: before.side,
             shares: m.quantity,
-            price: m.price.narrow().unwrap_or(order.price),
+            price: m.price.narrow().unwrap_or(before.price),
         })
     }
 
-    fn on_canceled(&mut self, m: &Canceled, counters: &mut Counters) {
-        self.reduce(m.user_ref_num, m.quantity, counters);
-    }
-
     fn reduce(&mut self, user_ref: UserRefNum, shares: u32, counters: &mut Counters) {
-        let known =
-            self.orders.update(user_ref, |order| order.open = order.open.saturating_sub(shares));
-        if !known {
-            counters.count(Counter::SessionUnknownOrder);
-        } else if self.orders.get(user_ref).is_none() {
-            counters.count(Counter::OrdersCancelled);
-        }
+        self.change(user_ref, counters, |order| {
+            order.open = order.open.saturating_sub(shares);
+            if order.open == 0 { Event::CancelledAll } else { Event::CancelledPart }
+        });
     }
 
-    fn on_rejected(&mut self, user_ref: UserRefNum, counters: &mut Counters) {
+    fn on_rejected(&mut self, user_ref: UserRefNum, counters: &mut Counters) -> Answer {
         counters.count(Counter::OrdersRejected);
         self.saw(user_ref);
-        if let Some(original) = self.orders.find_replacing(user_ref) {
-            self.orders.update(original, |order| order.state = State::Live);
-        } else {
-            self.orders.remove(user_ref);
+        match self.orders.replaced_by(user_ref) {
+            Some(original) => self.change(original, counters, |_| Event::ReplaceRejected),
+            None => self.change(user_ref, counters, |_| Event::Rejected),
+        }
+        let stop = self.risk.note_reject();
+        if stop { Answer::Stop(StopReason::Rejects) } else { Answer::Nothing }
+    }
+
+    /// The exchange has told everything: what it did not answer, it never saw. An order that it never
+    /// saw is not open, and a replacement or cancel that it never saw changes nothing.
+    pub(crate) fn forget_unanswered(&mut self) {
+        while let Some(user_ref) = self.orders.find(|order| !order.state.is_working()) {
+            self.orders.settle_unanswered(user_ref);
         }
     }
 
-    /// Replays of this connection may have skipped answers that were under way when it broke: an
-    /// order that the exchange never saw is not open, and will never be answered.
-    pub(crate) fn forget_unanswered(&mut self) {
-        while let Some(user_ref) = self.orders.find(|order| order.state == State::PendingNew) {
-            self.orders.remove(user_ref);
-        }
-        while let Some(user_ref) = self.orders.find(|order| order.state != State::Live) {
-            self.orders.update(user_ref, |order| order.state = State::Live);
-        }
+    /// An instrument's symbol and position as the page shows them.
+    pub(crate) fn pnl(&self, id: InstrumentId, market: &Market) -> i64 {
+        let position = self.orders.position(id);
+        let side = if position.shares >= 0 { Side::Buy } else { Side::Sell };
+        position.pnl(market.bbo(id).side(side).map(|quote| quote.price))
     }
 }

@@ -19,6 +19,8 @@ pub mod limits;
 pub mod maker;
 /// All books, fed by ITCH.
 pub mod market;
+/// The states of an order of ours, and the table of its moves.
+pub mod order_state;
 /// Orders resting in all books, found by reference number.
 mod order_table;
 /// Our own orders and positions.

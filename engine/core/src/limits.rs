@@ -16,6 +16,9 @@ pub const LEVELS_MAX: usize = 1 << 16;
 /// the reordering that two lines of one switch produce; a longer gap is the request server's.
 pub const HELD_PACKETS_MAX: usize = 64;
 
+/// Executions kept in case that the exchange breaks one: a day of a desk's thread.
+pub const EXECUTIONS_KEPT: usize = 1 << 16;
+
 /// Intents that a strategy may raise in one call: two sides of eight instruments.
 pub const INTENTS_MAX: usize = 16;
 
@@ -24,6 +27,9 @@ pub const OUTBOX_LEN: usize = OWN_ORDERS_MAX * 16;
 
 /// Bytes of the order-entry stream kept while a packet is incomplete.
 pub const STREAM_LEN: usize = 128 * 1024;
+
+/// Refused intents that one input may report: all of one call for each instrument of a datagram.
+pub const REFUSALS_MAX: usize = 1024;
 
 /// Events that one input may raise.
 pub const EVENTS_MAX: usize = 16;

@@ -6,7 +6,7 @@
 //! stops adding to it; holding half of that, it offers one tick inside a wide spread to get rid of it.
 
 use crate::market::InstrumentId;
-use crate::orders::{OwnOrder, State};
+use crate::orders::OwnOrder;
 use crate::strategy::{Actions, Intent, Strategy, View};
 use abi::field::{Price, Side};
 use serde::Deserialize;
@@ -65,7 +65,7 @@ impl Maker {
         let shares = self.settings.quote_shares;
         match (target, current) {
             (Some(price), None) => Some(Intent::Enter { instrument, side, price, shares }),
-            (_, Some(order)) if order.state != State::Live => None,
+            (_, Some(order)) if !order.state.is_working() => None,
             (Some(price), Some(order)) => {
                 let user_ref = order.user_ref;
                 let moved = order.price != price || order.open < shares / 2;
@@ -85,8 +85,7 @@ impl Strategy for Maker {
         }
         let mut asked = false;
         for side in [Side::Buy, Side::Sell] {
-            let of_side = |order: &&OwnOrder| order.instrument == instrument && order.side == side;
-            let current = view.orders().find(of_side);
+            let current = view.orders(instrument).find(|order| order.side == side);
             let target = self.target(view, instrument, side);
             if let Some(intent) = self.quote(target, current, instrument, side) {
                 asked |= actions.push(intent);

@@ -325,6 +325,33 @@ impl Market {
         }
     }
 
+    /// Says that a message which could not be applied belonged into a book: the book of the instrument
+    /// that it names, or every book if its length makes that uncertain. Returns how many books were
+    /// sound before.
+    pub fn mark_unsound(&mut self, bytes: &[u8], error: BookError) -> usize {
+        let kinds = [
+            AddOrder::KIND,
+            AddOrderMpid::KIND,
+            OrderDelete::KIND,
+            OrderExecuted::KIND,
+            OrderExecutedWithPrice::KIND,
+            OrderCancel::KIND,
+            OrderReplace::KIND,
+        ];
+        let of_a_book = bytes.first().is_some_and(|kind| kinds.contains(kind));
+        let locate = bytes.get(1..3).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+        let named = match error {
+            BookError::Malformed if of_a_book => 0..self.statuses.len(),
+            BookError::Malformed => 0..0,
+            _ => self.located(locate).map_or(0..0, |place| {
+                let at = usize::from(instrument_at(place).0);
+                at..at + 1
+            }),
+        };
+        let sound = self.statuses[named].iter_mut().filter(|status| !status.is_unsound);
+        sound.map(|status| status.is_unsound = true).count()
+    }
+
     fn change_status(&mut self, locate: u16, change: impl FnOnce(&mut Status)) -> Change {
         let Some(place) = self.located(locate) else { return Change::None };
         let id = instrument_at(place);

@@ -1,37 +1,21 @@
-//! Our own orders and positions, as the exchange's answers make them. Sends nothing.
-//!
-//! ```text
-//!            accepted            executed (all)
-//! PendingNew ────────► Live ───────────────────► gone
-//!     │ rejected        │ ▲ replaced / replace rejected
-//!     ▼                 ▼ │
-//!    gone        PendingReplace        any state ── cancelled ──► gone
-//!                 PendingCancel ── cancel rejected ──► Live
-//! ```
+//! Our own orders and positions, as the exchange's answers make them. Sends nothing; the moves of a
+//! single order are `order_state`'s.
 
-use crate::limits::OWN_ORDERS_MAX;
+use crate::limits::{EXECUTIONS_KEPT, OWN_ORDERS_MAX};
 use crate::market::InstrumentId;
+use crate::order_state::{Event, State, next};
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
-/// Where an order stands between us and the exchange.
+/// What an order becomes if its replacement is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Sent, not answered.
-    PendingNew,
-    /// Accepted.
-    Live,
-    /// A replacement was sent; its number, price and total quantity.
-    PendingReplace {
-        /// The number that the order will have.
-        user_ref: UserRefNum,
-        /// Its price then.
-        price: Price,
-        /// Its shares then, those executed before included.
-        quantity: u32,
-    },
-    /// A cancel was sent.
-    PendingCancel,
+pub struct Replacement {
+    /// The number that the order will have.
+    pub user_ref: UserRefNum,
+    /// Its price then.
+    pub price: Price,
+    /// Its shares then, those executed before included.
+    pub quantity: u32,
 }
 
 /// One of our orders that can still trade.
@@ -51,17 +35,52 @@ pub struct OwnOrder {
     pub executed: u32,
     /// Where it stands.
     pub state: State,
+    /// A replacement that was sent and not answered.
+    pub replacement: Option<Replacement>,
+    /// The exchange has accepted it, whatever was asked for since.
+    pub is_accepted: bool,
+    /// The exchange refused a cancel of it: asking again at once would only be refused again.
+    pub cancel_refused: bool,
 }
 
 impl OwnOrder {
+    /// A new order, just sent.
+    pub fn new(
+        user_ref: UserRefNum,
+        instrument: InstrumentId,
+        side: Side,
+        price: Price,
+        open: u32,
+    ) -> Self {
+        Self {
+            user_ref,
+            instrument,
+            side,
+            price,
+            open,
+            executed: 0,
+            state: State::PendingNew,
+            replacement: None,
+            is_accepted: false,
+            cancel_refused: false,
+        }
+    }
+
     /// The most shares that it can still trade, a pending replacement included.
     pub fn open_at_most(&self) -> u32 {
-        match self.state {
-            State::PendingReplace { quantity, .. } => {
-                self.open.max(quantity.saturating_sub(self.executed))
-            }
-            _ => self.open,
-        }
+        let replaced = self.replacement.map_or(0, |r| r.quantity.saturating_sub(self.executed));
+        self.open.max(replaced)
+    }
+
+    /// Whether a cancel of it would tell the exchange anything new.
+    pub fn is_cancellable(&self) -> bool {
+        self.state != State::PendingCancel && !self.cancel_refused
+    }
+
+    /// The most money that it can still trade, in 1/10,000.
+    fn notional_at_most(&self) -> u64 {
+        let price = self.replacement.map_or(self.price, |r| r.price.max(self.price));
+        u64::from(price.0) * u64::from(self.open_at_most())
     }
 }
 
@@ -76,6 +95,8 @@ pub struct Position {
     pub working_buy: u64,
     /// The most shares that working sell orders can take.
     pub working_sell: u64,
+    /// What a share was last worth.
+    pub mark: Price,
 }
 
 impl Position {
@@ -84,13 +105,53 @@ impl Position {
         let mark = mark.map_or(0, |price| i64::from(price.0));
         self.cash.saturating_add(self.shares.saturating_mul(mark))
     }
+
+    fn value(&self) -> i64 {
+        self.shares.saturating_mul(i64::from(self.mark.0))
+    }
+}
+
+/// Money at risk over all instruments, in 1/10,000, positions at their marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exposure {
+    /// The sum of the positions' values, short ones negative.
+    pub net: i64,
+    /// The sum of the positions' absolute values.
+    pub gross: u64,
+    /// The most that working orders can add to it.
+    pub working: u64,
+}
+
+/// One execution, kept so that it can be broken.
+#[derive(Debug, Clone, Copy)]
+struct Booked {
+    match_number: u64,
+    user_ref: UserRefNum,
+    instrument: InstrumentId,
+    side: Side,
+    shares: u32,
+    price: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    Empty,
+    Order(OwnOrder),
+    /// The number of a replacement, which the order of that number will get.
+    Replacing(UserRefNum),
 }
 
 /// All own orders that can still trade, and the positions that their executions made.
 pub struct Orders {
-    slots: Box<[Option<OwnOrder>]>,
+    slots: Box<[Slot]>,
+    /// The slots in use by orders of each instrument.
+    by_instrument: Vec<Vec<u16>>,
     open_count: usize,
+    cancellable_count: usize,
     positions: Vec<Position>,
+    exposure: Exposure,
+    booked: Vec<Booked>,
+    booked_next: usize,
 }
 
 fn slot_of(user_ref: UserRefNum) -> usize {
@@ -98,12 +159,17 @@ fn slot_of(user_ref: UserRefNum) -> usize {
 }
 
 impl Orders {
-    /// No orders, flat in every instrument.
-    pub fn new(instruments: usize) -> Self {
+    /// No orders, flat in every instrument. An instrument has at most `open_max` orders.
+    pub fn new(instruments: usize, open_max: usize) -> Self {
         Self {
-            slots: vec![None; OWN_ORDERS_MAX].into_boxed_slice(),
+            slots: vec![Slot::Empty; OWN_ORDERS_MAX].into_boxed_slice(),
+            by_instrument: (0..instruments).map(|_| Vec::with_capacity(open_max)).collect(),
             open_count: 0,
+            cancellable_count: 0,
             positions: vec![Position::default(); instruments],
+            exposure: Exposure::default(),
+            booked: Vec::with_capacity(EXECUTIONS_KEPT),
+            booked_next: 0,
         }
     }
 
@@ -112,58 +178,159 @@ impl Orders {
         self.open_count
     }
 
+    /// Orders for which [`OwnOrder::is_cancellable`] holds.
+    pub fn cancellable_count(&self) -> usize {
+        self.cancellable_count
+    }
+
     /// An instrument's position.
+    #[inline]
     pub fn position(&self, id: InstrumentId) -> Position {
         self.positions[usize::from(id.0)]
     }
 
-    /// The order of a number, or the one that a pending replacement gives that number.
+    /// Money at risk.
+    #[inline]
+    pub fn exposure(&self) -> Exposure {
+        self.exposure
+    }
+
+    /// The order of a number.
+    #[inline]
     pub fn get(&self, user_ref: UserRefNum) -> Option<&OwnOrder> {
-        self.slots[slot_of(user_ref)].as_ref().filter(|order| order.user_ref == user_ref)
+        match &self.slots[slot_of(user_ref)] {
+            Slot::Order(order) if order.user_ref == user_ref => Some(order),
+            _ => None,
+        }
+    }
+
+    /// All orders of an instrument that can still trade, in no order that means anything.
+    #[inline]
+    pub fn of(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
+        self.by_instrument[usize::from(id.0)].iter().filter_map(|at| self.at(usize::from(*at)))
+    }
+
+    fn at(&self, slot: usize) -> Option<&OwnOrder> {
+        match &self.slots[slot] {
+            Slot::Order(order) => Some(order),
+            Slot::Empty | Slot::Replacing(_) => None,
+        }
     }
 
     /// All orders that can still trade.
     pub fn iter(&self) -> impl Iterator<Item = &OwnOrder> {
-        self.slots.iter().flatten()
+        (0..self.slots.len()).filter_map(|slot| self.at(slot))
     }
 
     /// Whether an order of this number can be kept.
+    #[inline]
     pub fn has_room(&self, user_ref: UserRefNum) -> bool {
-        self.slots[slot_of(user_ref)].is_none()
+        matches!(self.slots[slot_of(user_ref)], Slot::Empty)
     }
 
     /// Keeps a new order. The caller asked [`Self::has_room`].
     pub fn insert(&mut self, order: OwnOrder) {
+        let slot = slot_of(order.user_ref);
+        debug_assert!(matches!(self.slots[slot], Slot::Empty));
         self.work(&order, true);
-        let slot = &mut self.slots[slot_of(order.user_ref)];
-        debug_assert!(slot.is_none());
-        *slot = Some(order);
+        self.slots[slot] = Slot::Order(order);
+        self.by_instrument[usize::from(order.instrument.0)].push(slot as u16);
         self.open_count += 1;
     }
 
-    /// Changes an order; its working shares follow. An order with nothing open is gone afterwards.
-    pub fn update(&mut self, user_ref: UserRefNum, change: impl FnOnce(&mut OwnOrder)) -> bool {
-        let slot = slot_of(user_ref);
-        let Some(mut order) = self.slots[slot].filter(|order| order.user_ref == user_ref) else {
-            return false;
-        };
-        self.work(&order, false);
-        change(&mut order);
-        if order.open == 0 {
-            self.slots[slot] = None;
+    /// Changes an order by an event; one that is gone is forgotten. `None` if there is no such order or
+    /// the event makes no sense for it; nothing is changed then.
+    pub fn apply(
+        &mut self,
+        user_ref: UserRefNum,
+        event: impl FnOnce(&mut OwnOrder) -> Event,
+    ) -> Option<OwnOrder> {
+        let before = *self.get(user_ref)?;
+        let mut order = before;
+        let event = event(&mut order);
+        order.state = next(order.state, event, order.executed > 0)?;
+        order.is_accepted |= event == Event::Accepted;
+        if matches!(event, Event::Replaced | Event::ReplacedDead | Event::ReplaceRejected) {
+            order.replacement = None;
+        }
+        self.work(&before, false);
+        self.take_out(&before);
+        if order.state.is_gone() {
             self.open_count -= 1;
         } else {
             self.work(&order, true);
-            self.slots[slot] = Some(order);
+            self.put_back(&order);
         }
-        true
+        Some(order)
     }
 
-    /// Takes an order out.
-    pub fn remove(&mut self, user_ref: UserRefNum) -> Option<OwnOrder> {
-        let order = *self.get(user_ref)?;
-        self.update(user_ref, |order| order.open = 0);
-        Some(order)
+    /// Forgets an order without an event.
+    pub fn forget(&mut self, user_ref: UserRefNum) {
+        if let Some(order) = self.get(user_ref).copied() {
+            self.work(&order, false);
+            self.take_out(&order);
+            self.open_count -= 1;
+        }
+    }
+
+    fn rewrite(&mut self, user_ref: UserRefNum, change: impl FnOnce(&mut OwnOrder)) {
+        if let Some(before) = self.get(user_ref).copied() {
+            let mut order = before;
+            change(&mut order);
+            self.work(&before, false);
+            self.take_out(&before);
+            self.work(&order, true);
+            self.put_back(&order);
+        }
+    }
+
+    /// Says how many shares an order had executed under its earlier numbers.
+    pub fn carry_executed(&mut self, user_ref: UserRefNum, executed: u32) {
+        self.rewrite(user_ref, |order| {
+            order.executed = executed;
+            if executed > 0 {
+                order.state = State::PartiallyFilled;
+            }
+        });
+    }
+
+    /// An order whose cancel was refused may be cancelled again.
+    pub fn allow_cancel(&mut self, user_ref: UserRefNum) {
+        self.rewrite(user_ref, |order| order.cancel_refused = false);
+    }
+
+    /// The exchange never saw what was last sent about an order: a new one is not there, another is as
+    /// it was.
+    pub fn settle_unanswered(&mut self, user_ref: UserRefNum) {
+        let never_there = |order: &OwnOrder| !order.is_accepted;
+        if self.get(user_ref).is_some_and(never_there) {
+            return self.forget(user_ref);
+        }
+        self.rewrite(user_ref, |order| {
+            order.replacement = None;
+            order.state = if order.executed > 0 { State::PartiallyFilled } else { State::Live };
+        });
+    }
+
+    fn take_out(&mut self, order: &OwnOrder) {
+        let slot = slot_of(order.user_ref);
+        self.slots[slot] = Slot::Empty;
+        if let Some(replacement) = order.replacement {
+            self.slots[slot_of(replacement.user_ref)] = Slot::Empty;
+        }
+        let of = &mut self.by_instrument[usize::from(order.instrument.0)];
+        if let Some(at) = of.iter().position(|other| usize::from(*other) == slot) {
+            of.swap_remove(at);
+        }
+    }
+
+    fn put_back(&mut self, order: &OwnOrder) {
+        let slot = slot_of(order.user_ref);
+        self.slots[slot] = Slot::Order(*order);
+        if let Some(replacement) = order.replacement {
+            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(order.user_ref);
+        }
+        self.by_instrument[usize::from(order.instrument.0)].push(slot as u16);
     }
 
     /// The number of the first order that is so.
@@ -171,23 +338,70 @@ impl Orders {
         self.iter().find(|order| wanted(order)).map(|order| order.user_ref)
     }
 
-    /// Finds the order whose pending replacement has this number.
-    pub fn find_replacing(&self, new_ref: UserRefNum) -> Option<UserRefNum> {
-        self.find(|order| {
-            matches!(order.state, State::PendingReplace { user_ref, .. } if user_ref == new_ref)
-        })
+    /// The order whose pending replacement has this number.
+    pub fn replaced_by(&self, new_ref: UserRefNum) -> Option<UserRefNum> {
+        let Slot::Replacing(user_ref) = self.slots[slot_of(new_ref)] else { return None };
+        let replacement = self.get(user_ref)?.replacement?;
+        (replacement.user_ref == new_ref).then_some(user_ref)
     }
 
-    /// Books an execution to the position.
-    pub fn book(&mut self, id: InstrumentId, side: Side, shares: u32, price: u64) {
-        let position = &mut self.positions[usize::from(id.0)];
-        let money = i64::from(shares).saturating_mul(price.min(i64::MAX as u64) as i64);
-        let (shares, money) = match side {
-            Side::Buy => (i64::from(shares), -money),
-            Side::Sell => (-i64::from(shares), money),
+    /// Books an execution to the position, and keeps it in case that it is broken.
+    pub fn book(&mut self, order: &OwnOrder, shares: u32, price: u64, match_number: u64) {
+        let (instrument, side, user_ref) = (order.instrument, order.side, order.user_ref);
+        let booked = Booked { match_number, user_ref, instrument, side, shares, price };
+        self.move_position(&booked);
+        if self.booked.len() < EXECUTIONS_KEPT {
+            self.booked.push(booked);
+        } else {
+            self.booked[self.booked_next] = booked;
+        }
+        self.booked_next = (self.booked_next + 1) % EXECUTIONS_KEPT;
+    }
+
+    /// Takes an execution back; `false` if it is not known any more.
+    pub fn break_trade(&mut self, user_ref: UserRefNum, match_number: u64) -> bool {
+        let is_it = |b: &Booked| b.match_number == match_number && b.user_ref == user_ref;
+        let Some(at) = self.booked.iter().position(is_it) else { return false };
+        let booked = self.booked[at];
+        let side = if booked.side == Side::Buy { Side::Sell } else { Side::Buy };
+        self.move_position(&Booked { side, ..booked });
+        self.booked[at].shares = 0;
+        true
+    }
+
+    fn move_position(&mut self, booked: &Booked) {
+        let position = &mut self.positions[usize::from(booked.instrument.0)];
+        let money =
+            i64::from(booked.shares).saturating_mul(booked.price.min(i64::MAX as u64) as i64);
+        let (shares, money) = match booked.side {
+            Side::Buy => (i64::from(booked.shares), -money),
+            Side::Sell => (-i64::from(booked.shares), money),
         };
+        let before = *position;
         position.shares = position.shares.saturating_add(shares);
         position.cash = position.cash.saturating_add(money);
+        position.mark = Price(u32::try_from(booked.price).unwrap_or(u32::MAX));
+        let after = *position;
+        self.expose(&before, &after);
+    }
+
+    /// Says what a share of an instrument is worth now.
+    #[inline]
+    pub fn mark(&mut self, id: InstrumentId, mark: Price) {
+        let position = &mut self.positions[usize::from(id.0)];
+        if position.mark != mark {
+            let before = *position;
+            position.mark = mark;
+            let after = *position;
+            self.expose(&before, &after);
+        }
+    }
+
+    fn expose(&mut self, before: &Position, after: &Position) {
+        let (old, new) = (before.value(), after.value());
+        self.exposure.net = self.exposure.net.saturating_sub(old).saturating_add(new);
+        let gross = self.exposure.gross.saturating_sub(old.unsigned_abs());
+        self.exposure.gross = gross.saturating_add(new.unsigned_abs());
     }
 
     fn work(&mut self, order: &OwnOrder, add: bool) {
@@ -196,58 +410,16 @@ impl Orders {
             Side::Buy => &mut position.working_buy,
             Side::Sell => &mut position.working_sell,
         };
-        let shares = u64::from(order.open_at_most());
-        *working = if add { *working + shares } else { *working - shares };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(user_ref: UserRefNum, open: u32) -> OwnOrder {
-        OwnOrder {
-            user_ref,
-            instrument: InstrumentId(0),
-            side: Side::Buy,
-            price: Price(10_000),
-            open,
-            executed: 0,
-            state: State::PendingNew,
+        let (shares, notional) = (u64::from(order.open_at_most()), order.notional_at_most());
+        let cancellable = usize::from(order.is_cancellable());
+        if add {
+            self.cancellable_count += cancellable;
+            *working += shares;
+            self.exposure.working += notional;
+        } else {
+            self.cancellable_count -= cancellable;
+            *working -= shares;
+            self.exposure.working -= notional;
         }
-    }
-
-    #[test]
-    fn working_shares_follow_the_orders() {
-        let mut orders = Orders::new(1);
-        orders.insert(order(1, 100));
-        orders.insert(order(2, 50));
-        assert_eq!(orders.position(InstrumentId(0)).working_buy, 150);
-        let pending = State::PendingReplace { user_ref: 3, price: Price(1), quantity: 120 };
-        orders.update(2, |order| order.state = pending);
-        assert_eq!(orders.position(InstrumentId(0)).working_buy, 220);
-        assert_eq!(orders.find_replacing(3), Some(2));
-        orders.update(1, |order| order.open -= 100);
-        assert_eq!((orders.open_count(), orders.position(InstrumentId(0)).working_buy), (1, 120));
-        orders.remove(2);
-        assert_eq!(orders.position(InstrumentId(0)), Position::default());
-    }
-
-    #[test]
-    fn money_and_shares_are_booked() {
-        let mut orders = Orders::new(1);
-        orders.book(InstrumentId(0), Side::Buy, 100, 10_000);
-        orders.book(InstrumentId(0), Side::Sell, 40, 11_000);
-        let position = orders.position(InstrumentId(0));
-        assert_eq!((position.shares, position.cash), (60, -560_000));
-        assert_eq!(position.pnl(Some(Price(11_000))), 100_000);
-    }
-
-    #[test]
-    fn a_slot_in_use_is_no_room() {
-        let mut orders = Orders::new(1);
-        orders.insert(order(1, 100));
-        assert!(!orders.has_room(1 + OWN_ORDERS_MAX as u32));
-        assert!(orders.get(1 + OWN_ORDERS_MAX as u32).is_none());
     }
 }

@@ -1,19 +1,21 @@
 //! Everything put together: an input and the time go in, bytes to send and counters come out. The same
 //! inputs in the same order give the same outputs, byte for byte: live, in replay and in backtest.
 
-use crate::arbiter::{Arbiter, Arrival};
+use crate::arbiter::Arbiter;
 use crate::counters::{Counter, Counters, Event};
-use crate::desk::Desk;
-use crate::market::{BookError, Change, InstrumentId, Market};
+use crate::desk::{Answer, Desk, Moment};
+use crate::market::{InstrumentId, Market};
 use crate::session::{Client, Incoming, Phase};
-use crate::settings::Settings;
+use crate::settings::{RiskLimits, Settings};
 use crate::strategy::{Actions, Strategy, View};
-use crate::touch::{BBO_HASH_EMPTY, Touch};
+use crate::touch::Touch;
 use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
-use abi::field::Side;
-use abi::mold::{DATAGRAM_LEN_MAX, Packet, Request};
+use abi::journal::{Recovery, Refused, StopReason};
+use abi::mold::{DATAGRAM_LEN_MAX, Request};
 use abi::soup::LoginRejectReason;
+
+mod feed;
 
 /// Where a datagram came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,12 @@ pub enum Verdict {
 /// every second.
 const SESSION_SILENCE_NS: u64 = 5_000_000_000;
 
+/// Between two attempts to cancel an order whose cancel the exchange refused.
+const CANCEL_RETRY_NS: u64 = 1_000_000_000;
+
+/// Stops that one input may cause.
+const STOPS_MAX: usize = 8;
+
 /// The core of one hot thread.
 pub struct Core<S> {
     settings: Settings,
@@ -56,7 +64,11 @@ pub struct Core<S> {
     recovered: bool,
     fed: bool,
     feed_ended: bool,
-    halted: bool,
+    stopped: Option<StopReason>,
+    /// Stops that the rim has not recorded yet.
+    stops: Vec<StopReason>,
+    recovery: Recovery,
+    cancels_retried_at: u64,
     request: Option<Request>,
     reset: bool,
     rolled: bool,
@@ -86,7 +98,10 @@ impl<S: Strategy> Core<S> {
             recovered: false,
             fed: false,
             feed_ended: false,
-            halted: false,
+            stopped: None,
+            stops: Vec::with_capacity(STOPS_MAX),
+            recovery: Recovery::default(),
+            cancels_retried_at: 0,
             request: None,
             reset: false,
             rolled: false,
@@ -141,138 +156,17 @@ impl<S: Strategy> Core<S> {
         self.state == State::Trading && self.arbiter.is_whole() && !self.feed_ended
     }
 
-    /// A datagram came in.
-    #[inline]
-    pub fn on_feed(&mut self, line: Line, datagram: &[u8], now: u64) -> Verdict {
-        let Ok(packet) = Packet::decode(datagram) else {
-            self.counters.count(Counter::FeedPacketsMalformed);
-            return Verdict::Dropped;
-        };
-        if self.own_session_heard_at == 0 {
-            self.own_session_heard_at = now;
-        }
-        let before = self.arbiter.knowledge();
-        let was_whole = self.arbiter.is_whole();
-        let applied = self.place(&packet, datagram, now);
-        if was_whole && !self.arbiter.is_whole() && self.fed {
-            self.counters.count(Counter::FeedGaps);
-            self.counters.raise(Event::FeedGap, self.arbiter.next());
-        }
-        self.ask_for_gap(now, line == Line::Replay && applied);
-        // A heartbeat or a datagram that can't be kept is an input too if it taught us of a gap.
-        if !applied && before == self.arbiter.knowledge() {
-            return Verdict::Dropped;
-        }
-        self.after_feed(now);
-        Verdict::Accepted
-    }
-
-    /// Applies, holds or drops a datagram; `true` if it was applied or held.
-    fn place(&mut self, packet: &Packet<'_>, datagram: &[u8], now: u64) -> bool {
-        let arrival = self.arbiter.on_packet(packet, datagram, now);
-        if arrival != Arrival::Foreign {
-            self.own_session_heard_at = now;
-        }
-        match arrival {
-            Arrival::Apply { skip } => {
-                self.apply(packet, skip, now);
-                self.apply_held(now);
-                return true;
-            }
-            Arrival::Held => {
-                self.counters.count(Counter::FeedReordered);
-                return true;
-            }
-            Arrival::Duplicate => self.counters.count(Counter::FeedPacketsDuplicate),
-            Arrival::WindowFull => self.counters.count(Counter::FeedWindowFull),
-            Arrival::Foreign => {
-                self.counters.count(Counter::FeedPacketsMalformed);
-                self.rolled |= now.saturating_sub(self.own_session_heard_at) > SESSION_SILENCE_NS;
-            }
-            Arrival::Ended if !self.feed_ended => {
-                self.feed_ended = true;
-                self.counters.raise(Event::FeedEnded, self.arbiter.next());
-                return true;
-            }
-            Arrival::Ended => {}
-        }
-        false
-    }
-
-    fn apply(&mut self, packet: &Packet<'_>, skip: u16, now: u64) {
-        self.counters.count(Counter::FeedPackets);
-        for bytes in packet.messages().skip(usize::from(skip)) {
-            self.apply_message(bytes);
-        }
-        let next = packet.header.sequence + u64::from(packet.message_count());
-        self.arbiter.advance(next, now);
-        self.counters.set(Counter::FeedSequence, next);
-    }
-
-    fn apply_held(&mut self, now: u64) {
-        let mut held = self.held;
-        while let Some(len) = self.arbiter.take_ready(&mut held) {
-            let Ok(packet) = Packet::decode(&held[..len]) else { continue };
-            let next = self.arbiter.next();
-            if packet.header.sequence + u64::from(packet.message_count()) > next {
-                self.apply(&packet, (next - packet.header.sequence) as u16, now);
-            }
-        }
-    }
-
-    #[inline]
-    fn apply_message(&mut self, bytes: &[u8]) {
-        self.counters.count(Counter::FeedMessages);
-        let Self { market, touch, counters, strategy, .. } = self;
-        let change = market.apply(bytes, |market, id| {
-            touch.note(id, market.bbo(id), counters, strategy);
-        });
-        match change {
-            Ok(Change::None | Change::MarketClosed) => {}
-            Ok(Change::Status(id)) => self.touch.mark(id),
-            Ok(Change::MarketOpened) => self.restart_bbo_sequence(),
-            Err(BookError::Malformed) => self.counters.count(Counter::FeedMessagesMalformed),
-            Err(BookError::UnknownOrder) => self.counters.count(Counter::BookUnknownOrder),
-            Err(_) => self.counters.count(Counter::BookRefused),
-        }
-    }
-
-    /// The sequence is that of the changes since market hours started.
-    fn restart_bbo_sequence(&mut self) {
-        self.touch.hash = BBO_HASH_EMPTY;
-        self.counters.set(Counter::BboChanges, 0);
-    }
-
-    fn ask_for_gap(&mut self, now: u64, replayed: bool) {
-        let (wait, retry) = (self.settings.gap_wait_ns, self.settings.request_retry_ns);
-        if let Some(request) = self.arbiter.due_request(now, wait, retry, replayed) {
-            self.request = Some(request);
-            self.counters.count(Counter::FeedRequests);
-        }
-    }
-
-    fn after_feed(&mut self, now: u64) {
-        if self.arbiter.is_whole() && !self.fed {
-            self.fed = true;
-            self.counters.raise(Event::FeedWhole, self.arbiter.next());
-        }
-        self.settle(now);
-        while let Some(id) = self.touch.take_changed() {
-            if self.may_trade() {
-                self.run(now, |strategy, view, actions| strategy.on_bbo(view, id, actions));
-            }
-        }
-    }
-
     /// Calls the strategy and does what it asks for.
     #[inline]
     fn run(&mut self, now: u64, call: impl FnOnce(&mut S, &View<'_>, &mut Actions)) {
         self.actions.clear();
         let view = View { market: &self.market, now_ns: now, orders: &self.desk.orders };
         call(&mut self.strategy, &view, &mut self.actions);
+        let feed_heard_at = self.own_session_heard_at;
+        let moment = Moment { market: &self.market, now, feed_heard_at };
         let mut at = 0;
         while let Some(intent) = self.actions.take(at) {
-            self.desk.act(intent, &self.market, now, &mut self.counters);
+            self.desk.act(intent, moment, &mut self.counters);
             at += 1;
         }
     }
@@ -328,6 +222,9 @@ impl<S: Strategy> Core<S> {
                 self.counters.count(Counter::SessionConnects);
                 self.counters
                     .raise(Event::SessionUp, self.counters.get(Counter::SessionMessagesIn));
+                if self.session.session().0 == self.recovery.session {
+                    self.desk.recover(&self.recovery);
+                }
                 self.desk.query_account();
             }
             Incoming::Refused(why) => {
@@ -341,6 +238,10 @@ impl<S: Strategy> Core<S> {
                 // The server sends a heartbeat when nothing is left to send: the backlog is over.
                 self.recovered = true;
                 self.desk.forget_unanswered();
+                let same = self.session.session().0 == self.recovery.session;
+                if same && self.session.received() < self.recovery.messages {
+                    self.stop(StopReason::ExchangeForgot);
+                }
             }
             Incoming::Idle => {}
             Incoming::Ended => self.recovered = false,
@@ -349,15 +250,15 @@ impl<S: Strategy> Core<S> {
 
     fn on_ouch(&mut self, now: u64) {
         self.counters.count(Counter::SessionMessagesIn);
-        let executed =
-            self.desk.on_message(self.session.message(), &self.market, &mut self.counters);
-        match executed {
-            Ok(Some(execution)) if self.may_trade() => {
+        let answer = self.desk.on_message(self.session.message(), &self.market, &mut self.counters);
+        match answer {
+            Ok(Answer::Execution(execution)) if self.may_trade() => {
                 self.run(now, |strategy, view, actions| {
                     strategy.on_execution(view, &execution, actions);
                 });
             }
-            Ok(_) => {}
+            Ok(Answer::Stop(reason)) => self.stop(reason),
+            Ok(Answer::Execution(_) | Answer::Nothing) => {}
             Err(_) => self.on_malformed(),
         }
     }
@@ -368,6 +269,11 @@ impl<S: Strategy> Core<S> {
         if !self.session.tick(now, self.desk.outbox()) {
             self.reset = true;
         }
+        if now.saturating_sub(self.cancels_retried_at) >= CANCEL_RETRY_NS {
+            self.cancels_retried_at = now;
+            self.desk.retry_cancels();
+        }
+        self.publish();
         self.settle(now);
         if self.may_trade() {
             self.run(now, |strategy, view, actions| strategy.on_timer(view, actions));
@@ -375,26 +281,72 @@ impl<S: Strategy> Core<S> {
         if !self.desk.outbox().is_empty() {
             self.session.note_sent(now);
         }
-        self.publish();
     }
 
-    /// The control page says something else.
+    /// The control page says something else. Lifting the kill switch also lets trading go on after a
+    /// stop, but for one whose cause is still there.
     pub fn on_control(&mut self, orders: ControlOrders, now: u64) {
+        if self.control.kill && !orders.kill && self.stopped != Some(StopReason::Journal) {
+            self.stopped = None;
+            self.desk.risk.forgive();
+        }
+        if orders.agent_silent && !self.control.agent_silent {
+            self.counters.raise(Event::Stopped, StopReason::AgentSilent as u64);
+        }
         self.control = orders;
         self.settle(now);
     }
 
+    /// Other risk limits are to be in force. Words that are no limits change nothing.
+    pub fn on_limits(&mut self, words: &[u64; RiskLimits::WORDS]) {
+        let (counter, event) = match RiskLimits::from_words(words) {
+            Ok(limits) => {
+                self.desk.risk.set_limits(limits);
+                (Counter::LimitsLoads, Event::LimitsLoaded)
+            }
+            Err(_) => (Counter::LimitsRefused, Event::LimitsRefused),
+        };
+        self.counters.count(counter);
+        self.counters.raise(event, self.counters.get(counter));
+    }
+
+    /// What earlier runs left in the journal; comes before everything else.
+    pub fn on_recovered(&mut self, recovery: Recovery) {
+        self.recovery = recovery;
+    }
+
     /// The rim can't go on (a journal write failed): nothing more is sent but cancels.
     pub fn halt(&mut self, now: u64) {
-        self.halted = true;
+        self.stop(StopReason::Journal);
         self.settle(now);
+    }
+
+    /// Sends nothing more but cancels, until an operator lets it go on.
+    fn stop(&mut self, reason: StopReason) {
+        if self.stopped.is_none() {
+            self.stopped = Some(reason);
+            self.counters.raise(Event::Stopped, reason as u64);
+            if self.stops.len() < STOPS_MAX {
+                self.stops.push(reason);
+            }
+        }
+    }
+
+    /// The stops since the last call, for the journal.
+    pub fn take_stops(&mut self) -> impl Iterator<Item = StopReason> + '_ {
+        self.stops.drain(..)
+    }
+
+    /// The orders that risk refused since the last call, for the journal.
+    pub fn take_refusals(&mut self) -> impl Iterator<Item = Refused> + '_ {
+        self.desk.take_refusals()
     }
 
     /// Moves to the state that follows from everything known, and does what it demands.
     fn settle(&mut self, now: u64) {
         let next = match () {
-            () if self.halted => State::Halted,
-            () if self.control.kill => State::Killed,
+            () if self.stopped.is_some() => State::Halted,
+            () if self.control.kill || self.control.agent_silent => State::Killed,
             () if self.control.drain => State::Draining,
             () if self.recovered && self.fed => State::Trading,
             () => State::Recovering,
@@ -416,13 +368,17 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// Brings the gauges up to date.
+    /// Brings the gauges up to date, and stops trading if the loss is as large as it may be.
     fn publish(&mut self) {
+        let (mut pnl, mut shares) = (0i64, 0i64);
+        for id in self.market.instruments() {
+            pnl = pnl.saturating_add(self.desk.pnl(id, &self.market));
+            shares = shares.saturating_add(self.desk.orders.position(id).shares);
+        }
+        if self.desk.risk.is_lost(pnl) {
+            self.stop(StopReason::Loss);
+        }
         let allowed = self.may_trade();
-        let views = self.market.instruments().map(|id| self.instrument_view(id));
-        let (pnl, shares) = views.fold((0i64, 0i64), |(pnl, shares), view| {
-            (pnl.saturating_add(view.pnl_ticks), shares.saturating_add(view.position))
-        });
         let counters = &mut self.counters;
         counters.set(Counter::TradingAllowed, allowed.into());
         counters.set(Counter::BboHash, self.touch.hash);
@@ -435,15 +391,13 @@ impl<S: Strategy> Core<S> {
     /// An instrument as the counters page shows it; marked at the price at which it could be closed.
     pub fn instrument_view(&self, id: InstrumentId) -> InstrumentView {
         let bbo = self.market.bbo(id);
-        let position = self.desk.orders.position(id);
-        let side = if position.shares >= 0 { Side::Buy } else { Side::Sell };
         let shown = |quote: Option<crate::book::Quote>| quote.map(|q| (q.price, q.shares));
         InstrumentView {
             symbol: self.market.symbol(id),
             bid: shown(bbo.bid),
             ask: shown(bbo.ask),
-            position: position.shares,
-            pnl_ticks: position.pnl(bbo.side(side).map(|quote| quote.price)),
+            position: self.desk.orders.position(id).shares,
+            pnl_ticks: self.desk.pnl(id, &self.market),
         }
     }
 }

@@ -1,121 +1,240 @@
-//! What every order must pass before it is sent. Decides; counts and sends nothing.
+//! What every order must pass before it is sent (SEC Rule 15c3-5, and what desks add). Decides; counts
+//! and sends nothing. Cancels always pass.
 
 use crate::book::Bbo;
-use crate::orders::Position;
+use crate::market::InstrumentId;
+use crate::orders::{Exposure, Orders, Position};
 use crate::settings::RiskLimits;
+use crate::status::{ShortSale, Status};
 use abi::field::{Price, Side};
-
-/// Why an order was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// No shares, or more than `order_shares_max`.
-    Shares,
-    /// Price times shares above `order_notional_max`.
-    Notional,
-    /// No touch to compare the price with.
-    NoReference,
-    /// Further from the middle than `price_collar_bps`.
-    Collar,
-    /// The position with all working orders would pass `position_shares_max`.
-    Position,
-    /// `orders_open_max` orders are open.
-    OpenOrders,
-    /// More than `orders_per_second_max`.
-    Rate,
-    /// The instrument does not trade.
-    Halted,
-}
+use abi::journal::Refusal;
 
 /// An order as risk sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
+    /// What it is for.
+    pub instrument: InstrumentId,
     /// Its side.
     pub side: Side,
     /// Its price.
     pub price: Price,
     /// Shares that can trade.
     pub shares: u32,
-    /// Shares of the order it replaces, already counted as working.
-    pub replaces: u32,
-    /// Whether it adds an open order.
-    pub is_new: bool,
+    /// The order that it replaces: its open shares and their value are counted as working already.
+    pub replaces: Option<Replaced>,
+}
+
+/// The order that a candidate replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its number.
+    pub user_ref: u32,
+    /// Its open shares.
+    pub shares: u32,
+    /// Its price.
+    pub price: Price,
 }
 
 /// What the limits are held against.
-#[derive(Debug, Clone, Copy)]
-pub struct Situation {
+#[derive(Clone, Copy)]
+pub struct Situation<'a> {
     /// The touch.
     pub bbo: Bbo,
-    /// Whether the instrument trades.
-    pub trading: bool,
-    /// Its position.
-    pub position: Position,
-    /// Open orders over all instruments.
-    pub open_orders: usize,
+    /// What the exchange says about the instrument.
+    pub status: &'a Status,
+    /// Our orders and positions.
+    pub orders: &'a Orders,
+    /// When the feed was last heard, 0 for never.
+    pub feed_heard_at: u64,
 }
 
-/// The checks, with the state that the order rate needs.
+/// The last new order of an instrument, to tell a repetition.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    side: Side,
+    price: Price,
+    shares: u32,
+    at: u64,
+}
+
+/// The checks, with the state that rate and repetition need.
 pub struct Risk {
     limits: RiskLimits,
+    restricted: Vec<bool>,
+    last: Vec<Option<Last>>,
     /// Nanoseconds of message budget; one message costs `cost_ns`, one second refills it.
     budget_ns: u64,
+    cost_ns: u64,
     refilled_at: u64,
+    rejects_in_a_row: u32,
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// The least price of which a quote must be a whole number of cents (Reg NMS rule 612).
+const DOLLAR: u32 = Price::SCALE;
+const CENT: u32 = Price::SCALE / 100;
+
 impl Risk {
-    /// Checks against `limits`.
-    pub fn new(limits: RiskLimits) -> Self {
-        Self { limits, budget_ns: SECOND_NS, refilled_at: 0 }
+    /// Checks against `limits`; `restricted` instruments are not traded at all.
+    pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
+        Self {
+            limits,
+            last: vec![None; restricted.len()],
+            restricted,
+            budget_ns: SECOND_NS,
+            cost_ns: SECOND_NS / u64::from(limits.orders_per_second_max),
+            refilled_at: 0,
+            rejects_in_a_row: 0,
+        }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &RiskLimits {
+        &self.limits
+    }
+
+    /// Puts other limits in force, from the next order on.
+    pub fn set_limits(&mut self, limits: RiskLimits) {
+        self.limits = limits;
+        self.cost_ns = SECOND_NS / u64::from(limits.orders_per_second_max);
     }
 
     /// Passes an order or says why not. A passed order uses up rate budget.
     ///
     /// # Errors
     /// The first [`Refusal`] that applies.
+    #[inline]
     pub fn check(
         &mut self,
         order: &Candidate,
-        now: &Situation,
+        now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
+        self.check_market(order, now, now_ns)?;
         self.check_order(order, now)?;
-        self.check_totals(order, now)?;
-        self.spend(now_ns)
+        self.check_others(order, now)?;
+        self.check_repetition(order, now_ns)?;
+        self.check_position(order, now)?;
+        self.check_exposure(order, now.orders.exposure())?;
+        self.spend(now_ns)?;
+        self.remember(order, now_ns);
+        Ok(())
     }
 
-    fn check_order(&self, order: &Candidate, now: &Situation) -> Result<(), Refusal> {
-        if !now.trading {
+    fn check_market(
+        &self,
+        order: &Candidate,
+        now: &Situation<'_>,
+        now_ns: u64,
+    ) -> Result<(), Refusal> {
+        if self.restricted[usize::from(order.instrument.0)] {
+            return Err(Refusal::Restricted);
+        }
+        if !now.status.is_trading() {
             return Err(Refusal::Halted);
         }
-        if order.shares == 0 || order.shares > self.limits.order_shares_max {
+        if now.status.is_unsound {
+            return Err(Refusal::Unsound);
+        }
+        if now_ns.saturating_sub(now.feed_heard_at) > self.limits.feed_age_max_ns {
+            return Err(Refusal::Stale);
+        }
+        Ok(())
+    }
+
+    fn check_order(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        if order.shares == 0 || order.shares > limits.order_shares_max {
             return Err(Refusal::Shares);
         }
-        let notional = u64::from(order.price.0) * u64::from(order.shares);
-        if notional > self.limits.order_notional_max.saturating_mul(u64::from(Price::SCALE)) {
+        if limits.lot_shares > 1 && !order.shares.is_multiple_of(limits.lot_shares) {
+            return Err(Refusal::Lot);
+        }
+        if order.price.0 >= DOLLAR && !order.price.0.is_multiple_of(CENT) {
+            return Err(Refusal::Tick);
+        }
+        if notional(order.price, order.shares) > money(limits.order_notional_max) {
             return Err(Refusal::Notional);
         }
-        let mid_doubled = now.bbo.mid_doubled().ok_or(Refusal::NoReference)?;
+        let uncrossed = Some(now.bbo).filter(|bbo| !bbo.is_crossed());
+        let mid_doubled =
+            uncrossed.and_then(|bbo| bbo.mid_doubled()).ok_or(Refusal::NoReference)?;
         let distance_doubled = mid_doubled.abs_diff(u64::from(order.price.0) * 2);
-        if distance_doubled * 10_000 > mid_doubled * u64::from(self.limits.price_collar_bps) {
+        if distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps) {
             return Err(Refusal::Collar);
         }
         Ok(())
     }
 
-    fn check_totals(&self, order: &Candidate, now: &Situation) -> Result<(), Refusal> {
-        let (working, held) = match order.side {
-            Side::Buy => (now.position.working_buy, now.position.shares),
-            Side::Sell => (now.position.working_sell, -now.position.shares),
+    /// What our other orders in the instrument forbid: trading with ourselves, selling short at the bid.
+    fn check_others(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
+        let meets = |price: Price| match order.side {
+            Side::Buy => order.price >= price,
+            Side::Sell => order.price <= price,
         };
-        let added = u64::from(order.shares.max(order.replaces) - order.replaces);
-        let worst = i128::from(held) + i128::from(working) + i128::from(added);
-        if worst > i128::from(self.limits.position_shares_max) {
+        for other in now.orders.of(order.instrument) {
+            let at = other.replacement.map_or(other.price, |r| match other.side {
+                Side::Buy => r.price.max(other.price),
+                Side::Sell => r.price.min(other.price),
+            });
+            if other.side != order.side && meets(at) {
+                return Err(Refusal::SelfTrade);
+            }
+        }
+        if now.status.short_sale != ShortSale::Free && order.side == Side::Sell {
+            let position = now.orders.position(order.instrument);
+            let added = added_shares(order);
+            let short = position.shares < (position.working_sell + added) as i64;
+            if short && now.bbo.bid.is_none_or(|bid| order.price <= bid.price) {
+                return Err(Refusal::ShortSale);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_repetition(&self, order: &Candidate, now_ns: u64) -> Result<(), Refusal> {
+        let repeats = |last: &Last| {
+            (last.side, last.price, last.shares) == (order.side, order.price, order.shares)
+                && now_ns.saturating_sub(last.at) < self.limits.duplicate_window_ns
+        };
+        let last = &self.last[usize::from(order.instrument.0)];
+        let repeated = order.replaces.is_none() && last.as_ref().is_some_and(repeats);
+        if repeated { Err(Refusal::Duplicate) } else { Ok(()) }
+    }
+
+    fn check_position(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
+        let position: Position = now.orders.position(order.instrument);
+        let (working, held) = match order.side {
+            Side::Buy => (position.working_buy, position.shares),
+            Side::Sell => (position.working_sell, -position.shares),
+        };
+        let worst = held.saturating_add((working + added_shares(order)) as i64);
+        if worst > i64::from(self.limits.position_shares_max) {
             return Err(Refusal::Position);
         }
-        if order.is_new && now.open_orders >= self.limits.orders_open_max as usize {
+        let open_max = self.limits.orders_open_max as usize;
+        if order.replaces.is_none() && now.orders.open_count() >= open_max {
             return Err(Refusal::OpenOrders);
+        }
+        Ok(())
+    }
+
+    /// Every working order counts as filled at its price; a short position counts as much as a long one.
+    fn check_exposure(&self, order: &Candidate, exposure: Exposure) -> Result<(), Refusal> {
+        let value = notional(order.price, order.shares);
+        // The order and the one it replaces can't both trade: the larger of the two counts.
+        let counted = order.replaces.map_or(0, |old| notional(old.price, old.shares));
+        let working = exposure.working - counted + value.max(counted);
+        if exposure.gross.saturating_add(working) > money(self.limits.gross_notional_max) {
+            return Err(Refusal::Gross);
+        }
+        let signed = if order.side == Side::Buy { value as i64 } else { -(value as i64) };
+        let net = exposure.net.saturating_add(signed).unsigned_abs();
+        // An order that brings the net towards zero is never refused for it.
+        let grows = net > exposure.net.unsigned_abs();
+        if grows && net > money(self.limits.net_notional_max) {
+            return Err(Refusal::Net);
         }
         Ok(())
     }
@@ -128,88 +247,55 @@ impl Risk {
         let passed = now_ns.saturating_sub(self.refilled_at);
         self.refilled_at = now_ns;
         self.budget_ns = self.budget_ns.saturating_add(passed).min(SECOND_NS);
-        let cost = SECOND_NS / u64::from(self.limits.orders_per_second_max);
-        self.budget_ns = self.budget_ns.checked_sub(cost).ok_or(Refusal::Rate)?;
+        self.budget_ns = self.budget_ns.checked_sub(self.cost_ns).ok_or(Refusal::Rate)?;
         Ok(())
     }
+
+    fn remember(&mut self, order: &Candidate, at: u64) {
+        if order.replaces.is_none() {
+            let (side, price, shares) = (order.side, order.price, order.shares);
+            self.last[usize::from(order.instrument.0)] = Some(Last { side, price, shares, at });
+        }
+    }
+
+    /// The exchange took an order.
+    pub fn note_accept(&mut self) {
+        self.rejects_in_a_row = 0;
+    }
+
+    /// The exchange refused an order. `true` if it has refused too many in a row.
+    pub fn note_reject(&mut self) -> bool {
+        self.rejects_in_a_row = self.rejects_in_a_row.saturating_add(1);
+        self.rejects_in_a_row >= self.limits.rejects_in_a_row_max
+    }
+
+    /// Forgets the rejects: an operator let trading go on.
+    pub fn forgive(&mut self) {
+        self.rejects_in_a_row = 0;
+    }
+
+    /// Whether a loss, in 1/10,000, is as large as it may be.
+    pub fn is_lost(&self, pnl: i64) -> bool {
+        pnl < 0 && pnl.unsigned_abs() >= money(self.limits.loss_max)
+    }
+}
+
+#[inline(always)]
+fn notional(price: Price, shares: u32) -> u64 {
+    u64::from(price.0) * u64::from(shares)
+}
+
+/// Whole units of the currency in 1/10,000.
+#[inline(always)]
+fn money(units: u64) -> u64 {
+    units.saturating_mul(u64::from(Price::SCALE))
+}
+
+/// Shares by which the order adds to what is working.
+#[inline(always)]
+fn added_shares(order: &Candidate) -> u64 {
+    u64::from(order.shares.saturating_sub(order.replaces.map_or(0, |old| old.shares)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::book::Quote;
-
-    fn limits() -> RiskLimits {
-        RiskLimits {
-            order_shares_max: 1_000,
-            order_notional_max: 50_000,
-            price_collar_bps: 100,
-            position_shares_max: 500,
-            orders_open_max: 2,
-            orders_per_second_max: 4,
-        }
-    }
-
-    fn situation() -> Situation {
-        let quote = |price| Some(Quote { price: Price(price), shares: 100 });
-        Situation {
-            bbo: Bbo { bid: quote(999_900), ask: quote(1_000_100) },
-            trading: true,
-            position: Position::default(),
-            open_orders: 0,
-        }
-    }
-
-    fn buy(shares: u32, price: u32) -> Candidate {
-        Candidate { side: Side::Buy, price: Price(price), shares, replaces: 0, is_new: true }
-    }
-
-    fn verdict(order: Candidate, now: Situation) -> Result<(), Refusal> {
-        Risk::new(limits()).check(&order, &now, 0)
-    }
-
-    #[test]
-    fn each_limit_refuses_one_past_it() {
-        let now = situation();
-        assert_eq!(verdict(buy(500, 1_000_000), now), Ok(()));
-        assert_eq!(verdict(buy(501, 1_000_000), now), Err(Refusal::Notional));
-        assert_eq!(verdict(buy(0, 1_000_000), now), Err(Refusal::Shares));
-        assert_eq!(verdict(buy(1_001, 1_000_000), now), Err(Refusal::Shares));
-        assert_eq!(verdict(buy(1, 1_010_000), now), Ok(()));
-        assert_eq!(verdict(buy(1, 1_010_001), now), Err(Refusal::Collar));
-        assert_eq!(verdict(buy(1, 989_999), now), Err(Refusal::Collar));
-        assert_eq!(verdict(buy(1, 1), Situation { trading: false, ..now }), Err(Refusal::Halted));
-        assert_eq!(
-            verdict(buy(1, 1), Situation { bbo: Bbo::default(), ..now }),
-            Err(Refusal::NoReference)
-        );
-        assert_eq!(
-            verdict(buy(1, 1_000_000), Situation { open_orders: 2, ..now }),
-            Err(Refusal::OpenOrders)
-        );
-    }
-
-    #[test]
-    fn working_orders_count_as_filled_on_their_side_only() {
-        let mut now = situation();
-        now.position = Position { shares: 100, working_buy: 300, working_sell: 50, cash: 0 };
-        assert_eq!(verdict(buy(100, 1_000_000), now), Ok(()));
-        assert_eq!(verdict(buy(101, 990_000), now), Err(Refusal::Position));
-        let sell = Candidate { side: Side::Sell, ..buy(500, 1_000_000) };
-        assert_eq!(verdict(sell, now), Ok(()));
-        let replace = Candidate { replaces: 300, shares: 400, is_new: false, ..buy(0, 1_000_000) };
-        assert_eq!(verdict(replace, now), Ok(()));
-    }
-
-    #[test]
-    fn a_second_refills_the_rate() {
-        let (mut risk, now) = (Risk::new(limits()), situation());
-        let mut send = |at| risk.check(&buy(1, 1_000_000), &now, at);
-        for _ in 0..4 {
-            assert_eq!(send(0), Ok(()));
-        }
-        assert_eq!(send(0), Err(Refusal::Rate));
-        assert_eq!(send(250_000_000), Ok(()));
-        assert_eq!(send(250_000_001), Err(Refusal::Rate));
-    }
-}
+mod tests;

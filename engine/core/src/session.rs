@@ -72,6 +72,16 @@ impl Client {
         self.phase
     }
 
+    /// The session that was logged into; blank before the first login.
+    pub fn session(&self) -> Session {
+        self.session
+    }
+
+    /// Sequenced messages of the session that were received.
+    pub fn received(&self) -> u64 {
+        self.next - 1
+    }
+
     /// The connection stands: logs in, asking for all that was not heard yet.
     pub fn connected(&mut self, now: u64, out: &mut Vec<u8>) {
         self.phase = Phase::LoginSent;

@@ -15,6 +15,9 @@ pub enum SettingsError {
     /// The same symbol twice.
     #[error("instruments: {0} stands there twice")]
     InstrumentTwice(Symbol),
+    /// A symbol that is restricted but not traded.
+    #[error("book.restricted: {0} is not among book.symbols; remove it or correct it")]
+    NotTraded(Symbol),
     /// A number outside its range.
     #[error("{key} = {value}: must be {range}")]
     Range {
@@ -37,13 +40,16 @@ pub enum SettingsError {
     },
 }
 
-/// Pre-trade limits. Every one is checked before every order.
+/// Pre-trade limits. Every one is checked before every order and replacement. Money is in whole units of
+/// the currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RiskLimits {
     /// Shares of one order, 1 to 999,999.
     pub order_shares_max: u32,
-    /// Price times shares of one order, in whole units of the currency.
+    /// Shares of an order are a multiple of this, 1 to 10,000; 1 allows odd lots.
+    pub lot_shares: u32,
+    /// Price times shares of one order.
     pub order_notional_max: u64,
     /// Distance of a price from the middle of the touch, in 1/10,000 of it.
     pub price_collar_bps: u32,
@@ -51,8 +57,100 @@ pub struct RiskLimits {
     pub position_shares_max: u32,
     /// Orders that can still trade, over all instruments.
     pub orders_open_max: u32,
+    /// Value of all positions, long and short added up, and of all working orders.
+    pub gross_notional_max: u64,
+    /// Value of the long positions less that of the short ones, with the order filled.
+    pub net_notional_max: u64,
     /// Messages to the exchange in one second; a burst may use up one second's worth.
     pub orders_per_second_max: u32,
+    /// The same new order (instrument, side, price, shares) may be repeated after so many nanoseconds.
+    pub duplicate_window_ns: u64,
+    /// Silence of the feed after which nothing is sent but cancels.
+    pub feed_age_max_ns: u64,
+    /// Refusals by the exchange in a row after which trading stops.
+    pub rejects_in_a_row_max: u32,
+    /// Loss at which trading stops, positions valued at the price at which they could be closed.
+    pub loss_max: u64,
+}
+
+impl RiskLimits {
+    /// Words of [`Self::to_words`].
+    pub const WORDS: usize = abi::control::LIMIT_NAMES.len();
+
+    /// The limits as words, for the control page and the journal, in the order of the fields.
+    pub fn to_words(&self) -> [u64; Self::WORDS] {
+        [
+            self.order_shares_max.into(),
+            self.lot_shares.into(),
+            self.order_notional_max,
+            self.price_collar_bps.into(),
+            self.position_shares_max.into(),
+            self.orders_open_max.into(),
+            self.gross_notional_max,
+            self.net_notional_max,
+            self.orders_per_second_max.into(),
+            self.duplicate_window_ns,
+            self.feed_age_max_ns,
+            self.rejects_in_a_row_max.into(),
+            self.loss_max,
+        ]
+    }
+
+    /// The inverse of [`Self::to_words`].
+    ///
+    /// # Errors
+    /// [`SettingsError::Range`] names the first limit that is out of its range.
+    pub fn from_words(words: &[u64; Self::WORDS]) -> Result<Self, SettingsError> {
+        let narrow = |at: usize| u32::try_from(words[at]).unwrap_or(u32::MAX);
+        let limits = Self {
+            order_shares_max: narrow(0),
+            lot_shares: narrow(1),
+            order_notional_max: words[2],
+            price_collar_bps: narrow(3),
+            position_shares_max: narrow(4),
+            orders_open_max: narrow(5),
+            gross_notional_max: words[6],
+            net_notional_max: words[7],
+            orders_per_second_max: narrow(8),
+            duplicate_window_ns: words[9],
+            feed_age_max_ns: words[10],
+            rejects_in_a_row_max: narrow(11),
+            loss_max: words[12],
+        };
+        limits.check()?;
+        Ok(limits)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`SettingsError::Range`] names the first limit that is out of its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        const MONEY_MAX: u64 = 1 << 40;
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        let open_max = limits::OWN_ORDERS_MAX as u64;
+        let rate_max = u64::from(limits::ORDER_RATE_MAX);
+        let ranges: [(u64, u64, &'static str); Self::WORDS] = [
+            (1, 999_999, "1 to 999999"),
+            (1, 10_000, "1 to 10000"),
+            (1, MONEY_MAX, "1 to 2^40"),
+            (1, 10_000, "1 to 10000"),
+            (1, 1 << 30, "1 to 2^30"),
+            (1, open_max, "1 to 4096"),
+            (1, MONEY_MAX, "1 to 2^40"),
+            (1, MONEY_MAX, "1 to 2^40"),
+            (1, rate_max, "1 to 1000000"),
+            (0, HOUR_NS, "0 to 3600000000000 (an hour)"),
+            (1_000_000, HOUR_NS, "1000000 (a millisecond) to 3600000000000 (an hour)"),
+            (1, 1_000_000, "1 to 1000000"),
+            (1, MONEY_MAX, "1 to 2^40"),
+        ];
+        let named = abi::control::LIMIT_NAMES.into_iter().zip(ranges);
+        for (value, (key, (min, max, text))) in self.to_words().into_iter().zip(named) {
+            range(key, value, min, max, text)?;
+        }
+        Ok(())
+    }
 }
 
 /// What the books may hold. Their memory is 36 to 40 bytes for each order and, for each instrument, 64 KiB
@@ -95,6 +193,7 @@ impl Login {
 pub struct Settings {
     pub(crate) instruments: Vec<Symbol>,
     pub(crate) risk: RiskLimits,
+    pub(crate) restricted: Vec<bool>,
     pub(crate) login: Login,
     pub(crate) feed_session: Option<Session>,
     pub(crate) book: BookLimits,
@@ -109,13 +208,15 @@ const GAP_WAIT_NS: u64 = 2_000_000;
 const REQUEST_RETRY_NS: u64 = 50_000_000;
 
 impl Settings {
-    /// Checks and keeps the settings. `feed_session` `None` takes the first session heard.
+    /// Checks and keeps the settings. `restricted` instruments are watched and not traded; `feed_session`
+    /// `None` takes the first session heard.
     ///
     /// # Errors
     /// [`SettingsError`] names the key and its range.
     pub fn new(
         instruments: Vec<Symbol>,
         risk: RiskLimits,
+        restricted: &[Symbol],
         login: Login,
         feed_session: Option<Session>,
         book: BookLimits,
@@ -128,7 +229,11 @@ impl Settings {
         if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(SettingsError::InstrumentTwice(twice[0]));
         }
-        check_risk(&risk)?;
+        risk.check()?;
+        if let Some(other) = restricted.iter().find(|symbol| !instruments.contains(symbol)) {
+            return Err(SettingsError::NotTraded(*other));
+        }
+        let restricted = instruments.iter().map(|symbol| restricted.contains(symbol)).collect();
         let orders_max = limits::BOOK_ORDERS_MAX as u64;
         range("book.orders_max", book.orders_max as u64, 1_024, orders_max, "1024 to 268435456")?;
         let levels_max = limits::LEVELS_MAX as u64;
@@ -136,6 +241,7 @@ impl Settings {
         Ok(Self {
             instruments,
             risk,
+            restricted,
             login,
             feed_session,
             book,
@@ -159,19 +265,20 @@ fn range(
     }
 }
 
-fn check_risk(risk: &RiskLimits) -> Result<(), SettingsError> {
-    range("risk.order_shares_max", risk.order_shares_max.into(), 1, 999_999, "1 to 999999")?;
-    range("risk.order_notional_max", risk.order_notional_max, 1, 1 << 40, "1 to 2^40")?;
-    range("risk.price_collar_bps", risk.price_collar_bps.into(), 1, 10_000, "1 to 10000")?;
-    range("risk.position_shares_max", risk.position_shares_max.into(), 1, 1 << 30, "1 to 2^30")?;
-    let open_max = limits::OWN_ORDERS_MAX as u64;
-    range("risk.orders_open_max", risk.orders_open_max.into(), 1, open_max, "1 to 4096")?;
-    let rate_max = limits::ORDER_RATE_MAX.into();
-    range(
-        "risk.orders_per_second_max",
-        risk.orders_per_second_max.into(),
-        1,
-        rate_max,
-        "1 to 1000000",
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_named_in_their_order() {
+        let words: [u64; RiskLimits::WORDS] = std::array::from_fn(|at| 1_000_000 + at as u64);
+        let text = abi::control::LIMIT_NAMES.iter().zip(words);
+        let text: String = text.map(|(name, word)| format!("{name} = {word}\n")).collect();
+        let limits: RiskLimits = toml::from_str(&text).unwrap();
+        assert_eq!(limits.to_words(), words);
+        assert!(matches!(
+            RiskLimits::from_words(&words),
+            Err(SettingsError::Range { key: "order_shares_max", .. })
+        ));
+    }
 }

@@ -69,6 +69,8 @@ pub struct Status {
     pub cross: Option<Cross>,
     /// Shares of a round lot, from the stock directory; 0 before it.
     pub round_lot: u32,
+    /// Whether a message about the instrument could not be applied: its book is not the exchange's.
+    pub is_unsound: bool,
 }
 
 impl Status {

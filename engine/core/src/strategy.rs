@@ -33,9 +33,9 @@ impl View<'_> {
         self.orders.get(user_ref)
     }
 
-    /// Our orders that can still trade.
-    pub fn orders(&self) -> impl Iterator<Item = &OwnOrder> {
-        self.orders.iter()
+    /// Our orders in an instrument that can still trade.
+    pub fn orders(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
+        self.orders.of(id)
     }
 }
 

@@ -53,6 +53,13 @@ fn symbol() -> Symbol {
 fn core() -> Core<Maker> {
     let risk = RiskLimits {
         order_shares_max: 1_000,
+        lot_shares: 1,
+        gross_notional_max: 100_000_000,
+        net_notional_max: 100_000_000,
+        duplicate_window_ns: 0,
+        feed_age_max_ns: 1_000_000_000,
+        rejects_in_a_row_max: 5,
+        loss_max: 100_000_000,
         order_notional_max: 1_000_000,
         price_collar_bps: 500,
         position_shares_max: 5_000,
@@ -61,7 +68,7 @@ fn core() -> Core<Maker> {
     };
     let book = BookLimits { orders_max: 100_000, levels_max: 1_024 };
     let settings =
-        Settings::new(vec![symbol()], risk, Login::new("user", "pass").unwrap(), None, book)
+        Settings::new(vec![symbol()], risk, &[], Login::new("user", "pass").unwrap(), None, book)
             .unwrap();
     let maker = MakerSettings {
         quote_shares: 100,

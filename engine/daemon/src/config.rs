@@ -86,6 +86,9 @@ pub struct Host {
     pub contract: Contract,
     /// The CPU of the hot thread; absent, the first hot CPU of the kernel's plan.
     pub cpu: Option<u32>,
+    /// Nothing is sent but cancels while the agent has given no sign of life for so many milliseconds:
+    /// 2,000 to 3,600,000. Absent, the engine trades without an agent.
+    pub agent_silence_max_ms: Option<u64>,
 }
 
 /// Where market data comes from.
@@ -138,6 +141,9 @@ pub struct Pages {
 #[serde(deny_unknown_fields)]
 struct Book {
     symbols: Vec<String>,
+    /// Those of them that are watched and not traded.
+    #[serde(default)]
+    restricted: Vec<String>,
     orders_max: usize,
     #[serde(default = "levels_max")]
     levels_max: usize,
@@ -223,19 +229,18 @@ impl Config {
         }
         file.check(path)?;
         let value = |source| ConfigError::Value { path: path.into(), source };
-        let symbols = file
-            .book
-            .symbols
-            .iter()
-            .map(|text| parse_symbol(text))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(value)?;
+        let parse = |key, texts: &[String]| {
+            let parsed = texts.iter().map(|text| parse_symbol(key, text));
+            parsed.collect::<Result<Vec<_>, _>>().map_err(value)
+        };
+        let symbols = parse("book.symbols", &file.book.symbols)?;
+        let restricted = parse("book.restricted", &file.book.restricted)?;
         let session = file.feed.session.as_deref().map(parse_session).transpose().map_err(value)?;
         let login = Login::new(&file.orders.username, &file.orders.password).map_err(value)?;
         let book =
             BookLimits { orders_max: file.book.orders_max, levels_max: file.book.levels_max };
-        let core =
-            Settings::new(symbols.clone(), file.risk, login, session, book).map_err(value)?;
+        let core = Settings::new(symbols.clone(), file.risk, &restricted, login, session, book)
+            .map_err(value)?;
         Ok(Self {
             host: file.host,
             feed: file.feed,
@@ -250,8 +255,8 @@ impl Config {
     }
 }
 
-fn parse_symbol(text: &str) -> Result<Symbol, SettingsError> {
-    let bad = || SettingsError::Text { key: "book.symbols", value: text.into(), max: 8 };
+fn parse_symbol(key: &'static str, text: &str) -> Result<Symbol, SettingsError> {
+    let bad = || SettingsError::Text { key, value: text.into(), max: 8 };
     Symbol::new(text).filter(|_| !text.is_empty()).ok_or_else(bad)
 }
 
@@ -274,6 +279,11 @@ impl File {
         }
         if self.feed.line_a == self.feed.line_b {
             return key("feed.line_b", &self.feed.line_b, "another group or port than line A");
+        }
+        if let Some(ms) = self.host.agent_silence_max_ms
+            && !(2_000..=3_600_000).contains(&ms)
+        {
+            return key("host.agent_silence_max_ms", &ms, "2000 to 3600000");
         }
         if !(2..=1000).contains(&self.journal.segments) {
             return key("journal.segments", &self.journal.segments, "2 to 1000");

@@ -4,8 +4,11 @@
 use abi::hostplan::{CorePlan, PlanError};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 /// The split of cores that the kernel was booted with.
@@ -28,6 +31,44 @@ pub fn pin_to(cpu: u32) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu as usize)?;
     sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// The signals that the hot thread reads from its ring.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the signals for this thread and makes them readable: `SIGTERM` and `SIGINT` end the
+    /// engine, `SIGUSR1` is the kill switch.
+    ///
+    /// # Errors
+    /// The errno of signalfd.
+    pub fn new() -> nix::Result<Self> {
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1] {
+            mask.add(signal);
+        }
+        mask.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        SignalFd::with_flags(&mask, flags).map(Self)
+    }
+
+    /// Takes the signals that came; `true` if all of them were the kill switch.
+    pub fn take_kill(&mut self) -> bool {
+        let mut kill = false;
+        while let Ok(Some(signal)) = self.0.read_signal() {
+            if signal.ssi_signo != Signal::SIGUSR1 as u32 {
+                return false;
+            }
+            kill = true;
+        }
+        kill
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Locks all memory, present and future.
@@ -58,12 +99,26 @@ pub fn now_ns() -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct SteadyClock {
     offset: u64,
+    /// What `CLOCK_REALTIME` was last ahead of `CLOCK_MONOTONIC`.
+    seen_offset: u64,
 }
+
+/// `CLOCK_REALTIME` that moves by more against `CLOCK_MONOTONIC` was set, not disciplined.
+const STEP_NS: u64 = 1_000_000_000;
 
 impl SteadyClock {
     /// Starts from the present.
     pub fn new() -> Self {
-        Self { offset: now_ns().saturating_sub(monotonic_ns()) }
+        let offset = now_ns().saturating_sub(monotonic_ns());
+        Self { offset, seen_offset: offset }
+    }
+
+    /// Whether somebody has set `CLOCK_REALTIME` since the last call.
+    pub fn take_step(&mut self) -> bool {
+        let offset = now_ns().saturating_sub(monotonic_ns());
+        let step = offset.abs_diff(self.seen_offset) > STEP_NS;
+        self.seen_offset = offset;
+        step
     }
 
     /// Nanoseconds since the epoch.

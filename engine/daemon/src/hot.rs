@@ -3,16 +3,17 @@
 
 use crate::arena::{Arena, Region};
 use crate::config::{Config, Durability};
-use crate::host::{self, SteadyClock};
+use crate::host::{self, Signals, SteadyClock};
 use crate::journal::{Files, Journal, Written};
 use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, TICK_INTERVAL_NS};
 use crate::ring::{Completion, Ring, Token};
 use crate::wire::Link;
-use abi::control::{ControlPage, Orders};
+use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, Word};
 use abi::hostplan::CpuSet;
 use abi::journal::Kind;
 use engine_core::pipeline::{Core, Line, Verdict};
+use engine_core::settings::RiskLimits;
 use engine_core::strategy::Strategy;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -37,8 +38,8 @@ pub struct Sockets {
     pub lines: [OwnedFd; 2],
     /// The request server.
     pub requests: OwnedFd,
-    /// `SIGTERM` and `SIGINT`.
-    pub signals: OwnedFd,
+    /// `SIGTERM`, `SIGINT` and `SIGUSR1`.
+    pub signals: Signals,
 }
 
 /// Why the loop ended.
@@ -67,13 +68,19 @@ pub struct Hot<S> {
     page: CountersPage,
     control: ControlPage,
     control_generation: u64,
+    limits_generation: u64,
+    agent_silence_max_ns: Option<u64>,
+    agent_silent: bool,
+    killed_by_signal: bool,
     durability: Durability,
     /// The record that must be on disk before what waits may be sent.
     send_after: u64,
     request_region: Region,
     request_in_flight: bool,
+    signals: Signals,
+    started_ns: u64,
     /// Open as long as the ring, which is dropped before them.
-    _sockets: Sockets,
+    _sockets: [OwnedFd; 3],
     next_tick: u64,
     ticks: u64,
     last_now: u64,
@@ -89,7 +96,7 @@ impl<S: Strategy> Hot<S> {
     /// The step of the ring that failed.
     pub fn new(
         config: &Config,
-        core: Core<S>,
+        mut core: Core<S>,
         files: Files,
         sockets: Sockets,
         page: CountersPage,
@@ -114,9 +121,13 @@ impl<S: Strategy> Hot<S> {
         ring.await_readable(SLOT_SIGNALS, Token::Signal)?;
         let link = Link::new(config.order_server, SLOT_ORDERS, &mut arena);
         let request_region = arena.take(4096);
+        let recovery = files.recovery;
         let mut journal = Journal::new(files, SLOT_JOURNAL, arena.take(JOURNAL_MEMORY));
         let clock = SteadyClock::new();
         journal.record(Kind::RunStarted, clock.now_ns(), config.text.as_bytes());
+        journal.record(Kind::Recovered, clock.now_ns(), &recovery.to_bytes());
+        core.on_recovered(recovery);
+        let [line_a, line_b] = sockets.lines;
         Ok(Self {
             ring,
             core,
@@ -125,11 +136,17 @@ impl<S: Strategy> Hot<S> {
             page,
             control_generation: control.generation().wrapping_sub(1),
             control,
+            limits_generation: 0,
+            agent_silence_max_ns: config.host.agent_silence_max_ms.map(|ms| ms * 1_000_000),
+            agent_silent: false,
+            killed_by_signal: false,
             durability: config.journal.durability,
             send_after: 0,
             request_region,
             request_in_flight: false,
-            _sockets: sockets,
+            signals: sockets.signals,
+            started_ns: host::monotonic_ns(),
+            _sockets: [line_a, line_b, sockets.requests],
             next_tick: 0,
             ticks: 0,
             last_now: clock.now_ns(),
@@ -195,6 +212,10 @@ impl<S: Strategy> Hot<S> {
             self.on_control(now);
             work += 1;
         }
+        if self.control.limits_generation() != self.limits_generation && self.journal.has_room() {
+            self.on_limits(now);
+            work += 1;
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK_INTERVAL_NS;
             self.on_tick(now)?;
@@ -226,7 +247,7 @@ impl<S: Strategy> Hot<S> {
                 Token::Request => self.request_in_flight = false,
                 Token::Connect => self.on_connect(completion.result, now)?,
                 Token::Journal => self.on_written(completion, now),
-                Token::Signal => self.on_signal(now),
+                Token::Signal => self.on_signal(now)?,
             }
         }
         Ok(count)
@@ -321,18 +342,49 @@ impl<S: Strategy> Hot<S> {
     fn on_control(&mut self, now: u64) {
         let mut orders = self.control.orders();
         orders.drain |= self.stopping_since.is_some();
-        self.apply_control(orders, now);
-    }
-
-    fn apply_control(&mut self, orders: Orders, now: u64) {
+        orders.kill |= self.killed_by_signal;
+        orders.agent_silent = self.agent_silent;
         self.journal.record(Kind::Control, now, &[orders.to_bits()]);
         self.core.on_control(orders, now);
         self.take_outputs(now);
     }
 
-    fn on_signal(&mut self, now: u64) {
-        self.stopping_since.get_or_insert(now);
+    /// `SIGUSR1` is the kill switch for a host whose agent is gone; any other signal ends the engine.
+    fn on_signal(&mut self, now: u64) -> io::Result<()> {
+        if self.signals.take_kill() {
+            self.killed_by_signal = true;
+            self.ring.await_readable(SLOT_SIGNALS, Token::Signal)?;
+        } else {
+            self.stopping_since.get_or_insert(now);
+        }
         self.on_control(now);
+        Ok(())
+    }
+
+    /// Limits that are being written are read at a later turn.
+    fn on_limits(&mut self, now: u64) {
+        let generation = self.control.limits_generation();
+        if let Some(words) = self.control.limits(generation) {
+            self.limits_generation = generation;
+            let mut payload = [0; 8 * RiskLimits::WORDS];
+            for (out, word) in payload.chunks_exact_mut(8).zip(words) {
+                out.copy_from_slice(&word.to_le_bytes());
+            }
+            self.journal.record(Kind::Limits, now, &payload);
+            self.core.on_limits(&words);
+            self.take_outputs(now);
+        }
+    }
+
+    /// Whether the agent's silence stops trading, looked at on every timer tick.
+    fn watch_agent(&mut self, now: u64) {
+        let Some(max) = self.agent_silence_max_ns else { return };
+        let beat = self.control.heartbeat_ns().max(self.started_ns);
+        let silent = host::monotonic_ns().saturating_sub(beat) > max;
+        if silent != self.agent_silent && self.journal.has_reserve() {
+            self.agent_silent = silent;
+            self.on_control(now);
+        }
     }
 
     fn on_written(&mut self, completion: Completion, now: u64) {
@@ -349,6 +401,10 @@ impl<S: Strategy> Hot<S> {
 
     fn on_tick(&mut self, now: u64) -> io::Result<()> {
         self.ticks += 1;
+        self.watch_agent(now);
+        if self.clock.take_step() {
+            self.core.counters.count(Counter::ClockSteps);
+        }
         if self.may_take_input() {
             self.journal.record(Kind::Tick, now, &[]);
             self.core.on_tick(now);
@@ -387,6 +443,12 @@ impl<S: Strategy> Hot<S> {
                     self.ring.send(SLOT_REQUESTS, &self.request_region, 0, 20, Token::Request);
                 self.request_in_flight = sent.is_ok();
             }
+        }
+        for refused in self.core.take_refusals() {
+            self.journal.record(Kind::RiskRefused, now, &refused.to_bytes());
+        }
+        for reason in self.core.take_stops() {
+            self.journal.record(Kind::Stopped, now, &[reason as u8]);
         }
         if (self.core.take_reset() || overflow) && self.link.is_up() {
             self.link.reset();
@@ -430,6 +492,7 @@ impl<S: Strategy> Hot<S> {
         for id in self.core.market().instruments() {
             self.page.show_instrument(usize::from(id.0), &self.core.instrument_view(id));
         }
+        self.page.show_limits(&self.core.desk().risk.limits().to_words());
         self.page.set_word(Word::State, self.core.state() as u64);
         self.page.set_word(Word::Heartbeat, host::monotonic_ns());
     }

@@ -3,9 +3,10 @@
 
 use crate::arena::Region;
 use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX, JOURNAL_WRITES_RESERVE};
+use crate::recovery::Past;
 use crate::ring::Ring;
 use abi::journal::{
-    BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Segment, decode_header, encode_header, encode_pad,
+    BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Recovery, decode_header, encode_header, encode_pad,
     encode_record, record_len,
 };
 use std::fs::{File, OpenOptions};
@@ -39,6 +40,8 @@ pub struct Files {
     next_sequence: u64,
     /// Whether writes bypass the page cache.
     pub direct: bool,
+    /// What earlier runs left behind.
+    pub recovery: Recovery,
 }
 
 /// The file of place `index` in the ring.
@@ -86,9 +89,11 @@ impl Files {
         std::fs::create_dir_all(directory).map_err(io("make directory", directory))?;
         let known = segments(directory)?;
         let (mut next_segment, mut next_sequence) = (0, 1);
+        let mut past = Past::default();
         for (number, path) in &known {
             next_segment = number + 1;
-            next_sequence = next_sequence.max(1 + last_sequence(path).map_err(io("read", path))?);
+            let last = past.read(path).map_err(io("read", path))?;
+            next_sequence = next_sequence.max(1 + last);
         }
         let mut files = Vec::with_capacity(count);
         let mut direct = true;
@@ -99,19 +104,14 @@ impl Files {
             direct &= is_direct;
             files.push(file);
         }
-        Ok(Self { files, segment_len, next_segment, next_sequence, direct })
+        let recovery = past.recovery();
+        Ok(Self { files, segment_len, next_segment, next_sequence, direct, recovery })
     }
 
     /// The open files, in the ring's order.
     pub fn files(&self) -> &[File] {
         &self.files
     }
-}
-
-fn last_sequence(path: &Path) -> io::Result<u64> {
-    let bytes = std::fs::read(path)?;
-    let records = Segment::open(&bytes).map_err(io::Error::other)?;
-    Ok(records.map_while(Result::ok).last().map_or(0, |record| record.sequence))
 }
 
 /// Fills a file with zeroes, so that no write while trading has to allocate a block. A file of another

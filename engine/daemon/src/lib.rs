@@ -17,6 +17,8 @@ pub mod limits;
 pub mod net;
 /// The checks before the start, each with its remedy.
 pub mod preflight;
+/// What earlier runs left in the journal.
+pub mod recovery;
 /// A journal read back through the core.
 pub mod replay;
 /// The io_uring ring and its provided buffers.

@@ -5,14 +5,13 @@ use abi::counters::{Counter, CountersPage, Event, State, Word};
 use clap::{Parser, Subcommand};
 use engine::arena::Arena;
 use engine::config::{Config, Contract, StrategySettings};
+use engine::host::Signals;
 use engine::hot::{End, Hot, Sockets};
 use engine::journal::Files;
 use engine::limits::ARENA_LEN;
 use engine::{host, net, preflight, replay};
 use engine_core::maker::Maker;
 use engine_core::pipeline::Core;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -141,7 +140,7 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
             net::line(config.feed.line_b, config.feed.interface)?,
         ],
         requests: net::requests(config.feed.request_server)?,
-        signals: signals()?.into(),
+        signals: Signals::new()?,
     };
     let StrategySettings::Maker(maker) = config.strategy;
     let core = Core::new(config.core.clone(), Maker::new(maker, config.symbols.len()));
@@ -163,15 +162,6 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::from(EXIT_ROLLED))
         }
     }
-}
-
-/// Blocks the signals that stop the engine and makes them readable.
-fn signals() -> nix::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGTERM);
-    mask.add(Signal::SIGINT);
-    mask.thread_block()?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 fn introduce(page: &CountersPage, cpu: Option<u32>) {

@@ -3,12 +3,13 @@
 use crate::config::Config;
 use crate::journal::{OpenError, segments};
 use abi::control::Orders;
-use abi::journal::{JournalError, Kind, Record, Segment};
+use abi::journal::{JournalError, Kind, Record, Recovery, Segment};
 use engine_core::book::Bbo;
 use engine_core::counters::Counter;
 use engine_core::maker::Maker;
 use engine_core::market::InstrumentId;
 use engine_core::pipeline::{Core, Line};
+use engine_core::settings::RiskLimits;
 use engine_core::strategy::{Actions, Execution, Strategy, View};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -143,8 +144,12 @@ impl Player {
             return Ok(());
         }
         let Some(core) = &mut self.core else { return Ok(()) };
-        if matches!(record.kind, Kind::SessionSent | Kind::FeedRequested) {
-            return self.compare(record);
+        match record.kind {
+            Kind::SessionSent | Kind::FeedRequested | Kind::RiskRefused | Kind::Stopped => {
+                return self.compare(record);
+            }
+            Kind::Timing => return Ok(()),
+            _ => {}
         }
         if !self.produced.is_empty() {
             let now = format!("{} bytes more", self.produced.len());
@@ -165,12 +170,18 @@ impl Player {
             Kind::Tick => core.on_tick(now),
             Kind::Control => core
                 .on_control(Orders::from_bits(record.payload.first().copied().unwrap_or(0)), now),
-            Kind::RunStarted | Kind::SessionSent | Kind::FeedRequested | Kind::Pad => {}
+            Kind::Limits => core.on_limits(&limits(record.payload)),
+            Kind::Recovered => {
+                core.on_recovered(Recovery::from_bytes(record.payload).unwrap_or_default());
+            }
+            _ => {}
         }
         self.produced.append(core.session_out());
         if let Some(request) = core.take_request() {
             self.produced.extend_from_slice(&request.to_bytes());
         }
+        core.take_refusals().for_each(|refused| self.produced.extend(refused.to_bytes()));
+        core.take_stops().for_each(|reason| self.produced.push(reason as u8));
         core.take_reset();
         Ok(())
     }
@@ -187,6 +198,12 @@ impl Player {
         self.output_bytes += record.payload.len() as u64;
         Ok(())
     }
+}
+
+/// Limits as the journal has them; a payload that is cut short reads as limits that are refused.
+fn limits(payload: &[u8]) -> [u64; RiskLimits::WORDS] {
+    let mut words = payload.chunks_exact(8).filter_map(|word| word.try_into().ok());
+    std::array::from_fn(|_| words.next().map_or(0, u64::from_le_bytes))
 }
 
 fn start(record: &Record<'_>) -> Result<Core<Tap>, ReplayError> {

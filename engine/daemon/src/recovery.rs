@@ -1,0 +1,102 @@
+//! What earlier runs left in the journal: how much of the order-entry session was heard, and which
+//! numbers were used. Reads files; the core decides what follows.
+
+use abi::journal::{Kind, Record, Recovery, Segment};
+use abi::mold::Session;
+use abi::ouch::inbound::Message;
+use abi::soup::Packet;
+use std::io;
+use std::path::Path;
+
+/// The journal as far as it was read.
+#[derive(Default)]
+pub struct Past {
+    session: Option<Session>,
+    messages: u64,
+    user_ref_max: u32,
+    /// Sequenced messages up to the present place of the present connection.
+    replayed: u64,
+    heard: Vec<u8>,
+    said: Vec<u8>,
+}
+
+impl Past {
+    /// Reads a segment; returns the number of its last whole record, 0 for none. Whatever follows a
+    /// damaged record was never certain to be on disk.
+    ///
+    /// # Errors
+    /// The file can't be read, or is no segment.
+    pub fn read(&mut self, path: &Path) -> io::Result<u64> {
+        let bytes = std::fs::read(path)?;
+        let mut last = 0;
+        for record in Segment::open(&bytes).map_err(io::Error::other)?.map_while(Result::ok) {
+            last = record.sequence;
+            self.take(&record);
+        }
+        Ok(last)
+    }
+
+    /// Takes a record. Packets run over the ends of records, but not of connections.
+    pub fn take(&mut self, record: &Record<'_>) {
+        match record.kind {
+            Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => {
+                self.heard.clear();
+                self.said.clear();
+            }
+            Kind::SessionBytes => {
+                self.heard.extend_from_slice(record.payload);
+                while let Some(len) = self.next_heard() {
+                    self.heard.drain(..len);
+                }
+            }
+            Kind::SessionSent => {
+                self.said.extend_from_slice(record.payload);
+                while let Some(len) = self.next_said() {
+                    self.said.drain(..len);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn next_heard(&mut self) -> Option<usize> {
+        let (packet, len) = Packet::decode(&self.heard).ok()??;
+        match packet {
+            Packet::LoginAccepted(login) => {
+                if self.session != Some(login.session) {
+                    (self.messages, self.user_ref_max) = (0, 0);
+                }
+                self.session = Some(login.session);
+                // A run starts with the session's first message, however much was heard before it.
+                let heard = login.sequence.parse_decimal().map_or(0, |next| next.saturating_sub(1));
+                self.messages = self.messages.max(heard);
+                self.replayed = heard;
+            }
+            Packet::Sequenced(_) => {
+                self.replayed += 1;
+                self.messages = self.messages.max(self.replayed);
+            }
+            _ => {}
+        }
+        Some(len)
+    }
+
+    fn next_said(&mut self) -> Option<usize> {
+        let (packet, len) = Packet::decode(&self.said).ok()??;
+        if let Packet::Unsequenced(message) = packet {
+            let user_ref = match Message::decode(message) {
+                Ok((Message::EnterOrder(m), _)) => m.user_ref_num,
+                Ok((Message::ReplaceOrder(m), _)) => m.user_ref_num,
+                _ => 0,
+            };
+            self.user_ref_max = self.user_ref_max.max(user_ref);
+        }
+        Some(len)
+    }
+
+    /// What the next run must know.
+    pub fn recovery(&self) -> Recovery {
+        let session = self.session.unwrap_or(Session::BLANK).0;
+        Recovery { session, messages: self.messages, user_ref_max: self.user_ref_max }
+    }
+}
