@@ -3,7 +3,7 @@
 
 use crate::book::Bbo;
 use crate::market::InstrumentId;
-use crate::orders::{Exposure, Orders, Position};
+use crate::orders::{Orders, Position};
 use crate::settings::RiskLimits;
 use crate::status::{ShortSale, Status};
 use abi::field::{Price, Side};
@@ -116,7 +116,7 @@ impl Risk {
         self.check_others(order, now)?;
         self.check_repetition(order, now_ns)?;
         self.check_position(order, now)?;
-        self.check_exposure(order, now.orders.exposure())?;
+        self.check_exposure(order, now.orders)?;
         self.spend(now_ns)?;
         self.remember(order, now_ns);
         Ok(())
@@ -221,12 +221,16 @@ impl Risk {
     }
 
     /// Every working order counts as filled at its price; a short position counts as much as a long one.
-    fn check_exposure(&self, order: &Candidate, exposure: Exposure) -> Result<(), Refusal> {
+    /// What can only make a position smaller is never refused for it.
+    fn check_exposure(&self, order: &Candidate, orders: &Orders) -> Result<(), Refusal> {
+        let exposure = orders.exposure();
         let value = notional(order.price, order.shares);
         // The order and the one it replaces can't both trade: the larger of the two counts.
         let counted = order.replaces.map_or(0, |old| notional(old.price, old.shares));
         let working = exposure.working - counted + value.max(counted);
-        if exposure.gross.saturating_add(working) > money(self.limits.gross_notional_max) {
+        let too_much =
+            exposure.gross.saturating_add(working) > money(self.limits.gross_notional_max);
+        if too_much && !is_closing(order, orders.position(order.instrument)) {
             return Err(Refusal::Gross);
         }
         let signed = if order.side == Side::Buy { value as i64 } else { -(value as i64) };
@@ -289,6 +293,15 @@ fn notional(price: Price, shares: u32) -> u64 {
 #[inline(always)]
 fn money(units: u64) -> u64 {
     units.saturating_mul(u64::from(Price::SCALE))
+}
+
+/// Whether the order, filled with all that works on its side, leaves no more than the position was.
+fn is_closing(order: &Candidate, position: Position) -> bool {
+    let (working, held) = match order.side {
+        Side::Buy => (position.working_buy, position.shares),
+        Side::Sell => (position.working_sell, -position.shares),
+    };
+    held < 0 && held.unsigned_abs() >= working + added_shares(order)
 }
 
 /// Shares by which the order adds to what is working.

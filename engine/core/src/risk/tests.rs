@@ -148,8 +148,8 @@ fn exposure_is_gross_with_everything_working_and_net_with_the_order() {
     world.trade(-200, 1_000_000);
     world.rest(1, Side::Sell, 1_000_100, 100);
     // 20,000 short and 10,001 working leave 19,999 gross.
-    assert_eq!(world.verdict(buy(199, 1_000_000)), Ok(()));
-    assert_eq!(world.verdict(buy(200, 1_000_000)), Err(R::Gross));
+    assert_eq!(world.verdict(buy(200, 1_000_000)), Ok(()), "it closes the position");
+    assert_eq!(world.verdict(buy(201, 1_000_000)), Err(R::Gross));
     assert_eq!(world.verdict(order(Side::Sell, 100, 1_000_000)), Ok(()));
     assert_eq!(world.verdict(order(Side::Sell, 101, 1_000_000)), Err(R::Net));
     let old = Replaced { user_ref: 1, shares: 100, price: Price(1_000_100) };
