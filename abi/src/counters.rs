@@ -82,7 +82,7 @@ counters! {
     BookUnknownOrder = 13, "book_unknown_order_total", "Messages that name an order the book does not hold.";
     BookRefused = 14, "book_refused_total", "Messages the book could not apply: table full, duplicate reference, more shares than there are.";
     BboChanges = 15, "bbo_changes", "Changes of a best bid or offer, in price or shares, since market hours started.";
-    BboHash = 16, "bbo_hash", "FNV-1a over the best bids and offers that bbo_changes counts: equal hashes mean equal sequences.";
+    BboHash = 16, "bbo_hash", "A hash over the best bids and offers that bbo_changes counts: equal hashes mean equal sequences.";
     BookOrders = 17, "book_orders", "Orders resting in all books.";
     OrdersSent = 18, "orders_sent_total", "New orders sent.";
     ReplacesSent = 19, "replaces_sent_total", "Replace requests sent.";

@@ -2,9 +2,10 @@
 //! whose name starts with `measured_`, so that callgrind counts it and nothing else.
 
 mod instructions;
+mod path;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,23 +13,38 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// What to run.
+    #[command(subcommand)]
     what: What,
-    /// ITCH 5.0 messages, each behind a two-byte big-endian length.
+}
+
+/// A file of ITCH 5.0 messages, each behind a two-byte big-endian length.
+#[derive(Debug, clap::Args)]
+struct Recording {
+    /// The file.
     input: PathBuf,
-    /// How often the input is gone through, each time with an empty book.
+    /// How often it is gone through, each time with an empty book.
     #[arg(long, default_value_t = 1)]
     passes: u32,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Subcommand)]
 enum What {
     /// Tell every message by type and length and read the order it is about.
-    Parse,
+    Parse(Recording),
     /// Read everything that a book needs.
-    Decode,
+    Decode(Recording),
     /// Decode every message and keep the full book with its best bid and offer.
-    Book,
+    Book(Recording),
+    /// A tick that changes the touch, through book, strategy, risk and journal to an order.
+    Path {
+        /// Ticks, in pairs.
+        rounds: u64,
+    },
+    /// All risk checks of an order that passes.
+    Risk {
+        /// Orders.
+        rounds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,20 +58,35 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let path = arguments.input.display();
-    let file = std::fs::read(&arguments.input).with_context(|| format!("read {path}"))?;
+    match &arguments.what {
+        What::Parse(recording) => go_through(recording, |input| Ok(instructions::parse(input))),
+        What::Decode(recording) => go_through(recording, |input| Ok(instructions::decode(input))),
+        What::Book(recording) => go_through(recording, instructions::book),
+        What::Path { rounds } => {
+            println!("units {}", path::path(*rounds)?);
+            Ok(())
+        }
+        What::Risk { rounds } => {
+            println!("units {}", path::risk(*rounds)?);
+            Ok(())
+        }
+    }
+}
+
+fn go_through(
+    recording: &Recording,
+    pass: impl Fn(&instructions::Input<'_>) -> Result<u64>,
+) -> Result<()> {
+    let path = recording.input.display();
+    let file = std::fs::read(&recording.input).with_context(|| format!("read {path}"))?;
     let input = instructions::Input::check(&file).with_context(|| path.to_string())?;
     if input.messages == 0 {
         bail!("{path}: no message in it");
     }
     let mut hash = 0;
-    for _ in 0..arguments.passes {
-        hash = match arguments.what {
-            What::Parse => instructions::parse(&input),
-            What::Decode => instructions::decode(&input),
-            What::Book => instructions::book(&input)?,
-        };
+    for _ in 0..recording.passes {
+        hash = pass(&input)?;
     }
-    println!("messages {} hash {hash:016x}", input.messages * u64::from(arguments.passes));
+    println!("units {} hash {hash:016x}", input.messages * u64::from(recording.passes));
     Ok(())
 }

@@ -71,6 +71,12 @@ impl Arbiter {
         self.heard && self.next == self.known_end
     }
 
+    /// Whether datagrams are held back.
+    #[inline]
+    pub fn is_holding(&self) -> bool {
+        self.held_count > 0
+    }
+
     /// All that a datagram which is neither applied nor held can change.
     pub fn knowledge(&self) -> (bool, u64, Option<u64>, Option<u64>) {
         (self.heard, self.known_end, self.gap_since, self.requested_at)

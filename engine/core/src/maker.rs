@@ -84,8 +84,10 @@ impl Strategy for Maker {
             return;
         }
         let mut asked = false;
-        for side in [Side::Buy, Side::Sell] {
-            let current = view.orders(instrument).find(|order| order.side == side);
+        let mut current = [None; 2];
+        view.orders(instrument)
+            .for_each(|order| current[usize::from(order.side == Side::Sell)] = Some(order));
+        for (side, current) in [Side::Buy, Side::Sell].into_iter().zip(current) {
             let target = self.target(view, instrument, side);
             if let Some(intent) = self.quote(target, current, instrument, side) {
                 asked |= actions.push(intent);

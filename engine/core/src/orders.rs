@@ -185,8 +185,8 @@ impl Orders {
 
     /// An instrument's position.
     #[inline]
-    pub fn position(&self, id: InstrumentId) -> Position {
-        self.positions[usize::from(id.0)]
+    pub fn position(&self, id: InstrumentId) -> &Position {
+        &self.positions[usize::from(id.0)]
     }
 
     /// Money at risk.
@@ -240,6 +240,7 @@ impl Orders {
 
     /// Changes an order by an event; one that is gone is forgotten. `None` if there is no such order or
     /// the event makes no sense for it; nothing is changed then.
+    #[inline]
     pub fn apply(
         &mut self,
         user_ref: UserRefNum,
@@ -254,14 +255,27 @@ impl Orders {
             order.replacement = None;
         }
         self.work(&before, false);
-        self.take_out(&before);
         if order.state.is_gone() {
+            self.take_out(&before);
             self.open_count -= 1;
         } else {
             self.work(&order, true);
-            self.put_back(&order);
+            self.put(&before, &order);
         }
         Some(order)
+    }
+
+    /// Puts an order in the place of what it was.
+    #[inline]
+    fn put(&mut self, before: &OwnOrder, after: &OwnOrder) {
+        if before.user_ref != after.user_ref || before.replacement.is_some() {
+            self.take_out(before);
+            return self.put_back(after);
+        }
+        if let Some(replacement) = after.replacement {
+            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(after.user_ref);
+        }
+        self.slots[slot_of(after.user_ref)] = Slot::Order(*after);
     }
 
     /// Forgets an order without an event.
@@ -278,9 +292,8 @@ impl Orders {
             let mut order = before;
             change(&mut order);
             self.work(&before, false);
-            self.take_out(&before);
             self.work(&order, true);
-            self.put_back(&order);
+            self.put(&before, &order);
         }
     }
 
@@ -404,6 +417,7 @@ impl Orders {
         self.exposure.gross = gross.saturating_add(new.unsigned_abs());
     }
 
+    #[inline]
     fn work(&mut self, order: &OwnOrder, add: bool) {
         let position = &mut self.positions[usize::from(order.instrument.0)];
         let working = match order.side {

@@ -122,6 +122,7 @@ impl Risk {
         Ok(())
     }
 
+    #[inline(always)]
     fn check_market(
         &self,
         order: &Candidate,
@@ -143,6 +144,7 @@ impl Risk {
         Ok(())
     }
 
+    #[inline(always)]
     fn check_order(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
         let limits = &self.limits;
         if order.shares == 0 || order.shares > limits.order_shares_max {
@@ -168,17 +170,14 @@ impl Risk {
     }
 
     /// What our other orders in the instrument forbid: trading with ourselves, selling short at the bid.
+    #[inline(always)]
     fn check_others(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
         let meets = |price: Price| match order.side {
             Side::Buy => order.price >= price,
             Side::Sell => order.price <= price,
         };
-        for other in now.orders.of(order.instrument) {
-            let at = other.replacement.map_or(other.price, |r| match other.side {
-                Side::Buy => r.price.max(other.price),
-                Side::Sell => r.price.min(other.price),
-            });
-            if other.side != order.side && meets(at) {
+        for other in now.orders.of(order.instrument).filter(|other| other.side != order.side) {
+            if meets(other.price) || other.replacement.is_some_and(|r| meets(r.price)) {
                 return Err(Refusal::SelfTrade);
             }
         }
@@ -193,6 +192,7 @@ impl Risk {
         Ok(())
     }
 
+    #[inline(always)]
     fn check_repetition(&self, order: &Candidate, now_ns: u64) -> Result<(), Refusal> {
         let repeats = |last: &Last| {
             (last.side, last.price, last.shares) == (order.side, order.price, order.shares)
@@ -203,8 +203,9 @@ impl Risk {
         if repeated { Err(Refusal::Duplicate) } else { Ok(()) }
     }
 
+    #[inline(always)]
     fn check_position(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
-        let position: Position = now.orders.position(order.instrument);
+        let position = now.orders.position(order.instrument);
         let (working, held) = match order.side {
             Side::Buy => (position.working_buy, position.shares),
             Side::Sell => (position.working_sell, -position.shares),
@@ -222,6 +223,7 @@ impl Risk {
 
     /// Every working order counts as filled at its price; a short position counts as much as a long one.
     /// What can only make a position smaller is never refused for it.
+    #[inline(always)]
     fn check_exposure(&self, order: &Candidate, orders: &Orders) -> Result<(), Refusal> {
         let exposure = orders.exposure();
         let value = notional(order.price, order.shares);
@@ -296,7 +298,7 @@ fn money(units: u64) -> u64 {
 }
 
 /// Whether the order, filled with all that works on its side, leaves no more than the position was.
-fn is_closing(order: &Candidate, position: Position) -> bool {
+fn is_closing(order: &Candidate, position: &Position) -> bool {
     let (working, held) = match order.side {
         Side::Buy => (position.working_buy, position.shares),
         Side::Sell => (position.working_sell, -position.shares),

@@ -25,7 +25,7 @@ impl View<'_> {
 
     /// Our position in an instrument.
     pub fn position(&self, id: InstrumentId) -> Position {
-        self.orders.position(id)
+        *self.orders.position(id)
     }
 
     /// One of our orders, by number.

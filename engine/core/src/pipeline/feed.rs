@@ -78,6 +78,9 @@ impl<S: Strategy> Core<S> {
     }
 
     fn apply_held(&mut self, now: u64) {
+        if !self.arbiter.is_holding() {
+            return;
+        }
         let mut held = self.held;
         while let Some(len) = self.arbiter.take_ready(&mut held) {
             let Ok(packet) = Packet::decode(&held[..len]) else { continue };
