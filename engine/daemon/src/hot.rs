@@ -3,27 +3,17 @@
 
 use crate::arena::{Arena, Region};
 use crate::config::{Config, Durability};
-use crate::host::{self, Signals, SteadyClock};
-use crate::journal::{Files, Journal, Written};
-use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, TICK_INTERVAL_NS};
-use crate::ring::{Completion, Ring, Token};
+use crate::journal::{Journal, Layout, Written};
+use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, SEND_BUFFER, TICK_INTERVAL_NS};
+use crate::port::{Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_REQUESTS, Token};
 use crate::wire::Link;
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, Word};
-use abi::hostplan::CpuSet;
 use abi::journal::Kind;
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::settings::RiskLimits;
 use engine_core::strategy::Strategy;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-const SLOT_LINE_A: u32 = 0;
-const SLOT_LINE_B: u32 = 1;
-const SLOT_REQUESTS: u32 = 2;
-const SLOT_ORDERS: u32 = 3;
-const SLOT_SIGNALS: u32 = 4;
-const SLOT_JOURNAL: u32 = 5;
 
 /// Records without an order are written when so many bytes have collected, or after so many ticks.
 const BATCH_LEN: usize = 16 << 10;
@@ -32,14 +22,22 @@ const BATCH_TICKS: u64 = 10;
 /// How long a stopping engine waits for its orders to be cancelled.
 const STOP_WAIT_NS: u64 = 2_000_000_000;
 
-/// Files that the hot thread uses.
-pub struct Sockets {
-    /// Line A, line B.
-    pub lines: [OwnedFd; 2],
-    /// The request server.
-    pub requests: OwnedFd,
-    /// `SIGTERM`, `SIGINT` and `SIGUSR1`.
-    pub signals: Signals,
+/// Memory that the hot thread works in, besides the port's own.
+pub struct Memory {
+    /// The journal's, [`JOURNAL_MEMORY`] bytes.
+    pub journal: Region,
+    /// Bytes on their way to the exchange, `SEND_BUFFER` bytes.
+    pub sending: Region,
+    /// A re-request.
+    pub request: Region,
+}
+
+impl Memory {
+    /// Takes the regions from an arena.
+    pub fn new(arena: &mut Arena) -> Self {
+        let (journal, sending) = (arena.take(JOURNAL_MEMORY), arena.take(SEND_BUFFER));
+        Self { journal, sending, request: arena.take(4096) }
+    }
 }
 
 /// Why the loop ended.
@@ -51,17 +49,9 @@ pub enum End {
     SessionRolled,
 }
 
-/// The hot cores besides the hot thread's own, where the journal's workers run.
-fn spare_cores(config: &Config) -> Option<CpuSet> {
-    let plan = host::core_plan().ok()?;
-    let own = crate::preflight::hot_cpu(config)?;
-    let spare: CpuSet = plan.hot().iter().filter(|cpu| *cpu != own).collect();
-    (!spare.is_empty()).then_some(spare)
-}
-
 /// Everything that the hot thread owns.
-pub struct Hot<S> {
-    ring: Ring,
+pub struct Hot<S, P> {
+    port: P,
     core: Core<S>,
     link: Link,
     journal: Journal,
@@ -77,61 +67,39 @@ pub struct Hot<S> {
     send_after: u64,
     request_region: Region,
     request_in_flight: bool,
-    signals: Signals,
     started_ns: u64,
-    /// Open as long as the ring, which is dropped before them.
-    _sockets: [OwnedFd; 3],
     next_tick: u64,
     ticks: u64,
     last_now: u64,
-    clock: SteadyClock,
     order_due_to_feed: bool,
     stopping_since: Option<u64>,
 }
 
-impl<S: Strategy> Hot<S> {
+impl<S: Strategy, P: Port> Hot<S, P> {
     /// Puts everything together. After this, nothing allocates.
     ///
     /// # Errors
-    /// The step of the ring that failed.
+    /// The port can't receive.
     pub fn new(
         config: &Config,
         mut core: Core<S>,
-        files: Files,
-        sockets: Sockets,
+        layout: Layout,
+        mut port: P,
         page: CountersPage,
         control: ControlPage,
-        mut arena: Arena,
+        memory: Memory,
     ) -> io::Result<Self> {
-        let slots = SLOT_JOURNAL + files.files().len() as u32;
-        let mut ring = Ring::new(&mut arena, slots)?;
-        if let Some(spare) = spare_cores(config) {
-            ring.keep_workers_on(spare.iter())?;
-        }
-        ring.set_file(SLOT_LINE_A, sockets.lines[0].as_raw_fd())?;
-        ring.set_file(SLOT_LINE_B, sockets.lines[1].as_raw_fd())?;
-        ring.set_file(SLOT_REQUESTS, sockets.requests.as_raw_fd())?;
-        ring.set_file(SLOT_SIGNALS, sockets.signals.as_raw_fd())?;
-        for (index, file) in files.files().iter().enumerate() {
-            ring.set_file(SLOT_JOURNAL + index as u32, file.as_raw_fd())?;
-        }
         for slot in [SLOT_LINE_A, SLOT_LINE_B, SLOT_REQUESTS] {
-            ring.receive(slot)?;
+            port.receive(slot)?;
         }
-        ring.await_readable(SLOT_SIGNALS, Token::Signal)?;
-        let link = Link::new(config.order_server, SLOT_ORDERS, &mut arena);
-        let request_region = arena.take(4096);
-        let recovery = files.recovery;
-        let mut journal = Journal::new(files, SLOT_JOURNAL, arena.take(JOURNAL_MEMORY));
-        let clock = SteadyClock::new();
-        journal.record(Kind::RunStarted, clock.now_ns(), config.text.as_bytes());
-        journal.record(Kind::Recovered, clock.now_ns(), &recovery.to_bytes());
-        core.on_recovered(recovery);
-        let [line_a, line_b] = sockets.lines;
+        let mut journal = Journal::new(layout, memory.journal);
+        let now = port.now_ns();
+        journal.record(Kind::RunStarted, now, config.text.as_bytes());
+        journal.record(Kind::Recovered, now, &layout.recovery.to_bytes());
+        core.on_recovered(layout.recovery);
         Ok(Self {
-            ring,
             core,
-            link,
+            link: Link::new(memory.sending),
             journal,
             page,
             control_generation: control.generation().wrapping_sub(1),
@@ -142,18 +110,37 @@ impl<S: Strategy> Hot<S> {
             killed_by_signal: false,
             durability: config.journal.durability,
             send_after: 0,
-            request_region,
+            request_region: memory.request,
             request_in_flight: false,
-            signals: sockets.signals,
-            started_ns: host::monotonic_ns(),
-            _sockets: [line_a, line_b, sockets.requests],
+            started_ns: port.monotonic_ns(),
             next_tick: 0,
             ticks: 0,
-            last_now: clock.now_ns(),
-            clock,
+            last_now: now,
+            port,
             order_due_to_feed: false,
             stopping_since: None,
         })
+    }
+
+    /// Takes the thread apart. Nothing may be under way in the machine.
+    pub fn into_parts(self) -> (Core<S>, P, Memory) {
+        let (journal, sending) = (self.journal.into_memory(), self.link.into_memory());
+        (self.core, self.port, Memory { journal, sending, request: self.request_region })
+    }
+
+    /// The core, to look at.
+    pub fn core(&self) -> &Core<S> {
+        &self.core
+    }
+
+    /// The machine, to move it.
+    pub fn port(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// The last record known to be on disk.
+    pub fn durable(&self) -> u64 {
+        self.journal.durable
     }
 
     /// Runs until a signal or the end of the exchange's session.
@@ -162,7 +149,7 @@ impl<S: Strategy> Hot<S> {
     /// What `io_uring_enter` says; nothing else ends the loop.
     pub fn run(&mut self) -> io::Result<End> {
         loop {
-            let now = self.clock.now_ns();
+            let now = self.port.now_ns();
             let work = self.turn(now)?;
             if work == 0 {
                 self.core.counters.count(Counter::LoopIdle);
@@ -180,11 +167,11 @@ impl<S: Strategy> Hot<S> {
     /// Writes what was recorded, takes nothing more, and waits for the disk, but not for ever.
     fn finish(&mut self) -> io::Result<()> {
         self.journal.seal();
-        self.journal.submit(&mut self.ring)?;
-        let deadline = self.clock.now_ns() + STOP_WAIT_NS;
-        while !self.journal.is_idle() && !self.journal.lost && self.clock.now_ns() < deadline {
-            self.ring.enter()?;
-            while let Some(completion) = self.ring.next_completion() {
+        self.journal.submit(&mut self.port)?;
+        let deadline = self.port.now_ns() + STOP_WAIT_NS;
+        while !self.journal.is_idle() && !self.journal.lost && self.port.now_ns() < deadline {
+            self.port.enter()?;
+            while let Some(completion) = self.port.next_completion() {
                 if completion.token == Token::Journal {
                     self.journal.on_written(completion.number, completion.result);
                 }
@@ -203,9 +190,13 @@ impl<S: Strategy> Hot<S> {
         (flat || now.saturating_sub(since) > STOP_WAIT_NS).then_some(End::Stopped)
     }
 
-    /// One turn: completions, control page, timer, outputs, one `io_uring_enter` if there is a reason.
+    /// One turn: completions, control page, timer, outputs, one call of the machine if there is a reason.
+    /// Returns how much was done.
+    ///
+    /// # Errors
+    /// What the machine says; the loop can't go on then.
     #[inline]
-    fn turn(&mut self, now: u64) -> io::Result<usize> {
+    pub fn turn(&mut self, now: u64) -> io::Result<usize> {
         let mut work = self.complete(now)?;
         if self.control.generation() != self.control_generation && self.journal.has_reserve() {
             self.control_generation = self.control.generation();
@@ -224,13 +215,13 @@ impl<S: Strategy> Hot<S> {
         if work > 0 {
             self.send(now)?;
         }
-        if self.ring.wants_enter() {
-            self.ring.enter()?;
+        if self.port.wants_enter() {
+            self.port.enter()?;
             work += 1;
         }
         if self.order_due_to_feed {
             self.order_due_to_feed = false;
-            self.page.record_tick_to_order(self.clock.now_ns().saturating_sub(now));
+            self.page.record_tick_to_order(self.port.now_ns().saturating_sub(now));
         }
         Ok(work)
     }
@@ -238,11 +229,13 @@ impl<S: Strategy> Hot<S> {
     fn complete(&mut self, now: u64) -> io::Result<usize> {
         let mut count = 0;
         while count < COMPLETIONS_PER_TURN {
-            let Some(completion) = self.ring.next_completion() else { break };
+            let Some(completion) = self.port.next_completion() else { break };
             count += 1;
             match completion.token {
                 Token::Receive => self.on_receive(completion, now)?,
-                Token::Send if self.link.on_sent(completion.result) => self.on_lost(now),
+                Token::Send if self.link.on_sent(completion.result, &mut self.port) => {
+                    self.on_lost(now)
+                }
                 Token::Send => {}
                 Token::Request => self.request_in_flight = false,
                 Token::Connect => self.on_connect(completion.result, now)?,
@@ -263,16 +256,16 @@ impl<S: Strategy> Hot<S> {
                     _ => self.on_datagram(slot, buffer, len, now),
                 }
             }
-            self.ring.recycle(buffer);
+            self.port.recycle(buffer);
         }
         if completion.more {
             return Ok(());
         }
         if slot != SLOT_ORDERS {
             // Out of buffers, or an ICMP error of the request server: receiving goes on.
-            return self.ring.receive(slot);
+            return self.port.receive(slot);
         }
-        if self.link.on_receive_ended(completion.result, &mut self.ring)? {
+        if self.link.on_receive_ended(completion.result, &mut self.port)? {
             self.on_lost(now);
         }
         Ok(())
@@ -302,7 +295,7 @@ impl<S: Strategy> Hot<S> {
             SLOT_LINE_B => (Line::B, Kind::FeedB),
             _ => (Line::Replay, Kind::FeedReplayed),
         };
-        let bytes = self.ring.received(buffer, len);
+        let bytes = self.port.received(buffer, len);
         if self.core.on_feed(line, bytes, now) == Verdict::Accepted {
             self.journal.record(kind, now, bytes);
         }
@@ -315,17 +308,17 @@ impl<S: Strategy> Hot<S> {
             return;
         }
         if !self.may_take_input() {
-            self.link.reset();
+            self.link.reset(&mut self.port);
             return self.on_lost(now);
         }
-        let bytes = self.ring.received(buffer, len);
+        let bytes = self.port.received(buffer, len);
         self.journal.record(Kind::SessionBytes, now, bytes);
         self.core.on_session_bytes(bytes, now);
         self.take_outputs(now);
     }
 
     fn on_connect(&mut self, result: i32, now: u64) -> io::Result<()> {
-        if self.link.on_connected(result, now, &mut self.ring)? {
+        if self.link.on_connected(result, now, &mut self.port)? {
             self.journal.record(Kind::SessionConnected, now, &[]);
             self.core.on_session_connected(now);
             self.take_outputs(now);
@@ -351,9 +344,8 @@ impl<S: Strategy> Hot<S> {
 
     /// `SIGUSR1` is the kill switch for a host whose agent is gone; any other signal ends the engine.
     fn on_signal(&mut self, now: u64) -> io::Result<()> {
-        if self.signals.take_kill() {
+        if self.port.take_kill()? {
             self.killed_by_signal = true;
-            self.ring.await_readable(SLOT_SIGNALS, Token::Signal)?;
         } else {
             self.stopping_since.get_or_insert(now);
         }
@@ -380,7 +372,7 @@ impl<S: Strategy> Hot<S> {
     fn watch_agent(&mut self, now: u64) {
         let Some(max) = self.agent_silence_max_ns else { return };
         let beat = self.control.heartbeat_ns().max(self.started_ns);
-        let silent = host::monotonic_ns().saturating_sub(beat) > max;
+        let silent = self.port.monotonic_ns().saturating_sub(beat) > max;
         if silent != self.agent_silent && self.journal.has_reserve() {
             self.agent_silent = silent;
             self.on_control(now);
@@ -402,7 +394,7 @@ impl<S: Strategy> Hot<S> {
     fn on_tick(&mut self, now: u64) -> io::Result<()> {
         self.ticks += 1;
         self.watch_agent(now);
-        if self.clock.take_step() {
+        if self.port.take_clock_step() {
             self.core.counters.count(Counter::ClockSteps);
         }
         if self.may_take_input() {
@@ -413,11 +405,11 @@ impl<S: Strategy> Hot<S> {
         if self.journal.batch_len() >= BATCH_LEN || self.ticks.is_multiple_of(BATCH_TICKS) {
             self.journal.seal();
         }
-        self.link.finish_closing(now, &mut self.ring);
+        self.link.finish_closing(now, &mut self.port);
         // A connection brings records; without room for them it could only be dropped again. A socket
         // that can't be had is tried for again a second later.
         if self.journal.has_room() {
-            let _ = self.link.poll(now, &mut self.ring);
+            self.link.poll(now, &mut self.port);
         }
         self.publish();
         Ok(())
@@ -439,8 +431,7 @@ impl<S: Strategy> Hot<S> {
             self.journal.record(Kind::FeedRequested, now, &request.to_bytes());
             if !self.request_in_flight {
                 self.request_region.bytes_mut(0, 20).copy_from_slice(&request.to_bytes());
-                let sent =
-                    self.ring.send(SLOT_REQUESTS, &self.request_region, 0, 20, Token::Request);
+                let sent = self.port.send(SLOT_REQUESTS, &self.request_region, 20, Token::Request);
                 self.request_in_flight = sent.is_ok();
             }
         }
@@ -451,7 +442,7 @@ impl<S: Strategy> Hot<S> {
             self.journal.record(Kind::Stopped, now, &[reason as u8]);
         }
         if (self.core.take_reset() || overflow) && self.link.is_up() {
-            self.link.reset();
+            self.link.reset(&mut self.port);
             self.on_lost(now);
         }
     }
@@ -462,11 +453,11 @@ impl<S: Strategy> Hot<S> {
         if self.link.can_send() || self.journal.batch_len() >= BATCH_LEN {
             self.journal.seal();
         }
-        self.journal.submit(&mut self.ring)?;
+        self.journal.submit(&mut self.port)?;
         let durable =
             self.durability == Durability::Async || self.journal.durable >= self.send_after;
         if durable || self.journal.lost {
-            self.link.flush(&mut self.ring)?;
+            self.link.flush(&mut self.port)?;
         }
         let turn_ns = now.saturating_sub(self.last_now);
         self.last_now = now;
@@ -479,7 +470,7 @@ impl<S: Strategy> Hot<S> {
     /// Copies counters, instruments and events to the shared page.
     fn publish(&mut self) {
         let counters = &mut self.core.counters;
-        counters.set(Counter::Syscalls, self.ring.enters);
+        counters.set(Counter::Syscalls, self.port.syscalls());
         counters.set(Counter::JournalRecords, self.journal.records);
         counters.set(Counter::JournalBytes, self.journal.bytes);
         counters.set(Counter::JournalDurable, self.journal.durable);
@@ -494,6 +485,6 @@ impl<S: Strategy> Hot<S> {
         }
         self.page.show_limits(&self.core.desk().risk.limits().to_words());
         self.page.set_word(Word::State, self.core.state() as u64);
-        self.page.set_word(Word::Heartbeat, host::monotonic_ns());
+        self.page.set_word(Word::Heartbeat, self.port.monotonic_ns());
     }
 }

@@ -1,10 +1,10 @@
-//! Journal files: a ring of preallocated segments, written by the hot thread's own ring. The layout
+//! Journal files: a ring of preallocated segments, written by the hot thread itself. The layout
 //! stands in `abi::journal`; what is recorded is decided by the caller.
 
 use crate::arena::Region;
 use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX, JOURNAL_WRITES_RESERVE};
+use crate::port::Port;
 use crate::recovery::Past;
-use crate::ring::Ring;
 use abi::journal::{
     BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Recovery, decode_header, encode_header, encode_pad,
     encode_record, record_len,
@@ -32,16 +32,45 @@ pub enum OpenError {
 
 /// The files of a journal, preallocated and open.
 pub struct Files {
-    files: Vec<File>,
-    segment_len: u64,
-    /// The number of the next segment to start.
-    next_segment: u64,
-    /// The sequence number of the next record.
-    next_sequence: u64,
+    /// The open files, in the ring's order.
+    pub files: Vec<File>,
+    /// Where the next run starts.
+    pub layout: Layout,
     /// Whether writes bypass the page cache.
     pub direct: bool,
+}
+
+/// Where a run's records go.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Files in the ring.
+    pub files: u64,
+    /// Bytes of a file.
+    pub segment_len: u64,
+    /// The number of the next segment to start.
+    pub next_segment: u64,
+    /// The sequence number of the next record.
+    pub next_sequence: u64,
     /// What earlier runs left behind.
     pub recovery: Recovery,
+}
+
+impl Layout {
+    /// Where a run starts after what is in `segments`: (number, bytes), oldest first.
+    pub fn after<'a>(
+        files: usize,
+        segment_len: u64,
+        segments: impl Iterator<Item = (u64, &'a [u8])>,
+    ) -> Self {
+        let mut past = Past::default();
+        let (mut next_segment, mut next_sequence) = (0, 1);
+        for (number, bytes) in segments {
+            next_segment = number + 1;
+            next_sequence = next_sequence.max(1 + past.read(bytes));
+        }
+        let recovery = past.recovery();
+        Self { files: files as u64, segment_len, next_segment, next_sequence, recovery }
+    }
 }
 
 /// The file of place `index` in the ring.
@@ -88,13 +117,12 @@ impl Files {
         };
         std::fs::create_dir_all(directory).map_err(io("make directory", directory))?;
         let known = segments(directory)?;
-        let (mut next_segment, mut next_sequence) = (0, 1);
-        let mut past = Past::default();
+        let mut past = Vec::with_capacity(known.len());
         for (number, path) in &known {
-            next_segment = number + 1;
-            let last = past.read(path).map_err(io("read", path))?;
-            next_sequence = next_sequence.max(1 + last);
+            past.push((*number, std::fs::read(path).map_err(io("read", path))?));
         }
+        let past = past.iter().map(|(number, bytes)| (*number, &bytes[..]));
+        let layout = Layout::after(count, segment_len, past);
         let mut files = Vec::with_capacity(count);
         let mut direct = true;
         for index in 0..count {
@@ -104,13 +132,7 @@ impl Files {
             direct &= is_direct;
             files.push(file);
         }
-        let recovery = past.recovery();
-        Ok(Self { files, segment_len, next_segment, next_sequence, direct, recovery })
-    }
-
-    /// The open files, in the ring's order.
-    pub fn files(&self) -> &[File] {
-        &self.files
+        Ok(Self { files, layout, direct })
     }
 }
 
@@ -174,8 +196,7 @@ pub enum Written {
 
 /// The journal of a running engine. Positions count bytes since the start; memory is used as a ring.
 pub struct Journal {
-    files: Files,
-    first_slot: u32,
+    layout: Layout,
     memory: Region,
     /// Everything before is on disk.
     freed: u64,
@@ -198,15 +219,14 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A journal that writes to the ring's file slots from `first_slot` on.
-    pub fn new(files: Files, first_slot: u32, memory: Region) -> Self {
-        let segment = files.next_segment;
-        let durable = files.next_sequence - 1;
+    /// A journal that collects its records in `memory`.
+    pub fn new(layout: Layout, memory: Region) -> Self {
+        let segment = layout.next_segment;
+        let durable = layout.next_sequence - 1;
         let idle =
             Flight { at: 0, len: 0, place: 0, offset: 0, end: 0, last_sequence: 0, done: true };
         let mut journal = Self {
-            files,
-            first_slot,
+            layout,
             memory,
             freed: 0,
             batch_start: 0,
@@ -224,6 +244,11 @@ impl Journal {
         };
         journal.start_segment();
         journal
+    }
+
+    /// Gives the memory back. No write may be under way.
+    pub fn into_memory(self) -> Region {
+        self.memory
     }
 
     fn at(&self, position: u64) -> usize {
@@ -262,11 +287,11 @@ impl Journal {
         }
         let len = record_len(payload.len());
         self.make_way(len);
-        let sequence = self.files.next_sequence;
+        let sequence = self.layout.next_sequence;
         let at = self.at(self.head);
         let record = Record { kind, sequence, time_ns, payload };
         encode_record(&record, self.segment as u32, self.memory.bytes_mut(at, len));
-        self.files.next_sequence += 1;
+        self.layout.next_sequence += 1;
         self.records += 1;
         self.head += len as u64;
         self.skip_to_block();
@@ -276,7 +301,7 @@ impl Journal {
     fn make_way(&mut self, len: usize) {
         let batch = (self.head - self.batch_start) as usize + len;
         let end = self.segment_offset + batch.next_multiple_of(BLOCK_LEN) as u64;
-        let past_segment = end > self.files.segment_len;
+        let past_segment = end > self.layout.segment_len;
         let past_memory =
             self.at(self.batch_start) + batch.next_multiple_of(BLOCK_LEN) > self.memory.len();
         if past_segment || past_memory {
@@ -325,7 +350,7 @@ impl Journal {
         let used = (self.head - self.batch_start) as usize;
         let len = used.next_multiple_of(BLOCK_LEN);
         encode_pad(self.memory.bytes_mut(at + used, len - used), self.segment as u32);
-        let place = (self.segment % self.files.files.len() as u64) as u32;
+        let place = (self.segment % self.layout.files) as u32;
         let end = self.batch_start + len as u64;
         let (offset, last_sequence) = (self.segment_offset, self.last_sequence());
         let flight = Flight { at, len, place, offset, end, last_sequence, done: false };
@@ -336,22 +361,15 @@ impl Journal {
         self.batch_start = end;
     }
 
-    /// Gives all closed batches to the ring, in order.
+    /// Gives all closed batches to the machine, in order.
     ///
     /// # Errors
-    /// What the ring says.
-    pub fn submit(&mut self, ring: &mut Ring) -> io::Result<()> {
+    /// What it says.
+    pub fn submit(&mut self, port: &mut impl Port) -> io::Result<()> {
         while self.flights_submitted != self.flights_end {
             let number = self.flights_submitted;
             let flight = self.flights[number as usize % JOURNAL_WRITES_MAX];
-            ring.write(
-                self.first_slot + flight.place,
-                &self.memory,
-                flight.at,
-                flight.len,
-                flight.offset,
-                number,
-            )?;
+            port.write(flight.place, &self.memory, flight.at, flight.len, flight.offset, number)?;
             self.flights_submitted = number.wrapping_add(1);
             self.bytes += flight.len as u64;
         }
@@ -360,7 +378,7 @@ impl Journal {
 
     /// The number of the last record taken.
     pub fn last_sequence(&self) -> u64 {
-        self.files.next_sequence - 1
+        self.layout.next_sequence - 1
     }
 
     /// Bytes recorded since the last batch was closed.

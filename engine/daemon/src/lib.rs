@@ -15,6 +15,8 @@ pub mod journal;
 pub mod limits;
 /// Sockets.
 pub mod net;
+/// What the hot loop asks of the machine.
+pub mod port;
 /// The checks before the start, each with its remedy.
 pub mod preflight;
 /// What earlier runs left in the journal.

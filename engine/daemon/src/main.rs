@@ -2,13 +2,15 @@
 
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, State, Word};
+use abi::hostplan::CpuSet;
 use clap::{Parser, Subcommand};
 use engine::arena::Arena;
 use engine::config::{Config, Contract, StrategySettings};
 use engine::host::Signals;
-use engine::hot::{End, Hot, Sockets};
+use engine::hot::{End, Hot, Memory};
 use engine::journal::Files;
 use engine::limits::ARENA_LEN;
+use engine::ring::{Handles, Ring};
 use engine::{host, net, preflight, replay};
 use engine_core::maker::Maker;
 use engine_core::pipeline::Core;
@@ -134,23 +136,30 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
         warn!("the journal's file system has no O_DIRECT; writes go through the page cache");
     }
     host::keep_memory();
-    let sockets = Sockets {
-        lines: [
+    let handles = Handles {
+        sockets: [
             net::line(config.feed.line_a, config.feed.interface)?,
             net::line(config.feed.line_b, config.feed.interface)?,
+            net::requests(config.feed.request_server)?,
         ],
-        requests: net::requests(config.feed.request_server)?,
+        order_server: config.order_server,
         signals: Signals::new()?,
+        journal: files.files,
     };
     let StrategySettings::Maker(maker) = config.strategy;
     let core = Core::new(config.core.clone(), Maker::new(maker, config.symbols.len()));
-    let arena = Arena::new(ARENA_LEN)?;
+    let mut arena = Arena::new(ARENA_LEN)?;
     let cpu = preflight::hot_cpu(config);
     if let Some(cpu) = cpu {
         host::pin_to(cpu)?;
     }
     introduce(&page, cpu);
-    let mut hot = Hot::new(config, core, files, sockets, page, control, arena)?;
+    let ring = Ring::new(&mut arena, handles)?;
+    if let Some(spare) = spare_cores(config) {
+        ring.keep_workers_on(spare.iter())?;
+    }
+    let memory = Memory::new(&mut arena);
+    let mut hot = Hot::new(config, core, files.layout, ring, page, control, memory)?;
     if let Err(error) = host::lock_memory() {
         warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
     }
@@ -162,6 +171,14 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::from(EXIT_ROLLED))
         }
     }
+}
+
+/// The hot cores besides the hot thread's own, where the journal's workers run.
+fn spare_cores(config: &Config) -> Option<CpuSet> {
+    let plan = host::core_plan().ok()?;
+    let own = preflight::hot_cpu(config)?;
+    let spare: CpuSet = plan.hot().iter().filter(|cpu| *cpu != own).collect();
+    (!spare.is_empty()).then_some(spare)
 }
 
 fn introduce(page: &CountersPage, cpu: Option<u32>) {

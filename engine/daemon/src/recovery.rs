@@ -1,12 +1,10 @@
 //! What earlier runs left in the journal: how much of the order-entry session was heard, and which
-//! numbers were used. Reads files; the core decides what follows.
+//! numbers were used. The core decides what follows from it.
 
 use abi::journal::{Kind, Record, Recovery, Segment};
 use abi::mold::Session;
 use abi::ouch::inbound::Message;
 use abi::soup::Packet;
-use std::io;
-use std::path::Path;
 
 /// The journal as far as it was read.
 #[derive(Default)]
@@ -23,17 +21,13 @@ pub struct Past {
 impl Past {
     /// Reads a segment; returns the number of its last whole record, 0 for none. Whatever follows a
     /// damaged record was never certain to be on disk.
-    ///
-    /// # Errors
-    /// The file can't be read, or is no segment.
-    pub fn read(&mut self, path: &Path) -> io::Result<u64> {
-        let bytes = std::fs::read(path)?;
+    pub fn read(&mut self, segment: &[u8]) -> u64 {
         let mut last = 0;
-        for record in Segment::open(&bytes).map_err(io::Error::other)?.map_while(Result::ok) {
+        for record in Segment::open(segment).into_iter().flatten().map_while(Result::ok) {
             last = record.sequence;
             self.take(&record);
         }
-        Ok(last)
+        last
     }
 
     /// Takes a record. Packets run over the ends of records, but not of connections.

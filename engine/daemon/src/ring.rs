@@ -6,66 +6,52 @@
 )]
 
 use crate::arena::{Arena, Region};
+use crate::host::{self, Signals, SteadyClock};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
+use crate::net;
+use crate::port::{Completion, Port, SLOT_ORDERS, Token};
 use io_uring::types::{BufRingEntry, Fixed};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::sys::socket::{Shutdown, SockaddrIn, shutdown};
+use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::net::SocketAddrV4;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The buffer group of all receives.
 const GROUP: u16 = 0;
 
-/// What a completion is about: the kind in the top byte, a number below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Token {
-    /// A datagram or bytes from a socket slot.
-    Receive = 1,
-    /// Bytes to the exchange.
-    Send = 2,
-    /// A re-request.
-    Request = 3,
-    /// A connection attempt.
-    Connect = 4,
-    /// A journal batch.
-    Journal = 5,
-    /// A signal is waiting.
-    Signal = 6,
+const SLOT_SIGNALS: u32 = 4;
+const SLOT_JOURNAL: u32 = 5;
+
+fn pack(token: Token, number: u32) -> u64 {
+    (token as u64) << 56 | u64::from(number)
 }
 
-impl Token {
-    fn pack(self, number: u32) -> u64 {
-        (self as u64) << 56 | u64::from(number)
-    }
-
-    fn unpack(data: u64) -> Option<(Self, u32)> {
-        let token = match data >> 56 {
-            1 => Self::Receive,
-            2 => Self::Send,
-            3 => Self::Request,
-            4 => Self::Connect,
-            5 => Self::Journal,
-            6 => Self::Signal,
-            _ => return None,
-        };
-        Some((token, data as u32))
-    }
+fn unpack(data: u64) -> Option<(Token, u32)> {
+    let token = match data >> 56 {
+        1 => Token::Receive,
+        2 => Token::Send,
+        3 => Token::Request,
+        4 => Token::Connect,
+        5 => Token::Journal,
+        6 => Token::Signal,
+        _ => return None,
+    };
+    Some((token, data as u32))
 }
 
-/// A finished operation.
-#[derive(Debug, Clone, Copy)]
-pub struct Completion {
-    /// What kind.
-    pub token: Token,
-    /// Which one.
-    pub number: u32,
-    /// Bytes, or minus an errno.
-    pub result: i32,
-    /// The receive buffer that holds the bytes. Give it back with [`Ring::recycle`].
-    pub buffer: Option<u16>,
-    /// Whether the operation goes on (multishot).
-    pub more: bool,
+/// Files that the ring works on.
+pub struct Handles {
+    /// Line A, line B, the request server.
+    pub sockets: [OwnedFd; 3],
+    /// Where orders go.
+    pub order_server: SocketAddrV4,
+    /// The signals of the process.
+    pub signals: Signals,
+    /// The journal's files.
+    pub journal: Vec<File>,
 }
 
 /// The ring.
@@ -75,7 +61,15 @@ pub struct Ring {
     buffers: Region,
     tail: u16,
     /// `io_uring_enter` calls.
-    pub enters: u64,
+    enters: u64,
+    clock: SteadyClock,
+    order_server: SocketAddrV4,
+    order_address: &'static libc::sockaddr_in,
+    order_socket: Option<OwnedFd>,
+    signals: Signals,
+    /// Open as long as the ring, which is dropped before them.
+    sockets: [OwnedFd; 3],
+    journal_files: Vec<File>,
 }
 
 impl Ring {
@@ -83,7 +77,8 @@ impl Ring {
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn new(arena: &mut Arena, file_slots: u32) -> io::Result<Self> {
+    pub fn new(arena: &mut Arena, handles: Handles) -> io::Result<Self> {
+        let file_slots = SLOT_JOURNAL + handles.journal.len() as u32;
         let io = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -104,10 +99,38 @@ impl Ring {
                 0,
             )
         }?;
-        let mut ring = Self { io, buffer_ring, buffers, tail: 0, enters: 0 };
+        let address = *SockaddrIn::from(handles.order_server).as_ref();
+        let mut ring = Self {
+            io,
+            buffer_ring,
+            buffers,
+            tail: 0,
+            enters: 0,
+            clock: SteadyClock::new(),
+            order_server: handles.order_server,
+            order_address: Box::leak(Box::new(address)),
+            order_socket: None,
+            signals: handles.signals,
+            sockets: handles.sockets,
+            journal_files: handles.journal,
+        };
         (0..BUFFERS).for_each(|id| ring.provide(id));
         ring.publish_buffers();
+        for (slot, socket) in ring.sockets.iter().enumerate() {
+            ring.set_file(slot as u32, socket.as_raw_fd())?;
+        }
+        ring.set_file(SLOT_SIGNALS, ring.signals.as_raw_fd())?;
+        for (index, file) in ring.journal_files.iter().enumerate() {
+            ring.set_file(SLOT_JOURNAL + index as u32, file.as_raw_fd())?;
+        }
+        ring.await_signal()?;
         Ok(ring)
+    }
+
+    /// Completes once a signal can be read.
+    fn await_signal(&mut self) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fixed(SLOT_SIGNALS), libc::POLLIN as u32).build();
+        self.push(entry, Token::Signal, SLOT_SIGNALS)
     }
 
     /// Keeps the workers that write the journal on these CPUs. By default they would share the hot
@@ -128,10 +151,7 @@ impl Ring {
     }
 
     /// Puts a file into a slot; `-1` empties it.
-    ///
-    /// # Errors
-    /// The errno of the registration.
-    pub fn set_file(&self, slot: u32, fd: RawFd) -> io::Result<()> {
+    fn set_file(&self, slot: u32, fd: RawFd) -> io::Result<()> {
         self.io.submitter().register_files_update(slot, &[fd]).map(|_| ())
     }
 
@@ -159,44 +179,79 @@ impl Ring {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// The bytes of a receive, until its buffer is recycled.
+    fn push(&mut self, entry: squeue::Entry, token: Token, number: u32) -> io::Result<()> {
+        let entry = entry.user_data(pack(token, number));
+        if self.io.submission().is_full() {
+            self.enter()?;
+        }
+        // SAFETY: the memory that the entry names lies in a region of the arena or is 'static, and
+        // its owner leaves it alone until the completion; regions are never unmapped.
+        unsafe { self.io.submission().push(&entry) }.map_err(io::Error::other)
+    }
+}
+
+impl Port for Ring {
     #[inline]
-    pub fn received(&self, id: u16, len: usize) -> &[u8] {
-        self.buffers.bytes(usize::from(id) * BUFFER_LEN, len.min(BUFFER_LEN))
+    fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
     }
 
-    /// Gives a receive buffer back to the kernel.
-    #[inline]
-    pub fn recycle(&mut self, id: u16) {
-        self.provide(id);
-        self.publish_buffers();
+    fn monotonic_ns(&self) -> u64 {
+        host::monotonic_ns()
     }
 
-    /// Starts receiving from a socket slot, again and again, until a completion says otherwise.
-    pub fn receive(&mut self, slot: u32) -> io::Result<()> {
+    fn take_clock_step(&mut self) -> bool {
+        self.clock.take_step()
+    }
+
+    fn receive(&mut self, slot: u32) -> io::Result<()> {
         let entry = opcode::RecvMulti::new(Fixed(slot), GROUP).build();
         self.push(entry, Token::Receive, slot)
     }
 
-    /// Sends `len` bytes of a region that the caller leaves alone until the completion.
-    pub fn send(
-        &mut self,
-        slot: u32,
-        region: &Region,
-        at: usize,
-        len: usize,
-        token: Token,
-    ) -> io::Result<()> {
+    #[inline]
+    fn received(&self, id: u16, len: usize) -> &[u8] {
+        self.buffers.bytes(usize::from(id) * BUFFER_LEN, len.min(BUFFER_LEN))
+    }
+
+    #[inline]
+    fn recycle(&mut self, id: u16) {
+        self.provide(id);
+        self.publish_buffers();
+    }
+
+    fn send(&mut self, slot: u32, region: &Region, len: usize, token: Token) -> io::Result<()> {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let entry =
-            opcode::Send::new(Fixed(slot), region.address(at), len as u32).flags(flags).build();
+            opcode::Send::new(Fixed(slot), region.address(0), len as u32).flags(flags).build();
         self.push(entry, token, slot)
     }
 
-    /// Writes `len` bytes of a region to a file slot at `offset`, durably.
-    pub fn write(
+    fn connect(&mut self) -> io::Result<()> {
+        let socket = net::orders(self.order_server).map_err(io::Error::other)?;
+        self.set_file(SLOT_ORDERS, socket.as_raw_fd())?;
+        self.order_socket = Some(socket);
+        let pointer = std::ptr::from_ref(self.order_address).cast();
+        let len = size_of::<libc::sockaddr_in>() as u32;
+        let entry = opcode::Connect::new(Fixed(SLOT_ORDERS), pointer, len).build();
+        self.push(entry, Token::Connect, SLOT_ORDERS)
+    }
+
+    fn disconnect(&mut self) {
+        if let Some(socket) = &self.order_socket {
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        }
+    }
+
+    fn close(&mut self) {
+        // An empty slot is what the next attempt replaces; a failure here shows up there.
+        let _ = self.set_file(SLOT_ORDERS, -1);
+        self.order_socket = None;
+    }
+
+    fn write(
         &mut self,
-        slot: u32,
+        place: u32,
         region: &Region,
         at: usize,
         len: usize,
@@ -206,50 +261,27 @@ impl Ring {
         // A file system does not take a write that changes a time stamp without blocking: an attempt on
         // this thread would only cost time before the write goes to a worker.
         let flags = squeue::Flags::ASYNC;
-        let entry = opcode::Write::new(Fixed(slot), region.address(at), len as u32)
+        let slot = Fixed(SLOT_JOURNAL + place);
+        let entry = opcode::Write::new(slot, region.address(at), len as u32)
             .offset(offset)
             .build()
             .flags(flags);
         self.push(entry, Token::Journal, number)
     }
 
-    /// Connects a socket slot. `address` lives until the completion: its owner keeps it in place.
-    pub fn connect(&mut self, slot: u32, address: &'static libc::sockaddr_in) -> io::Result<()> {
-        let pointer = std::ptr::from_ref(address).cast();
-        let entry =
-            opcode::Connect::new(Fixed(slot), pointer, size_of::<libc::sockaddr_in>() as u32)
-                .build();
-        self.push(entry, Token::Connect, slot)
+    fn take_kill(&mut self) -> io::Result<bool> {
+        let kill = self.signals.take_kill();
+        self.await_signal()?;
+        Ok(kill)
     }
 
-    /// Completes once the file in a slot can be read.
-    pub fn await_readable(&mut self, slot: u32, token: Token) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(Fixed(slot), libc::POLLIN as u32).build();
-        self.push(entry, token, slot)
-    }
-
-    fn push(&mut self, entry: squeue::Entry, token: Token, number: u32) -> io::Result<()> {
-        let entry = entry.user_data(token.pack(number));
-        if self.io.submission().is_full() {
-            self.enter()?;
-        }
-        // SAFETY: the memory that the entry names lies in a region of the arena or is 'static, and
-        // its owner leaves it alone until the completion; regions are never unmapped.
-        unsafe { self.io.submission().push(&entry) }.map_err(io::Error::other)
-    }
-
-    /// Whether the kernel has completions that it runs only when asked, or entries wait to be submitted.
     #[inline]
-    pub fn wants_enter(&mut self) -> bool {
+    fn wants_enter(&mut self) -> bool {
         let queue = self.io.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
-    /// Submits what waits and runs what completed. Does not wait.
-    ///
-    /// # Errors
-    /// The errno of `io_uring_enter`, but for those that a later call gets past.
-    pub fn enter(&mut self) -> io::Result<()> {
+    fn enter(&mut self) -> io::Result<()> {
         self.enters += 1;
         let waiting = self.io.submission().len() as u32;
         // SAFETY: the entries were checked when they were pushed; there is no argument.
@@ -270,11 +302,10 @@ impl Ring {
         }
     }
 
-    /// The next completion, if there is one.
     #[inline]
-    pub fn next_completion(&mut self) -> Option<Completion> {
+    fn next_completion(&mut self) -> Option<Completion> {
         let entry = self.io.completion().next()?;
-        let (token, number) = Token::unpack(entry.user_data())?;
+        let (token, number) = unpack(entry.user_data())?;
         Some(Completion {
             token,
             number,
@@ -282,5 +313,9 @@ impl Ring {
             buffer: cqueue::buffer_select(entry.flags()),
             more: cqueue::more(entry.flags()),
         })
+    }
+
+    fn syscalls(&self) -> u64 {
+        self.enters
     }
 }
