@@ -5,19 +5,20 @@
 //! blocks, each written once:
 //!
 //! ```text
-//! block 0   0       8         12           16             24                28
-//!           ┌───────┬─────────┬────────────┬──────────────┬─────────────────┬───────────────
-//!           │ MAGIC │ VERSION │ BLOCK_LEN  │ segment (u64)│ crc32c of 0..24 │ zeroes
-//!           └───────┴─────────┴────────────┴──────────────┴─────────────────┴───────────────
+//! block 0   0       8         12           16             24         32                36
+//!           ┌───────┬─────────┬────────────┬──────────────┬──────────┬─────────────────┬────────
+//!           │ MAGIC │ VERSION │ BLOCK_LEN  │ segment (u64)│ run (u64)│ crc32c of 0..32 │ zeroes
+//!           └───────┴─────────┴────────────┴──────────────┴──────────┴─────────────────┴────────
 //! record    0        4        8           12    13       16          24          32
 //!           ┌────────┬────────┬───────────┬─────┬────────┬───────────┬───────────┬──────────┐
-//!           │ crc32c │ length │ segment   │kind │ zeroes │ sequence  │ time (ns) │ payload  │
+//!           │ crc32c │ length │ mark      │kind │ zeroes │ sequence  │ time (ns) │ payload  │
 //!           └────────┴────────┴───────────┴─────┴────────┴───────────┴───────────┴──────────┘
 //!           length: bytes of the payload; the crc covers byte 4 to its end; records start on
 //!           multiples of 8; a Pad record, or fewer than 32 bytes, fills a batch to its last block
 //! ```
-//! Sequence numbers run on over segments, so a record left from the ring's last round can't be taken
-//! for a new one: it names another segment.
+//! Sequence numbers run on over segments. The mark is made of segment and run, so that neither a record
+//! left from the ring's last round nor one of a run that crashed before its header was on disk can be
+//! taken for one of this run.
 
 use crate::wire::Field;
 use thiserror::Error;
@@ -25,7 +26,7 @@ use thiserror::Error;
 /// The first bytes of a segment.
 pub const MAGIC: [u8; 8] = *b"QCJOURN\0";
 /// The version of the layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Batches start on multiples of this: a block of O_DIRECT on every disk in use.
 pub const BLOCK_LEN: usize = 4096;
 /// Bytes of a record before its payload.
@@ -285,35 +286,57 @@ pub enum JournalError {
     },
 }
 
-/// The header block of segment number `segment`.
-pub fn encode_header(segment: u64) -> [u8; BLOCK_LEN] {
-    let mut block = [0; BLOCK_LEN];
-    block[..8].copy_from_slice(&MAGIC);
-    block[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    block[12..16].copy_from_slice(&(BLOCK_LEN as u32).to_le_bytes());
-    block[16..24].copy_from_slice(&segment.to_le_bytes());
-    let crc = crc32c::crc32c(&block[..24]);
-    block[24..28].copy_from_slice(&crc.to_le_bytes());
-    block
+/// What a segment file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Its number: one more than the last one's.
+    pub segment: u64,
+    /// The run that wrote it, by its start: nanoseconds of `CLOCK_REALTIME`.
+    pub run: u64,
 }
 
-/// The segment number in a header block.
-///
-/// # Errors
-/// [`JournalError::Header`] says what does not fit.
-pub fn decode_header(block: &[u8]) -> Result<u64, JournalError> {
-    let head = block.first_chunk::<28>().ok_or(JournalError::Header("shorter than its header"))?;
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    if head[..8] != MAGIC {
-        return Err(JournalError::Header("wrong magic"));
+impl Header {
+    /// What every record of the segment carries.
+    pub fn mark(&self) -> u32 {
+        let run = self.run ^ self.run >> 32;
+        // Knuth's multiplier keeps neighbouring segments of one run apart from those of another.
+        (self.segment as u32).wrapping_mul(0x9e37_79b1) ^ run as u32
     }
-    if word(8) != VERSION || word(12) != BLOCK_LEN as u32 {
-        return Err(JournalError::Header("another version of the layout"));
+
+    /// The header block.
+    pub fn encode(&self) -> [u8; BLOCK_LEN] {
+        let mut block = [0; BLOCK_LEN];
+        block[..8].copy_from_slice(&MAGIC);
+        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[12..16].copy_from_slice(&(BLOCK_LEN as u32).to_le_bytes());
+        block[16..24].copy_from_slice(&self.segment.to_le_bytes());
+        block[24..32].copy_from_slice(&self.run.to_le_bytes());
+        let crc = crc32c::crc32c(&block[..32]);
+        block[32..36].copy_from_slice(&crc.to_le_bytes());
+        block
     }
-    if word(24) != crc32c::crc32c(&head[..24]) {
-        return Err(JournalError::Header("checksum of the header does not fit"));
+
+    /// Reads a header block.
+    ///
+    /// # Errors
+    /// [`JournalError::Header`] says what does not fit.
+    pub fn decode(block: &[u8]) -> Result<Self, JournalError> {
+        let short = JournalError::Header("shorter than its header");
+        let head = block.first_chunk::<36>().ok_or(short)?;
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        if head[..8] != MAGIC {
+            return Err(JournalError::Header("wrong magic"));
+        }
+        if word(8) != VERSION || word(12) != BLOCK_LEN as u32 {
+            return Err(JournalError::Header("another version of the layout"));
+        }
+        if word(32) != crc32c::crc32c(&head[..32]) {
+            return Err(JournalError::Header("checksum of the header does not fit"));
+        }
+        Ok(Self { segment: long(16), run: long(24) })
     }
-    Ok(u64::from_le_bytes(head[16..24].try_into().expect("eight bytes")))
 }
 
 /// Bytes that a record with such a payload takes.
@@ -327,12 +350,12 @@ pub fn record_len(payload_len: usize) -> usize {
 /// # Panics
 /// If `out` is shorter than that, or the payload longer than [`PAYLOAD_LEN_MAX`].
 #[inline]
-pub fn encode_record(record: &Record<'_>, segment: u32, out: &mut [u8]) -> usize {
+pub fn encode_record(record: &Record<'_>, mark: u32, out: &mut [u8]) -> usize {
     assert!(record.payload.len() <= PAYLOAD_LEN_MAX, "payload of {} bytes", record.payload.len());
     let end = RECORD_HEAD_LEN + record.payload.len();
     let total = record_len(record.payload.len());
     out[4..8].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
-    out[8..12].copy_from_slice(&segment.to_le_bytes());
+    out[8..12].copy_from_slice(&mark.to_le_bytes());
     out[12..16].copy_from_slice(&[record.kind as u8, 0, 0, 0]);
     out[16..24].copy_from_slice(&record.sequence.to_le_bytes());
     out[24..32].copy_from_slice(&record.time_ns.to_le_bytes());
@@ -344,12 +367,12 @@ pub fn encode_record(record: &Record<'_>, segment: u32, out: &mut [u8]) -> usize
 }
 
 /// Fills the rest of a batch with a Pad record, so that it ends with a block.
-pub fn encode_pad(rest: &mut [u8], segment: u32) {
+pub fn encode_pad(rest: &mut [u8], mark: u32) {
     rest.fill(0);
     if rest.len() >= RECORD_HEAD_LEN {
         let length = (rest.len() - RECORD_HEAD_LEN) as u32;
         rest[4..8].copy_from_slice(&length.to_le_bytes());
-        rest[8..12].copy_from_slice(&segment.to_le_bytes());
+        rest[8..12].copy_from_slice(&mark.to_le_bytes());
         rest[12] = Kind::Pad as u8;
         let crc = crc32c::crc32c(&rest[4..]);
         rest[..4].copy_from_slice(&crc.to_le_bytes());
@@ -359,7 +382,7 @@ pub fn encode_pad(rest: &mut [u8], segment: u32) {
 /// Reads a segment's records; ends where its written part ends.
 pub struct Segment<'a> {
     bytes: &'a [u8],
-    number: u64,
+    mark: u32,
     offset: usize,
 }
 
@@ -369,12 +392,12 @@ impl<'a> Segment<'a> {
     /// # Errors
     /// [`JournalError::Header`] if it is none.
     pub fn open(bytes: &'a [u8]) -> Result<Self, JournalError> {
-        Ok(Self { number: decode_header(bytes)?, bytes, offset: BLOCK_LEN })
+        Ok(Self::of(Header::decode(bytes)?, bytes, BLOCK_LEN))
     }
 
-    /// The segment's number.
-    pub fn number(&self) -> u64 {
-        self.number
+    /// Reads the records of a segment's part, from `offset` on.
+    pub fn of(header: Header, bytes: &'a [u8], offset: usize) -> Self {
+        Self { bytes, mark: header.mark(), offset }
     }
 
     fn step(&mut self) -> Result<Option<Record<'a>>, JournalError> {
@@ -387,8 +410,8 @@ impl<'a> Segment<'a> {
         let word =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        let (crc, length, segment) = (word(0), word(4) as usize, word(8));
-        if (crc, length, head[12]) == (0, 0, 0) || segment != self.number as u32 {
+        let (crc, length, mark) = (word(0), word(4) as usize, word(8));
+        if (crc, length, head[12]) == (0, 0, 0) || mark != self.mark {
             self.offset = self.bytes.len();
             return Ok(None);
         }

@@ -153,23 +153,25 @@ fn a_mangled_datagram_never_gives_more_messages_than_it_announces() {
 }
 
 fn segment_with(records: &[(Kind, Vec<u8>)]) -> Vec<u8> {
-    let mut file = journal::encode_header(3).to_vec();
+    let header = journal::Header { segment: 3, run: 9 };
+    let mark = header.mark();
+    let mut file = header.encode().to_vec();
     for (index, (kind, payload)) in records.iter().enumerate() {
         let at = file.len();
         let record = Record { kind: *kind, sequence: index as u64 + 1, time_ns: 5, payload };
         file.resize(at + journal::record_len(payload.len()), 0xee);
-        journal::encode_record(&record, 3, &mut file[at..]);
+        journal::encode_record(&record, mark, &mut file[at..]);
         if index % 3 == 2 {
             let end = file.len().next_multiple_of(BLOCK_LEN);
             let at = file.len();
             file.resize(end, 0xee);
-            journal::encode_pad(&mut file[at..], 3);
+            journal::encode_pad(&mut file[at..], mark);
         }
     }
     let end = file.len().next_multiple_of(BLOCK_LEN);
     let at = file.len();
     file.resize(end, 0xee);
-    journal::encode_pad(&mut file[at..], 3);
+    journal::encode_pad(&mut file[at..], mark);
     file.resize(file.len() + BLOCK_LEN, 0);
     file
 }

@@ -16,6 +16,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("engine", &["abi", "engine-core"]),
     ("engine-bench", &["abi", "engine", "engine-core"]),
     ("sim", &["abi"]),
+    ("simulator", &["abi", "engine", "engine-core", "sim"]),
     ("agent", &["abi"]),
     ("containers", &["abi", "engine-core"]),
     ("initrd", &[]),

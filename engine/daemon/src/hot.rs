@@ -92,8 +92,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         for slot in [SLOT_LINE_A, SLOT_LINE_B, SLOT_REQUESTS] {
             port.receive(slot)?;
         }
-        let mut journal = Journal::new(layout, memory.journal);
         let now = port.now_ns();
+        let mut journal = Journal::new(layout, memory.journal, now);
         journal.record(Kind::RunStarted, now, config.text.as_bytes());
         journal.record(Kind::Recovered, now, &layout.recovery.to_bytes());
         core.on_recovered(layout.recovery);

@@ -6,8 +6,8 @@ use crate::limits::{JOURNAL_RESERVE, JOURNAL_WRITES_MAX, JOURNAL_WRITES_RESERVE}
 use crate::port::Port;
 use crate::recovery::Past;
 use abi::journal::{
-    BLOCK_LEN, Kind, PAYLOAD_LEN_MAX, Record, Recovery, decode_header, encode_header, encode_pad,
-    encode_record, record_len,
+    BLOCK_LEN, Header, Kind, PAYLOAD_LEN_MAX, Record, Recovery, encode_pad, encode_record,
+    record_len,
 };
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -96,9 +96,9 @@ pub fn segments(directory: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
         let mut head = [0; BLOCK_LEN];
         let mut file = File::open(&path).map_err(io("open", &path))?;
         if file.read_exact(&mut head).is_ok()
-            && let Ok(number) = decode_header(&head)
+            && let Ok(header) = Header::decode(&head)
         {
-            found.push((number, path));
+            found.push((header.segment, path));
         }
     }
     found.sort();
@@ -203,6 +203,8 @@ pub struct Journal {
     batch_start: u64,
     head: u64,
     segment: u64,
+    run: u64,
+    mark: u32,
     segment_offset: u64,
     flights: [Flight; JOURNAL_WRITES_MAX],
     flights_start: u32,
@@ -219,8 +221,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A journal that collects its records in `memory`.
-    pub fn new(layout: Layout, memory: Region) -> Self {
+    /// A journal that collects its records in `memory`; `run` is the time of its start.
+    pub fn new(layout: Layout, memory: Region, run: u64) -> Self {
         let segment = layout.next_segment;
         let durable = layout.next_sequence - 1;
         let idle =
@@ -232,6 +234,8 @@ impl Journal {
             batch_start: 0,
             head: 0,
             segment,
+            run,
+            mark: 0,
             segment_offset: 0,
             flights: [idle; JOURNAL_WRITES_MAX],
             flights_start: 0,
@@ -290,7 +294,7 @@ impl Journal {
         let sequence = self.layout.next_sequence;
         let at = self.at(self.head);
         let record = Record { kind, sequence, time_ns, payload };
-        encode_record(&record, self.segment as u32, self.memory.bytes_mut(at, len));
+        encode_record(&record, self.mark, self.memory.bytes_mut(at, len));
         self.layout.next_sequence += 1;
         self.records += 1;
         self.head += len as u64;
@@ -325,7 +329,9 @@ impl Journal {
             self.head += left as u64;
         }
         let at = self.at(self.head);
-        self.memory.bytes_mut(at, BLOCK_LEN).copy_from_slice(&encode_header(self.segment));
+        let header = Header { segment: self.segment, run: self.run };
+        self.mark = header.mark();
+        self.memory.bytes_mut(at, BLOCK_LEN).copy_from_slice(&header.encode());
         self.segment_offset = 0;
         self.batch_start = self.head;
         self.head += BLOCK_LEN as u64;
@@ -349,7 +355,7 @@ impl Journal {
         let at = self.at(self.batch_start);
         let used = (self.head - self.batch_start) as usize;
         let len = used.next_multiple_of(BLOCK_LEN);
-        encode_pad(self.memory.bytes_mut(at + used, len - used), self.segment as u32);
+        encode_pad(self.memory.bytes_mut(at + used, len - used), self.mark);
         let place = (self.segment % self.layout.files) as u32;
         let end = self.batch_start + len as u64;
         let (offset, last_sequence) = (self.segment_offset, self.last_sequence());

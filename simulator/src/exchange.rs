@@ -1,0 +1,202 @@
+//! The exchange in one piece: the market with background flow, what it publishes, one account and its
+//! session. The parts are `quietcore-exchange`'s own; sockets and clocks are the machine's.
+
+use abi::field::{Side, Symbol};
+use abi::mold::{Request, Session};
+use abi::ouch::UserRefNum;
+use abi::ouch::inbound::Message as Inbound;
+use abi::ouch::outbound::Message as Outbound;
+use abi::soup::Packet;
+use sim::entry::Account;
+use sim::flow::FlowMarket;
+use sim::market::{Event, Market};
+use sim::publisher::Publisher;
+use sim::soupserver::SequencedLog;
+use std::collections::HashMap;
+
+/// What the exchange does in answer to something.
+#[derive(Default)]
+pub struct Effects {
+    /// Datagrams for both lines.
+    pub datagrams: Vec<Vec<u8>>,
+    /// Bytes for the order-entry connection.
+    pub bytes: Vec<u8>,
+}
+
+/// What is known of an order that was entered, to book its fills.
+#[derive(Debug, Clone, Copy)]
+struct Entered {
+    symbol: Symbol,
+    side: Side,
+}
+
+/// The exchange.
+pub struct Exchange {
+    market: FlowMarket,
+    account: Account,
+    publisher: Publisher,
+    log: SequencedLog,
+    stream: Vec<u8>,
+    opened_at: Option<u64>,
+    entered: HashMap<UserRefNum, Entered>,
+    /// Net shares of the account, by symbol.
+    pub positions: HashMap<Symbol, i64>,
+    /// The highest number that an order came with.
+    pub user_ref_max: UserRefNum,
+    /// A number that came a second time.
+    pub reused: Option<UserRefNum>,
+    /// Orders and replacements that came.
+    pub orders: u64,
+}
+
+impl Exchange {
+    /// A closed exchange; it opens with the first login.
+    pub fn new(symbols: &[Symbol], rate: u32, seed: u64) -> Self {
+        let session = Session::new("SIM").expect("three letters");
+        Self {
+            market: FlowMarket::new(symbols, rate, seed),
+            account: Account::new(),
+            publisher: Publisher::new(session),
+            log: SequencedLog::new(session),
+            stream: Vec::new(),
+            opened_at: None,
+            entered: HashMap::new(),
+            positions: HashMap::new(),
+            user_ref_max: 0,
+            reused: None,
+            orders: 0,
+        }
+    }
+
+    /// Orders of the account that can trade.
+    pub fn live_count(&self) -> usize {
+        self.account.live_count()
+    }
+
+    /// When the market moves by itself next.
+    pub fn next_at(&self) -> Option<u64> {
+        Some(self.opened_at? + self.market.next_at()?)
+    }
+
+    /// The market moves by itself.
+    pub fn step(&mut self, now: u64) -> Effects {
+        let mut events = Vec::new();
+        self.market.step(now, &mut events);
+        self.publish(&events, true, now)
+    }
+
+    /// A sign of life on feed and session.
+    pub fn beat(&self) -> Effects {
+        let mut bytes = Vec::new();
+        Packet::ServerHeartbeat.encode_to(&mut bytes);
+        Effects { datagrams: vec![self.publisher.heartbeat()], bytes }
+    }
+
+    /// The answer to a re-request.
+    pub fn replay(&self, request: &[u8]) -> Vec<Vec<u8>> {
+        Request::decode(request).map_or(Vec::new(), |request| self.publisher.replay(&request))
+    }
+
+    /// The order-entry connection is gone.
+    pub fn on_gone(&mut self, now: u64) -> Effects {
+        self.stream.clear();
+        let mut events = Vec::new();
+        let answers = self.account.on_disconnect(&mut self.market, now, &mut events);
+        let mut effects = self.publish(&events, false, now);
+        self.tell(answers, &mut effects);
+        effects
+    }
+
+    /// Bytes came over the order-entry connection.
+    pub fn on_bytes(&mut self, bytes: &[u8], now: u64) -> Effects {
+        self.stream.extend_from_slice(bytes);
+        let stream = std::mem::take(&mut self.stream);
+        let (mut effects, mut at) = (Effects::default(), 0);
+        while let Ok(Some((packet, len))) = Packet::decode(&stream[at..]) {
+            at += len;
+            match packet {
+                Packet::LoginRequest(request) => {
+                    effects.bytes.extend(self.log.login(&request).unwrap_or_default());
+                    self.open(now, &mut effects);
+                }
+                Packet::Unsequenced(message) => self.on_order(message, now, &mut effects),
+                _ => {}
+            }
+        }
+        self.stream = stream[at..].to_vec();
+        effects
+    }
+
+    fn open(&mut self, now: u64, effects: &mut Effects) {
+        if self.opened_at.is_none() {
+            self.opened_at = Some(now);
+            let mut events = Vec::new();
+            self.market.open(now, &mut events);
+            effects.datagrams.extend(self.publish(&events, false, now).datagrams);
+        }
+    }
+
+    fn on_order(&mut self, message: &[u8], now: u64, effects: &mut Effects) {
+        let Ok((message, _)) = Inbound::decode(message) else { return };
+        self.note(&message);
+        let mut events = Vec::new();
+        let answers = self.account.on_message(&message, &mut self.market, now, &mut events);
+        self.tell(answers, effects);
+        effects.datagrams.extend(self.publish(&events, false, now).datagrams);
+    }
+
+    fn note(&mut self, message: &Inbound) {
+        let (user_ref, entered) = match message {
+            Inbound::EnterOrder(m) => {
+                let (symbol, side) = (m.symbol, m.side.book_side());
+                (m.user_ref_num, Some(Entered { symbol, side }))
+            }
+            Inbound::ReplaceOrder(m) => {
+                (m.user_ref_num, self.entered.get(&m.orig_user_ref_num).copied())
+            }
+            _ => return,
+        };
+        self.orders += 1;
+        if user_ref <= self.user_ref_max {
+            self.reused = Some(user_ref);
+        }
+        self.user_ref_max = self.user_ref_max.max(user_ref);
+        if let Some(entered) = entered {
+            self.entered.insert(user_ref, entered);
+        }
+    }
+
+    /// Sends answers into the session, and books the fills among them.
+    fn tell(&mut self, answers: Vec<Outbound>, effects: &mut Effects) {
+        for answer in answers {
+            if let Outbound::Executed(m) = &answer
+                && let Some(entered) = self.entered.get(&m.user_ref_num)
+            {
+                let signed = i64::from(m.quantity) * if entered.side == Side::Buy { 1 } else { -1 };
+                *self.positions.entry(entered.symbol).or_default() += signed;
+            }
+            let mut message = Vec::new();
+            answer.encode_with(&[], &mut message);
+            effects.bytes.extend(self.log.push(&message));
+        }
+    }
+
+    fn publish(&mut self, events: &[Event], answer: bool, now: u64) -> Effects {
+        let mut effects = Effects::default();
+        let mut answers = Vec::new();
+        for event in events {
+            match event {
+                Event::Feed(message) => {
+                    let mut bytes = Vec::new();
+                    message.encode_to(&mut bytes);
+                    self.publisher.push(&bytes);
+                }
+                Event::Fill { .. } if answer => answers.extend(self.account.on_event(event, now)),
+                Event::Fill { .. } | Event::Recorded(_) => {}
+            }
+        }
+        self.tell(answers, &mut effects);
+        effects.datagrams = self.publisher.take_new();
+        effects
+    }
+}
