@@ -5,8 +5,10 @@ CARGO ?= cargo
 PROFILE ?= production
 AREA ?= image
 NAME ?=
+SEED ?=
+SEEDS ?= 100000
 
-.PHONY: help run test check image story bench report setup clean
+.PHONY: help run test check image story sim bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -15,6 +17,7 @@ help:
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo 'make story NAME=...      one story'
+	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
 	@echo 'make bench AREA=image    measure and write target/reports/image.json; make report prints it'
 
 # Debian packages and root are needed to build the image; YES=1 (or being root) skips the question.
@@ -32,8 +35,12 @@ check: setup
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
 
-test: check
+test: check sim
 	./image/as-root target/debug/systest stories
+
+sim: setup
+	$(CARGO) build --quiet --release --locked -p simulator
+	target/release/quietcore-simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 story: setup
 	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest stories $(NAME)

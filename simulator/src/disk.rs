@@ -33,12 +33,14 @@ pub enum Crash {
 pub struct Disk {
     files: Vec<Vec<u8>>,
     under_way: Vec<Write>,
+    /// Every seventh write is dropped, although it is said to be finished.
+    pub lies: bool,
 }
 
 impl Disk {
     /// Files of zeroes.
     pub fn new(files: usize, len: usize) -> Self {
-        Self { files: vec![vec![0; len]; files], under_way: Vec::new() }
+        Self { files: vec![vec![0; len]; files], under_way: Vec::new(), lies: false }
     }
 
     /// The files that hold a segment: number and bytes, oldest first.
@@ -59,7 +61,10 @@ impl Disk {
     pub fn finish(&mut self, number: u32) -> Option<Write> {
         let at = self.under_way.iter().position(|write| write.number == number)?;
         let write = self.under_way.remove(at);
-        self.files[write.place][write.offset..][..write.bytes.len()].copy_from_slice(&write.bytes);
+        if !(self.lies && number % 7 == 6) {
+            let place = &mut self.files[write.place][write.offset..];
+            place[..write.bytes.len()].copy_from_slice(&write.bytes);
+        }
         Some(write)
     }
 

@@ -47,6 +47,8 @@ pub struct Exchange {
     pub reused: Option<UserRefNum>,
     /// Orders and replacements that came.
     pub orders: u64,
+    /// The account is not told of its fills.
+    pub loses_fills: bool,
 }
 
 impl Exchange {
@@ -65,6 +67,7 @@ impl Exchange {
             user_ref_max: 0,
             reused: None,
             orders: 0,
+            loses_fills: false,
         }
     }
 
@@ -174,6 +177,9 @@ impl Exchange {
             {
                 let signed = i64::from(m.quantity) * if entered.side == Side::Buy { 1 } else { -1 };
                 *self.positions.entry(entered.symbol).or_default() += signed;
+                if self.loses_fills {
+                    continue;
+                }
             }
             let mut message = Vec::new();
             answer.encode_with(&[], &mut message);

@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use abi::control::{ControlPage, Orders};
 use abi::counters::{Counter, CountersPage, State};
 use abi::field::Symbol;
+use abi::journal::Recovery;
 use anyhow::{Context, Result};
 use engine::arena::Arena;
 use engine::config::{Config, Durability, StrategySettings};
@@ -84,11 +85,27 @@ pub struct Summary {
     pub hash: u64,
 }
 
+/// What is broken on purpose, to show that it would be noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing.
+    None,
+    /// The disk says that a write is finished, and drops it now and then.
+    LyingDisk,
+    /// The engine starts without knowing what it recorded before.
+    Amnesia,
+    /// The engine sends before its records are durable, although the policy forbids it.
+    HastyOrders,
+    /// The exchange loses a fill of the account.
+    LostFill,
+}
+
 /// The memory and pages of one thread, used for one run after another.
 pub struct Bench {
     memory: Option<Memory>,
     directory: PathBuf,
     configs: [Config; 2],
+    amnesia: bool,
 }
 
 /// An engine on its machine.
@@ -108,6 +125,7 @@ impl Bench {
             memory: Some(Memory::new(&mut Arena::new(ARENA_LEN).context("map memory")?)),
             directory: directory.into(),
             configs: [config("async")?, config("durable-before-send")?],
+            amnesia: false,
         })
     }
 
@@ -116,14 +134,28 @@ impl Bench {
     /// # Errors
     /// The broken promise.
     pub fn run(&mut self, seed: u64) -> Result<Summary, String> {
+        self.run_with(seed, Sabotage::None)
+    }
+
+    /// Runs a seed with something broken.
+    ///
+    /// # Errors
+    /// The broken promise.
+    pub fn run_with(&mut self, seed: u64, sabotage: Sabotage) -> Result<Summary, String> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let durable = rng.next_u32().is_multiple_of(2);
-        let durability = if durable { Durability::DurableBeforeSend } else { Durability::Async };
+        let hasty = sabotage == Sabotage::HastyOrders;
+        let durability =
+            if durable || hasty { Durability::DurableBeforeSend } else { Durability::Async };
+        let durable = durable && !hasty;
         let symbols = ["AAPL", "MSFT"].map(|symbol| Symbol::new(symbol).expect("four letters"));
         let exchange = Exchange::new(&symbols, RATE, seed);
         let machine_rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
         let mut machine =
             Machine::new(exchange, Disk::new(FILES, SEGMENT_LEN), durability, machine_rng);
+        machine.disk.lies = sabotage == Sabotage::LyingDisk;
+        machine.exchange.loses_fills = sabotage == Sabotage::LostFill;
+        self.amnesia = sabotage == Sabotage::Amnesia;
         let _ = std::fs::remove_file(self.directory.join("control"));
         let crashes = 1 + u64::from(rng.next_u32() % 3);
         for _ in 0..crashes {
@@ -143,9 +175,10 @@ impl Bench {
             machine.advance(pause);
         }
         let mut engine = self.boot(machine, durable, u64::MAX)?;
-        self.settle(&mut engine, &symbols)?;
+        let settled = self.settle(&mut engine, &symbols);
         let hash = engine.core().counters.get(Counter::BboHash);
         let machine = self.part(engine);
+        settled?;
         verdict(&machine)?;
         Ok(Summary { crashes, orders: machine.exchange.orders, hash })
     }
@@ -154,8 +187,11 @@ impl Bench {
         let config = &self.configs[usize::from(durable)];
         let StrategySettings::Maker(maker) = config.strategy;
         let core = Core::new(config.core.clone(), Maker::new(maker, config.symbols.len()));
-        let layout = layout(&machine);
+        let mut layout = layout(&machine);
         let floor = layout.recovery.user_ref_max.max(machine.exchange.user_ref_max);
+        if self.amnesia {
+            layout.recovery = Recovery::default();
+        }
         machine.boot(crash, floor);
         let page = CountersPage::create(&self.directory.join("counters"));
         let page = page.map_err(|error| error.to_string())?;

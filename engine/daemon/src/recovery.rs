@@ -37,6 +37,17 @@ impl Past {
                 self.heard.clear();
                 self.said.clear();
             }
+            // What the runs before that one had left: their records may be overwritten by now.
+            Kind::Recovered => {
+                let before = Recovery::from_bytes(record.payload).unwrap_or_default();
+                let session = (before.session != Session::BLANK.0)
+                    .then_some(abi::field::Alpha(before.session));
+                if self.session.is_none() || self.session == session {
+                    self.session = session;
+                    self.messages = self.messages.max(before.messages);
+                    self.user_ref_max = self.user_ref_max.max(before.user_ref_max);
+                }
+            }
             Kind::SessionBytes => {
                 self.heard.extend_from_slice(record.payload);
                 while let Some(len) = self.next_heard() {

@@ -1,0 +1,163 @@
+//! The real engine is killed with `SIGKILL` again and again while it trades with the real exchange. In
+//! the end the exchange's own record of the session is the judge. `KILLS=n` makes it longer.
+
+mod pair;
+
+use abi::counters::Counter;
+use abi::field::{Alpha, Side};
+use abi::journal::{Kind, Segment};
+use abi::mold::Session;
+use abi::ouch::UserRefNum;
+use abi::ouch::inbound::Message as Inbound;
+use abi::ouch::outbound::Message as Outbound;
+use abi::soup::{LoginRequest, Packet};
+use pair::Bench;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// What the exchange says about the account.
+#[derive(Debug, Default)]
+struct Ledger {
+    sides: BTreeMap<UserRefNum, Side>,
+    open: BTreeMap<UserRefNum, u32>,
+    position: i64,
+    executions: u64,
+    reused: Vec<UserRefNum>,
+}
+
+impl Ledger {
+    /// Logs in as the account, after the engine, and reads the whole session from its first message.
+    fn read(port: u16) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("reach the exchange");
+        let text = |text| Alpha::new(text).expect("fits the field");
+        let request = LoginRequest {
+            username: Alpha::new("quiet").expect("fits the field"),
+            password: text("core"),
+            requested_session: Session::BLANK,
+            requested_sequence: Alpha::decimal_right(1).expect("one digit"),
+        };
+        let mut bytes = Vec::new();
+        Packet::LoginRequest(request).encode_to(&mut bytes);
+        stream.write_all(&bytes).expect("log in");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        let (mut ledger, mut heard) = (Self::default(), Vec::new());
+        loop {
+            let mut part = [0; 1 << 16];
+            let len = stream.read(&mut part).expect("the exchange answers");
+            assert!(len > 0, "the exchange closed the connection");
+            heard.extend_from_slice(&part[..len]);
+            while let Some((packet, len)) = Packet::decode(&heard).expect("SoupBinTCP") {
+                match packet {
+                    Packet::Sequenced(message) => {
+                        ledger.take(&Outbound::decode(message).expect("OUCH").0);
+                    }
+                    // Nothing is left to send.
+                    Packet::ServerHeartbeat => return ledger,
+                    _ => {}
+                }
+                heard.drain(..len);
+            }
+        }
+    }
+
+    fn enter(&mut self, user_ref: UserRefNum, side: Side, open: u32) {
+        if self.sides.insert(user_ref, side).is_some() {
+            self.reused.push(user_ref);
+        }
+        self.open.insert(user_ref, open);
+    }
+
+    fn take_off(&mut self, user_ref: UserRefNum, shares: u32) {
+        let open = self.open.get_mut(&user_ref).expect("the exchange speaks of its own orders");
+        *open -= shares;
+    }
+
+    fn take(&mut self, message: &Outbound) {
+        match message {
+            Outbound::Accepted(m) => self.enter(m.user_ref_num, m.side.book_side(), m.quantity),
+            Outbound::Replaced(m) => {
+                self.open.insert(m.orig_user_ref_num, 0);
+                self.enter(m.user_ref_num, m.side.book_side(), m.quantity);
+            }
+            Outbound::Executed(m) => {
+                let side = self.sides[&m.user_ref_num];
+                self.position += i64::from(m.quantity) * if side == Side::Buy { 1 } else { -1 };
+                self.executions += 1;
+                self.take_off(m.user_ref_num, m.quantity);
+            }
+            Outbound::Canceled(m) => self.take_off(m.user_ref_num, m.quantity),
+            _ => {}
+        }
+    }
+}
+
+/// The numbers of all orders that the journal says were sent.
+fn numbers_recorded(bench: &Bench) -> BTreeSet<UserRefNum> {
+    let mut numbers = BTreeSet::new();
+    for index in 0..4 {
+        let path = bench.path("journal").join(format!("{index:08}.qcj"));
+        let Ok(bytes) = std::fs::read(path) else { continue };
+        let records = Segment::open(&bytes).into_iter().flatten().map_while(Result::ok);
+        for record in records.filter(|record| record.kind == Kind::SessionSent) {
+            let mut rest = record.payload;
+            while let Ok(Some((packet, len))) = Packet::decode(rest) {
+                rest = &rest[len..];
+                let Packet::Unsequenced(message) = packet else { continue };
+                match Inbound::decode(message) {
+                    Ok((Inbound::EnterOrder(m), _)) => numbers.insert(m.user_ref_num),
+                    Ok((Inbound::ReplaceOrder(m), _)) => numbers.insert(m.user_ref_num),
+                    _ => false,
+                };
+            }
+        }
+    }
+    numbers
+}
+
+#[test]
+fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
+    let kills: u64 = std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let mut bench = Bench::new("kills", 29_300);
+    // Under this policy no order may be at the exchange that the journal does not have.
+    let config = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
+    let config = config
+        .replace("durability = \"async\"", "durability = \"durable-before-send\"")
+        .replace("requote_interval_ns = 50000000", "requote_interval_ns = 1000000")
+        .replace("segment_mib = 16", "segment_mib = 4");
+    std::fs::write(bench.path("engine.toml"), config).expect("write the configuration");
+    bench.start_exchange(&["--rate", "500"]);
+    let (mut traded, mut recorded) = (0, BTreeSet::new());
+    for kill in 0..kills {
+        bench.start_engine();
+        // Two of three die while they trade, at any instant of it; the others while they start.
+        if kill % 3 != 0 {
+            bench.wait_trading();
+            traded += 1;
+        }
+        std::thread::sleep(Duration::from_millis(kill * 7 % 60));
+        bench.end_engine("-KILL");
+        // The ring keeps the last four runs.
+        recorded.extend(numbers_recorded(&bench));
+    }
+    bench.start_engine();
+    bench.wait_trading();
+    std::thread::sleep(Duration::from_millis(200));
+    bench.end_engine("-TERM");
+    let ours = bench.get(Counter::Position) as i64;
+    let ledger = Ledger::read(bench.port + 3);
+    assert_eq!(ours, ledger.position, "the engine's position against the exchange's");
+    assert!(ledger.reused.is_empty(), "numbers used twice: {:?}", ledger.reused);
+    let open: Vec<_> = ledger.open.iter().filter(|(_, open)| **open > 0).collect();
+    assert!(open.is_empty(), "open at the exchange after the end: {open:?}");
+    recorded.extend(numbers_recorded(&bench));
+    let invented: Vec<_> = ledger.sides.keys().filter(|n| !recorded.contains(n)).collect();
+    assert!(invented.is_empty(), "orders without a record: {invented:?}");
+    assert!(ledger.executions > 0 && traded > kills / 2, "too little happened: {ledger:?}");
+    eprintln!(
+        "{kills} kills, {} orders, {} executions, position {ours}",
+        ledger.sides.len(),
+        ledger.executions
+    );
+}
