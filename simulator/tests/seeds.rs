@@ -34,15 +34,17 @@ fn a_seed_repeats() {
 
 #[test]
 fn what_is_broken_on_purpose_is_noticed() {
-    for (sabotage, word) in [
-        (Sabotage::LyingDisk, "durable"),
-        (Sabotage::Amnesia, "was used before"),
-        (Sabotage::HastyOrders, "recorded under"),
-        (Sabotage::LostFill, "the exchange says"),
+    for (sabotage, words) in [
+        (Sabotage::LyingDisk, ["were durable", ""]),
+        (Sabotage::Amnesia, ["was used before", ""]),
+        (Sabotage::HastyOrders, ["recorded under", ""]),
+        // An order whose fill is not known is waited for, or the position differs.
+        (Sabotage::LostFill, ["the exchange says", "stay open"]),
     ] {
         let mut bench = bench(&format!("{sabotage:?}"));
         let noticed = (0..300).find_map(|seed| bench.run_with(seed, sabotage).err());
         let noticed = noticed.unwrap_or_else(|| panic!("{sabotage:?} was not noticed"));
-        assert!(noticed.contains(word), "{sabotage:?}: {noticed}");
+        let named = words.iter().any(|word| !word.is_empty() && noticed.contains(word));
+        assert!(named, "{sabotage:?}: {noticed}");
     }
 }
