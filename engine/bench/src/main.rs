@@ -1,7 +1,9 @@
 //! `quietcore-engine-bench`: the loops that `make bench AREA=engine` measures, each around one function
 //! whose name starts with `measured_`, so that callgrind counts it and nothing else.
 
+mod counterpart;
 mod instructions;
+mod live;
 mod path;
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +42,17 @@ enum What {
         /// Ticks, in pairs.
         rounds: u64,
     },
+    /// The whole engine, tick to order, over each back end in turn.
+    Live {
+        /// The engine's program.
+        engine: PathBuf,
+        /// How often each variant is run.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Ticks in each run.
+        #[arg(long, default_value_t = 2_000)]
+        samples: u32,
+    },
     /// All risk checks of an order that passes.
     Risk {
         /// Orders.
@@ -66,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             println!("units {}", path::path(*rounds)?);
             Ok(())
         }
+        What::Live { engine, rounds, samples } => live::live(engine, *rounds, *samples),
         What::Risk { rounds } => {
             println!("units {}", path::risk(*rounds)?);
             Ok(())

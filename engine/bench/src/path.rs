@@ -17,6 +17,7 @@ use engine_core::pipeline::{Core, Line};
 use engine_core::risk::{Candidate, Risk, Situation};
 use engine_core::settings::{BookLimits, Login, RiskLimits, Settings};
 use engine_core::status::{Status, TradingState};
+use std::collections::HashMap;
 
 /// Limits that everything here passes.
 fn limits() -> RiskLimits {
@@ -37,14 +38,113 @@ fn limits() -> RiskLimits {
     }
 }
 
-const LOCATE: u16 = 1;
+/// The instrument's locate code.
+pub const LOCATE: u16 = 1;
 
 fn symbol() -> Symbol {
     Symbol::new("AAPL").expect("four letters")
 }
 
-fn time() -> Time48 {
+/// A time stamp.
+pub fn time() -> Time48 {
     Time48::new(1).expect("a nanosecond after midnight")
+}
+
+/// The directory message of the instrument.
+pub fn directory_of() -> Message {
+    let mut directory = [b' '; StockDirectory::LEN];
+    directory[..3].copy_from_slice(&[b'R', 0, LOCATE as u8]);
+    directory[11..19].copy_from_slice(&symbol().0);
+    Message::StockDirectory(StockDirectory::decode(&directory).expect("a directory message"))
+}
+
+/// The message that starts its trading.
+pub fn trading_of() -> Message {
+    Message::TradingAction(TradingAction {
+        stock_locate: LOCATE,
+        tracking_number: 0,
+        timestamp: time(),
+        stock: symbol(),
+        trading_state: b'T',
+        reserved: b' ',
+        reason: abi::field::Alpha::BLANK,
+    })
+}
+
+/// An order of 100 shares.
+pub fn quote(order_ref: u64, side: Side, price: u32) -> Message {
+    Message::AddOrder(AddOrder {
+        stock_locate: LOCATE,
+        tracking_number: 0,
+        timestamp: time(),
+        order_ref,
+        side,
+        shares: 100,
+        stock: symbol(),
+        price: Price(price),
+    })
+}
+
+/// Appends the exchange's answer to an OUCH message, if it has one. `sides` remembers the orders.
+pub fn answer_to(message: &[u8], sides: &mut HashMap<u32, Side>, out: &mut Vec<u8>) {
+    let (time_in_force, display) = (TimeInForce::Day, Display::Visible);
+    let (capacity, cross_type) = (Capacity::Principal, CrossType::Continuous);
+    let order_state = OrderState::Live;
+    let answer = match inbound::Message::decode(message) {
+        Ok((inbound::Message::EnterOrder(m), _)) => {
+            sides.insert(m.user_ref_num, m.side.book_side());
+            outbound::Message::Accepted(Accepted {
+                timestamp: 1,
+                user_ref_num: m.user_ref_num,
+                side: m.side,
+                quantity: m.quantity,
+                symbol: m.symbol,
+                price: m.price,
+                time_in_force,
+                display,
+                order_ref: 1,
+                capacity,
+                intermarket_sweep: b'N',
+                cross_type,
+                order_state,
+                cl_ord_id: m.cl_ord_id,
+            })
+        }
+        Ok((inbound::Message::ReplaceOrder(m), _)) => {
+            let side = sides.remove(&m.orig_user_ref_num).unwrap_or(Side::Buy);
+            sides.insert(m.user_ref_num, side);
+            outbound::Message::Replaced(Replaced {
+                timestamp: 1,
+                orig_user_ref_num: m.orig_user_ref_num,
+                user_ref_num: m.user_ref_num,
+                side: side.into(),
+                quantity: m.quantity,
+                symbol: symbol(),
+                price: m.price,
+                time_in_force,
+                display,
+                order_ref: 1,
+                capacity,
+                intermarket_sweep: b'N',
+                cross_type,
+                order_state,
+                cl_ord_id: m.cl_ord_id,
+            })
+        }
+        Ok((inbound::Message::AccountQuery(_), _)) => {
+            let (timestamp, next_user_ref_num) = (1, 1);
+            let answer = AccountQueryResponse { timestamp, next_user_ref_num };
+            outbound::Message::AccountQueryResponse(answer)
+        }
+        _ => return,
+    };
+    let mut payload = Vec::new();
+    answer.encode_with(&[], &mut payload);
+    Packet::Sequenced(&payload).encode_to(out);
+    if matches!(answer, outbound::Message::AccountQueryResponse(_)) {
+        // Nothing else is waiting: the engine has caught up.
+        Packet::ServerHeartbeat.encode_to(out);
+    }
 }
 
 /// An engine that makes a market in one instrument, and the exchange around it.
@@ -53,6 +153,7 @@ struct Bench {
     sequence: u64,
     next_ref: u64,
     answers: Vec<u8>,
+    sides: HashMap<u32, Side>,
     records: Vec<u8>,
     now: u64,
 }
@@ -72,6 +173,7 @@ impl Bench {
             sequence: 1,
             next_ref: 1,
             answers: Vec::new(),
+            sides: HashMap::new(),
             records: vec![0; 1 << 16],
             now: 1_000_000_000,
         })
@@ -89,16 +191,7 @@ impl Bench {
 
     fn add(&mut self, side: Side, price: u32) -> Vec<u8> {
         self.next_ref += 1;
-        self.datagram(&Message::AddOrder(AddOrder {
-            stock_locate: LOCATE,
-            tracking_number: 0,
-            timestamp: time(),
-            order_ref: self.next_ref,
-            side,
-            shares: 100,
-            stock: symbol(),
-            price: Price(price),
-        }))
+        self.datagram(&quote(self.next_ref, side, price))
     }
 
     fn delete(&mut self, order_ref: u64) -> Vec<u8> {
@@ -118,20 +211,7 @@ impl Bench {
 
     /// Brings the engine to where it trades.
     fn open(&mut self) {
-        let mut directory = [b' '; StockDirectory::LEN];
-        directory[..3].copy_from_slice(&[b'R', 0, LOCATE as u8]);
-        directory[11..19].copy_from_slice(&symbol().0);
-        let directory = StockDirectory::decode(&directory).expect("a directory message");
-        let trading = TradingAction {
-            stock_locate: LOCATE,
-            tracking_number: 0,
-            timestamp: time(),
-            stock: symbol(),
-            trading_state: b'T',
-            reserved: b' ',
-            reason: abi::field::Alpha::BLANK,
-        };
-        for message in [Message::StockDirectory(directory), Message::TradingAction(trading)] {
+        for message in [directory_of(), trading_of()] {
             let datagram = self.datagram(&message);
             self.feed(&datagram);
         }
@@ -159,7 +239,7 @@ impl Bench {
             while let Ok(Some((packet, len))) = Packet::decode(rest) {
                 rest = &rest[len..];
                 if let Packet::Unsequenced(message) = packet {
-                    self.answer(message);
+                    answer_to(message, &mut self.sides, &mut self.answers);
                 }
             }
             *self.core.session_out() = sent;
@@ -170,60 +250,6 @@ impl Bench {
         }
         self.core.counters.drain_events().for_each(drop);
         self.core.take_refusals().for_each(drop);
-    }
-
-    fn answer(&mut self, message: &[u8]) {
-        let (time_in_force, display) = (TimeInForce::Day, Display::Visible);
-        let (capacity, cross_type) = (Capacity::Principal, CrossType::Continuous);
-        let order_state = OrderState::Live;
-        let answer = match inbound::Message::decode(message) {
-            Ok((inbound::Message::EnterOrder(m), _)) => outbound::Message::Accepted(Accepted {
-                timestamp: 1,
-                user_ref_num: m.user_ref_num,
-                side: m.side,
-                quantity: m.quantity,
-                symbol: m.symbol,
-                price: m.price,
-                time_in_force,
-                display,
-                order_ref: 1,
-                capacity,
-                intermarket_sweep: b'N',
-                cross_type,
-                order_state,
-                cl_ord_id: m.cl_ord_id,
-            }),
-            Ok((inbound::Message::ReplaceOrder(m), _)) => {
-                let old = self.core.desk().orders.get(m.orig_user_ref_num);
-                outbound::Message::Replaced(Replaced {
-                    timestamp: 1,
-                    orig_user_ref_num: m.orig_user_ref_num,
-                    user_ref_num: m.user_ref_num,
-                    side: old.map_or(Side::Buy, |order| order.side).into(),
-                    quantity: m.quantity,
-                    symbol: symbol(),
-                    price: m.price,
-                    time_in_force,
-                    display,
-                    order_ref: 1,
-                    capacity,
-                    intermarket_sweep: b'N',
-                    cross_type,
-                    order_state,
-                    cl_ord_id: m.cl_ord_id,
-                })
-            }
-            Ok((inbound::Message::AccountQuery(_), _)) => {
-                let (timestamp, next_user_ref_num) = (1, 1);
-                let answer = AccountQueryResponse { timestamp, next_user_ref_num };
-                outbound::Message::AccountQueryResponse(answer)
-            }
-            _ => return,
-        };
-        let mut payload = Vec::new();
-        answer.encode_with(&[], &mut payload);
-        Packet::Sequenced(&payload).encode_to(&mut self.answers);
-        Packet::ServerHeartbeat.encode_to(&mut self.answers);
     }
 }
 

@@ -128,6 +128,11 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         (self.core, self.port, Memory { journal, sending, request: self.request_region })
     }
 
+    /// Records nothing from now on: to measure what recording costs.
+    pub fn forgo_journal(&mut self) {
+        self.journal.lost = true;
+    }
+
     /// The core, to look at.
     pub fn core(&self) -> &Core<S> {
         &self.core

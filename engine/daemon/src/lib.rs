@@ -3,6 +3,8 @@
 
 /// Memory that the kernel reads and writes: huge pages, mapped and touched before the start.
 pub mod arena;
+/// epoll and a spin over receives, to measure against.
+pub mod baseline;
 /// The configuration file.
 pub mod config;
 /// What the rim asks of its host: affinity, locked memory, emulation.

@@ -5,11 +5,13 @@ use abi::counters::{Counter, CountersPage, Event, State, Word};
 use abi::hostplan::CpuSet;
 use clap::{Parser, Subcommand};
 use engine::arena::Arena;
+use engine::baseline::{self, Baseline};
 use engine::config::{Config, Contract, StrategySettings};
 use engine::host::Signals;
 use engine::hot::{End, Hot, Memory};
-use engine::journal::Files;
+use engine::journal::{Files, Layout};
 use engine::limits::ARENA_LEN;
+use engine::port::Port;
 use engine::ring::{Handles, Ring};
 use engine::{host, net, preflight, replay};
 use engine_core::maker::Maker;
@@ -33,8 +35,21 @@ struct Arguments {
     /// Check the host and leave; exit code 3 if it breaks the contract.
     #[arg(long)]
     preflight: bool,
+    /// What carries bytes, for measurements: only io-uring is for trading.
+    #[arg(long, value_enum, default_value = "io-uring")]
+    backend: Backend,
+    /// Record nothing, for measurements.
+    #[arg(long)]
+    no_journal: bool,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    IoUring,
+    Epoll,
+    Spin,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,10 +135,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     findings.iter().for_each(|finding| warn!("host contract: {finding}"));
-    trade(&config)
+    trade(&config, arguments)
 }
 
-fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
+fn trade(config: &Config, arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     std::fs::create_dir_all(&config.pages.directory)?;
     let page = CountersPage::create(&config.pages.directory.join("counters"))?;
     let control = ControlPage::open(&config.pages.directory.join("control"))?;
@@ -154,21 +169,50 @@ fn trade(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
         host::pin_to(cpu)?;
     }
     introduce(&page, cpu);
-    let ring = Ring::new(&mut arena, handles)?;
-    if let Some(spare) = spare_cores(config) {
-        ring.keep_workers_on(spare.iter())?;
-    }
     let memory = Memory::new(&mut arena);
-    let mut hot = Hot::new(config, core, files.layout, ring, page, control, memory)?;
-    if let Err(error) = host::lock_memory() {
-        warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
+    let parts = Parts { config, core, layout: files.layout, page, control, memory, arguments };
+    match arguments.backend {
+        Backend::IoUring => {
+            let ring = Ring::new(&mut arena, handles)?;
+            if let Some(spare) = spare_cores(config) {
+                ring.keep_workers_on(spare.iter())?;
+            }
+            parts.run(ring)
+        }
+        Backend::Epoll => parts.run(Baseline::new(baseline::Kind::Epoll, handles)?),
+        Backend::Spin => parts.run(Baseline::new(baseline::Kind::Spin, handles)?),
     }
-    info!(cpu, "trading thread starts");
-    match hot.run()? {
-        End::Stopped => Ok(ExitCode::SUCCESS),
-        End::SessionRolled => {
-            info!("the exchange started another session; starting anew");
-            Ok(ExitCode::from(EXIT_ROLLED))
+}
+
+/// What the hot thread is made of, whatever carries its bytes.
+struct Parts<'a> {
+    config: &'a Config,
+    core: Core<Maker>,
+    layout: Layout,
+    page: CountersPage,
+    control: ControlPage,
+    memory: Memory,
+    arguments: &'a Arguments,
+}
+
+impl Parts<'_> {
+    fn run(self, port: impl Port) -> Result<ExitCode, Box<dyn Error>> {
+        let Self { config, core, layout, page, control, memory, arguments } = self;
+        let mut hot = Hot::new(config, core, layout, port, page, control, memory)?;
+        if arguments.no_journal {
+            warn!("no journal: nothing is recorded");
+            hot.forgo_journal();
+        }
+        if let Err(error) = host::lock_memory() {
+            warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
+        }
+        info!("trading thread starts");
+        match hot.run()? {
+            End::Stopped => Ok(ExitCode::SUCCESS),
+            End::SessionRolled => {
+                info!("the exchange started another session; starting anew");
+                Ok(ExitCode::from(EXIT_ROLLED))
+            }
         }
     }
 }
