@@ -18,7 +18,8 @@ help:
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo 'make story NAME=...      one story'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
-	@echo 'make bench AREA=image    measure and write target/reports/image.json; make report prints it'
+	@echo 'make bench AREA=...         measure and write target/reports/AREA.json: image, engine; make report'
+	@echo '     BOOK_INPUT=file.itch   another recording for the book'
 
 # Debian packages and root are needed to build the image; YES=1 (or being root) skips the question.
 setup:
@@ -46,7 +47,9 @@ story: setup
 	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest stories $(NAME)
 
 bench: setup
-	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest bench $(AREA)
+	@$(if $(filter engine,$(AREA)),./image/setup valgrind)
+	@$(CARGO) build --quiet --locked -p systest && \
+	    ./image/as-root env CARGO=$(CARGO) BOOK_INPUT=$(BOOK_INPUT) target/debug/systest bench $(AREA)
 
 report:
 	@$(CARGO) run --quiet --locked -p systest -- report

@@ -19,6 +19,19 @@ const BARS: &[(&str, &str, f64)] = &[
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
     ("hot_core_foreign_switches_per_10s", "at most", 0.0),
     ("hot_core_timer_irqs_per_10s_control", "at least", 1000.0),
+    ("parse_instructions_per_message", "at most", 25.0),
+    ("book_instructions_per_message", "at most", 80.0),
+    ("tick_to_order_instructions", "at most", 1000.0),
+    ("risk_instructions_per_order", "at most", 120.0),
+    ("allocations_after_warmup", "at most", 0.0),
+    ("page_faults_after_warmup", "at most", 0.0),
+    ("voluntary_switches_after_warmup", "at most", 0.0),
+    ("syscalls_per_tick_to_order", "at most", 1.15),
+    ("syscalls_per_burst_of_32", "at most", 5.0),
+    ("syscalls_idle_per_second", "at most", 0.0),
+    ("uring_over_epoll_p50", "at most", 0.60),
+    ("uring_over_rawspin_p50", "at most", 1.25),
+    ("journal_on_over_off_p50", "at most", 1.05),
 ];
 
 /// Measures an area and writes it down.
@@ -28,7 +41,8 @@ const BARS: &[(&str, &str, f64)] = &[
 pub fn bench(area: &str) -> Result<()> {
     match area {
         "image" => write("image", image()?),
-        other => bail!("AREA={other}: there is image"),
+        "engine" => write("engine", crate::bench_engine::engine()?),
+        other => bail!("AREA={other}: there are image and engine"),
     }
 }
 

@@ -5,6 +5,8 @@
 pub mod accel;
 /// Figures: measured, written down, printed beside their bars.
 pub mod bench;
+/// The engine's figures: instructions, allocations, system calls, times side by side.
+mod bench_engine;
 /// What a checkout is made of: paths, the image's parts.
 pub mod checkout;
 /// `make run`: a trading VM with a live view.

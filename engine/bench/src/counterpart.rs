@@ -244,6 +244,9 @@ impl Counterpart {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.into()),
         }
+        while let Ok(Some((Packet::ClientHeartbeat, len))) = Packet::decode(&self.stream) {
+            self.stream.drain(..len);
+        }
         Ok(matches!(Packet::decode(&self.stream), Ok(Some((Packet::Unsequenced(_), _)))))
     }
 
