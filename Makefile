@@ -13,6 +13,7 @@ SEEDS ?= 100000
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
 	@echo '     CAPTURE=file.itch   trade against a recording; ACCEL=kvm|tcg CPUS=4 MEM=2048 override'
+	@echo '     STRATEGY=crate      trade with a strategy of your own; see docs/strategy.md'
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
@@ -24,6 +25,9 @@ help:
 # Debian packages and root are needed to build the image; YES=1 (or being root) skips the question.
 setup:
 	@./image/setup
+
+# Given as a path from here or from the root of the file system.
+export STRATEGY := $(if $(STRATEGY),$(abspath $(STRATEGY)))
 
 run: setup
 	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest run

@@ -10,11 +10,11 @@ use abi::field::Symbol;
 use abi::journal::Recovery;
 use anyhow::{Context, Result};
 use engine::arena::Arena;
-use engine::config::{Config, Durability, StrategySettings};
+use engine::config::{Config, Durability};
 use engine::hot::{Hot, Memory};
 use engine::journal::Layout;
 use engine::limits::{ARENA_LEN, TICK_INTERVAL_NS};
-use engine_core::maker::Maker;
+use engine::strategies::{AnyStrategy, Strategies};
 use engine_core::pipeline::Core;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -105,11 +105,12 @@ pub struct Bench {
     memory: Option<Memory>,
     directory: PathBuf,
     configs: [Config; 2],
+    strategies: Strategies,
     amnesia: bool,
 }
 
 /// An engine on its machine.
-type Engine = Hot<Maker, Machine>;
+type Engine = Hot<AnyStrategy, Machine>;
 
 impl Bench {
     /// Pages in `directory`, which is made.
@@ -125,6 +126,7 @@ impl Bench {
             memory: Some(Memory::new(&mut Arena::new(ARENA_LEN).context("map memory")?)),
             directory: directory.into(),
             configs: [config("async")?, config("durable-before-send")?],
+            strategies: Strategies::reference(),
             amnesia: false,
         })
     }
@@ -185,8 +187,8 @@ impl Bench {
 
     fn boot(&mut self, mut machine: Machine, durable: bool, crash: u64) -> Result<Engine, String> {
         let config = &self.configs[usize::from(durable)];
-        let StrategySettings::Maker(maker) = config.strategy;
-        let core = Core::new(config.core.clone(), Maker::new(maker, config.symbols.len()));
+        let strategy = self.strategies.make(&config.strategy, config.symbols.len());
+        let core = Core::new(config.core.clone(), strategy.map_err(|error| error.to_string())?);
         let mut layout = layout(&machine);
         let floor = layout.recovery.user_ref_max.max(machine.exchange.user_ref_max);
         if self.amnesia {

@@ -37,5 +37,7 @@ pub mod settings;
 pub mod status;
 /// What a strategy sees and may ask for.
 pub mod strategy;
+/// The other reference strategy: a taker on book imbalance.
+pub mod taker;
 /// The best bids and offers as the strategy last saw them.
 pub mod touch;

@@ -130,3 +130,21 @@ pub trait Strategy {
     /// About every 10 ms while trading.
     fn on_timer(&mut self, _view: &View<'_>, _actions: &mut Actions) {}
 }
+
+impl<S: Strategy + ?Sized> Strategy for Box<S> {
+    fn on_quote(&mut self, instrument: InstrumentId, bbo: &Bbo) {
+        (**self).on_quote(instrument, bbo);
+    }
+
+    fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
+        (**self).on_bbo(view, instrument, actions);
+    }
+
+    fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
+        (**self).on_execution(view, execution, actions);
+    }
+
+    fn on_timer(&mut self, view: &View<'_>, actions: &mut Actions) {
+        (**self).on_timer(view, actions);
+    }
+}

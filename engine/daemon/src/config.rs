@@ -1,8 +1,8 @@
 //! The configuration file: TOML, strict, with a version. What it says is checked before anything starts.
 
+use crate::strategies::StrategySettings;
 use abi::field::Symbol;
 use abi::mold::Session;
-use engine_core::maker::MakerSettings;
 use engine_core::settings::{BookLimits, Login, RiskLimits, Settings, SettingsError};
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -163,17 +163,9 @@ struct File {
     orders: OrderEntry,
     book: Book,
     risk: RiskLimits,
-    strategy: StrategySettings,
+    strategy: toml::Table,
     journal: JournalSettings,
     pages: Pages,
-}
-
-/// Which strategy trades.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
-pub enum StrategySettings {
-    /// [`engine_core::maker`].
-    Maker(MakerSettings),
 }
 
 /// A configuration. Holding one proves that every value is in its range.
@@ -228,6 +220,12 @@ impl Config {
             return Err(ConfigError::Schema { path: path.into(), message });
         }
         file.check(path)?;
+        let mut settings = file.strategy.clone();
+        let Some(toml::Value::String(name)) = settings.remove("name") else {
+            let message = "[strategy]: name = \"...\" is missing".into();
+            return Err(ConfigError::Schema { path: path.into(), message });
+        };
+        let strategy = StrategySettings { name, settings };
         let value = |source| ConfigError::Value { path: path.into(), source };
         let parse = |key, texts: &[String]| {
             let parsed = texts.iter().map(|text| parse_symbol(key, text));
@@ -249,7 +247,7 @@ impl Config {
             pages: file.pages,
             core,
             symbols,
-            strategy: file.strategy,
+            strategy,
             text: text.into(),
         })
     }

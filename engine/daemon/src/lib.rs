@@ -21,11 +21,15 @@ pub mod net;
 pub mod port;
 /// The checks before the start, each with its remedy.
 pub mod preflight;
+/// The program: command line, checks, start.
+pub mod program;
 /// What earlier runs left in the journal.
 pub mod recovery;
 /// A journal read back through the core.
 pub mod replay;
 /// The io_uring ring and its provided buffers.
 pub mod ring;
+/// The strategies that a program can trade with.
+pub mod strategies;
 /// The order-entry connection over the ring.
 pub mod wire;

@@ -2,11 +2,11 @@
 
 use crate::config::Config;
 use crate::journal::{OpenError, segments};
+use crate::strategies::{AnyStrategy, Strategies};
 use abi::control::Orders;
 use abi::journal::{JournalError, Kind, Record, Recovery, Segment};
 use engine_core::book::Bbo;
 use engine_core::counters::Counter;
-use engine_core::maker::Maker;
 use engine_core::market::InstrumentId;
 use engine_core::pipeline::{Core, Line};
 use engine_core::settings::RiskLimits;
@@ -56,7 +56,7 @@ pub enum ReplayError {
 
 /// The strategy of the run, with every best bid and offer written down.
 pub struct Tap {
-    strategy: Maker,
+    strategy: AnyStrategy,
     /// Every state, from the start of the run.
     pub quotes: Vec<(InstrumentId, Bbo)>,
 }
@@ -101,7 +101,7 @@ struct Player {
 ///
 /// # Errors
 /// [`ReplayError`] names the file, or the record that differs.
-pub fn replay(directory: &Path) -> Result<Report, ReplayError> {
+pub fn replay(directory: &Path, strategies: &Strategies) -> Result<Report, ReplayError> {
     let mut player =
         Player { core: None, last_sequence: 0, produced: Vec::new(), records: 0, output_bytes: 0 };
     let mut damage = None;
@@ -111,7 +111,7 @@ pub fn replay(directory: &Path) -> Result<Report, ReplayError> {
         let damaged = |source| ReplayError::Segment { path: path.clone(), source };
         for record in Segment::open(&bytes).map_err(damaged)? {
             match record {
-                Ok(record) => player.play(&record)?,
+                Ok(record) => player.play(&record, strategies)?,
                 // Damage ends the run that it is in; a later run is whole in itself.
                 Err(source) => {
                     player.core = None;
@@ -130,7 +130,7 @@ pub fn replay(directory: &Path) -> Result<Report, ReplayError> {
 }
 
 impl Player {
-    fn play(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+    fn play(&mut self, record: &Record<'_>, strategies: &Strategies) -> Result<(), ReplayError> {
         let follows = record.sequence == self.last_sequence + 1;
         self.last_sequence = record.sequence;
         if !follows {
@@ -140,7 +140,7 @@ impl Player {
         self.records += 1;
         if record.kind == Kind::RunStarted {
             self.produced.clear();
-            self.core = Some(start(record)?);
+            self.core = Some(start(record, strategies)?);
             return Ok(());
         }
         let Some(core) = &mut self.core else { return Ok(()) };
@@ -206,13 +206,15 @@ fn limits(payload: &[u8]) -> [u64; RiskLimits::WORDS] {
     std::array::from_fn(|_| words.next().map_or(0, u64::from_le_bytes))
 }
 
-fn start(record: &Record<'_>) -> Result<Core<Tap>, ReplayError> {
+fn start(record: &Record<'_>, strategies: &Strategies) -> Result<Core<Tap>, ReplayError> {
     let wrong = |message: String| ReplayError::Config { sequence: record.sequence, message };
     let text = std::str::from_utf8(record.payload).map_err(|error| wrong(error.to_string()))?;
     let config = Config::parse(text, Path::new("recorded configuration"))
         .map_err(|error| wrong(error.to_string()))?;
-    let crate::config::StrategySettings::Maker(maker) = config.strategy;
-    let strategy = Tap { strategy: Maker::new(maker, config.symbols.len()), quotes: Vec::new() };
+    let strategy = strategies
+        .make(&config.strategy, config.symbols.len())
+        .map_err(|error| wrong(error.to_string()))?;
+    let strategy = Tap { strategy, quotes: Vec::new() };
     Ok(Core::new(config.core, strategy))
 }
 

@@ -73,12 +73,14 @@ impl Bench {
     }
 
     pub fn start_engine(&mut self) {
+        self.start(&programs().join("quietcore-engine"));
+    }
+
+    /// Starts an engine that is built otherwise.
+    pub fn start(&mut self, program: &Path) {
         let log = std::fs::File::create(self.path("engine.log")).expect("the engine's log");
-        let child = Command::new(programs().join("quietcore-engine"))
-            .arg("--config")
-            .arg(self.path("engine.toml"))
-            .stderr(log)
-            .spawn();
+        let child =
+            Command::new(program).arg("--config").arg(self.path("engine.toml")).stderr(log).spawn();
         self.engine = Some(child.expect("start the engine"));
     }
 

@@ -1,0 +1,264 @@
+//! The program `quietcore-engine`: reads the command line, checks the host, starts the hot thread. A
+//! quant's own crate makes the same program with strategies of its own.
+
+use crate::arena::Arena;
+use crate::baseline::{self, Baseline};
+use crate::config::{Config, Contract};
+use crate::host::Signals;
+use crate::hot::{End, Hot, Memory};
+use crate::journal::{Files, Layout};
+use crate::limits::ARENA_LEN;
+use crate::port::Port;
+use crate::ring::{Handles, Ring};
+use crate::strategies::{AnyStrategy, Strategies};
+use crate::{host, net, preflight, replay};
+use abi::control::ControlPage;
+use abi::counters::{Counter, CountersPage, Event, State, Word};
+use abi::hostplan::CpuSet;
+use clap::{Parser, Subcommand};
+use engine_core::pipeline::Core;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing::{info, warn};
+
+/// The execution engine: one hot thread, one io_uring ring.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The configuration; without it, the systemd credential quietcore.engine.toml, or else
+    /// /etc/quietcore/engine.toml.
+    #[arg(long, default_value_os_t = default_config())]
+    config: PathBuf,
+    /// Check the configuration and leave.
+    #[arg(long)]
+    check_config: bool,
+    /// Check the host and leave; exit code 3 if it breaks the contract.
+    #[arg(long)]
+    preflight: bool,
+    /// What carries bytes, for measurements: only io-uring is for trading.
+    #[arg(long, value_enum, default_value = "io-uring")]
+    backend: Backend,
+    /// Record nothing, for measurements.
+    #[arg(long)]
+    no_journal: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    IoUring,
+    Epoll,
+    Spin,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play a journal's last run back through the engine and compare every output byte.
+    Replay {
+        /// The journal's directory.
+        journal: PathBuf,
+        /// Write every best bid and offer as CSV.
+        #[arg(long)]
+        bbo: Option<PathBuf>,
+    },
+}
+
+fn default_config() -> PathBuf {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let credential = credentials.map(|directory| directory.join("quietcore.engine.toml"));
+    credential.filter(|path| path.exists()).unwrap_or_else(|| "/etc/quietcore/engine.toml".into())
+}
+
+/// The exit code of a configuration that is refused or not there: systemd does not try again.
+const EXIT_CONFIG: u8 = 2;
+/// The exit code of a host that breaks the contract: systemd shows it, and does not try again.
+const EXIT_CONTRACT: u8 = 3;
+/// The exit code of an exchange that started another session: systemd starts the engine anew.
+const EXIT_ROLLED: u8 = 4;
+
+/// Does what the command line says, with these strategies.
+pub fn main(strategies: &Strategies) -> ExitCode {
+    log_to_journald();
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Some(Command::Replay { journal, bbo }) => run_replay(journal, bbo.as_deref(), strategies),
+        None => run(&arguments, strategies),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("quietcore-engine: {}", chain(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+/// Journald if it is there, else lines on standard error.
+fn log_to_journald() {
+    use tracing_subscriber::prelude::*;
+    let on_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journald = on_journal.then(tracing_journald::layer).and_then(Result::ok);
+    let plain = journald
+        .is_none()
+        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    tracing_subscriber::registry().with(journald).with(plain).init();
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    line
+}
+
+fn run(arguments: &Arguments, strategies: &Strategies) -> Result<ExitCode, Box<dyn Error>> {
+    let config = match Config::read(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("quietcore-engine: {}", chain(&error));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    let strategy = match strategies.make(&config.strategy, config.symbols.len()) {
+        Ok(strategy) => strategy,
+        Err(error) => {
+            eprintln!("quietcore-engine: {}: {error}", arguments.config.display());
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    if arguments.check_config {
+        println!("{}: valid", arguments.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let findings = preflight::findings(&config);
+    if arguments.preflight || config.host.contract == Contract::Enforce {
+        findings.iter().for_each(|finding| eprintln!("quietcore-engine: {finding}"));
+        if !findings.is_empty() {
+            return Ok(ExitCode::from(EXIT_CONTRACT));
+        }
+    }
+    if arguments.preflight {
+        println!("the host keeps the engine's contract");
+        return Ok(ExitCode::SUCCESS);
+    }
+    findings.iter().for_each(|finding| warn!("host contract: {finding}"));
+    trade(&config, strategy, arguments)
+}
+
+fn trade(
+    config: &Config,
+    strategy: AnyStrategy,
+    arguments: &Arguments,
+) -> Result<ExitCode, Box<dyn Error>> {
+    std::fs::create_dir_all(&config.pages.directory)?;
+    let page = CountersPage::create(&config.pages.directory.join("counters"))?;
+    let control = ControlPage::open(&config.pages.directory.join("control"))?;
+    let files = Files::open(
+        &config.journal.directory,
+        config.journal.segments,
+        config.journal.segment_mib << 20,
+    )?;
+    if !files.direct {
+        warn!("the journal's file system has no O_DIRECT; writes go through the page cache");
+    }
+    host::keep_memory();
+    let handles = Handles {
+        sockets: [
+            net::line(config.feed.line_a, config.feed.interface)?,
+            net::line(config.feed.line_b, config.feed.interface)?,
+            net::requests(config.feed.request_server)?,
+        ],
+        order_server: config.order_server,
+        signals: Signals::new()?,
+        journal: files.files,
+    };
+    let core = Core::new(config.core.clone(), strategy);
+    let mut arena = Arena::new(ARENA_LEN)?;
+    let cpu = preflight::hot_cpu(config);
+    if let Some(cpu) = cpu {
+        host::pin_to(cpu)?;
+    }
+    introduce(&page, cpu);
+    let memory = Memory::new(&mut arena);
+    let parts = Parts { config, core, layout: files.layout, page, control, memory, arguments };
+    match arguments.backend {
+        Backend::IoUring => {
+            let ring = Ring::new(&mut arena, handles)?;
+            if let Some(spare) = spare_cores(config) {
+                ring.keep_workers_on(spare.iter())?;
+            }
+            parts.run(ring)
+        }
+        Backend::Epoll => parts.run(Baseline::new(baseline::Kind::Epoll, handles)?),
+        Backend::Spin => parts.run(Baseline::new(baseline::Kind::Spin, handles)?),
+    }
+}
+
+/// What the hot thread is made of, whatever carries its bytes.
+struct Parts<'a> {
+    config: &'a Config,
+    core: Core<AnyStrategy>,
+    layout: Layout,
+    page: CountersPage,
+    control: ControlPage,
+    memory: Memory,
+    arguments: &'a Arguments,
+}
+
+impl Parts<'_> {
+    fn run(self, port: impl Port) -> Result<ExitCode, Box<dyn Error>> {
+        let Self { config, core, layout, page, control, memory, arguments } = self;
+        let mut hot = Hot::new(config, core, layout, port, page, control, memory)?;
+        if arguments.no_journal {
+            warn!("no journal: nothing is recorded");
+            hot.forgo_journal();
+        }
+        if let Err(error) = host::lock_memory() {
+            warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
+        }
+        info!("trading thread starts");
+        match hot.run()? {
+            End::Stopped => Ok(ExitCode::SUCCESS),
+            End::SessionRolled => {
+                info!("the exchange started another session; starting anew");
+                Ok(ExitCode::from(EXIT_ROLLED))
+            }
+        }
+    }
+}
+
+/// The hot cores besides the hot thread's own, where the journal's workers run.
+fn spare_cores(config: &Config) -> Option<CpuSet> {
+    let plan = host::core_plan().ok()?;
+    let own = preflight::hot_cpu(config)?;
+    let spare: CpuSet = plan.hot().iter().filter(|cpu| *cpu != own).collect();
+    (!spare.is_empty()).then_some(spare)
+}
+
+fn introduce(page: &CountersPage, cpu: Option<u32>) {
+    page.set_word(Word::Pid, std::process::id().into());
+    page.set_word(Word::Started, host::now_ns());
+    page.set_word(Word::HotCpu, cpu.map_or(u64::MAX, u64::from));
+    page.set_word(Word::Emulated, host::is_emulated().into());
+    page.set_word(Word::State, State::Starting as u64);
+    page.raise(Event::Started, cpu.map_or(u64::MAX, u64::from));
+}
+
+fn run_replay(
+    journal: &Path,
+    bbo: Option<&Path>,
+    strategies: &Strategies,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let report = replay::replay(journal, strategies)?;
+    if let Some(path) = bbo {
+        std::fs::write(path, replay::bbo_csv(&report.core))?;
+    }
+    let quotes = report.core.counters.get(Counter::BboChanges);
+    println!(
+        "{} records, {} bytes of output came out again, {quotes} best bids and offers",
+        report.records, report.output_bytes
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,71 @@
+//! A strategy of one's own, in a crate outside the workspace: built into the engine, traded with, replayed.
+
+mod pair;
+
+use abi::counters::Counter;
+use pair::Bench;
+use std::path::PathBuf;
+use std::process::Command;
+use systest::checkout::root;
+
+/// The engine with the strategy of `examples/pegged`.
+fn engine() -> PathBuf {
+    let built = Command::new(root().join("image/strategy"))
+        .arg(root().join("examples/pegged"))
+        .output()
+        .expect("start image/strategy");
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "image/strategy: {said}");
+    String::from_utf8_lossy(&built.stdout).trim().into()
+}
+
+#[test]
+fn a_crate_of_ones_own_trades_and_replays() {
+    let engine = engine();
+    let mut bench = Bench::new("strategy", 30_500);
+    let path = bench.path("engine.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let start = config.find("[strategy]").expect("a strategy");
+    let end = start + config[start..].find("[journal]").expect("what follows the strategy");
+    let own = std::fs::read_to_string(root().join("examples/pegged/strategy.toml"))
+        .expect("the example's own table");
+    let with = |table: &str| format!("{}{table}\n{}", &config[..start], &config[end..]);
+    std::fs::write(&path, with(&own)).expect("write the configuration");
+    bench.start_exchange(&["--rate", "500"]);
+    bench.start(&engine);
+    bench.wait("it follows the best bid", |page| page.get(Counter::ReplacesSent) > 5);
+    bench.end_engine("-TERM");
+    let replay = Command::new(&engine).arg("replay").arg(bench.path("journal")).output();
+    let replay = replay.expect("replay");
+    assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    // Mistakes are refused by name.
+    for (table, word) in [
+        (own.replace("behind_ticks", "behind"), "behind"),
+        (own.replace("\"pegged\"", "\"peged\""), "maker, taker, pegged"),
+    ] {
+        std::fs::write(&path, with(&table)).expect("write the configuration");
+        let check = Command::new(&engine).args(["--check-config", "--config"]).arg(&path).output();
+        let check = check.expect("check");
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert_eq!((check.status.code(), said.contains(word)), (Some(2), true), "{said}");
+    }
+}
+
+/// The other reference strategy takes liquidity: it trades at once, and every byte comes out again.
+#[test]
+fn the_taker_trades_and_replays() {
+    let mut bench = Bench::new("taker", 30_600);
+    let path = bench.path("engine.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let start = config.find("[strategy]").expect("a strategy");
+    let end = start + config[start..].find("[journal]").expect("what follows the strategy");
+    let taker = "[strategy]\nname = \"taker\"\nshares = 100\nimbalance_pct = 60\nhold_ns = 200000000\n\
+                 patience_ns = 100000000\n\n";
+    let config = format!("{}{taker}{}", &config[..start], &config[end..]);
+    std::fs::write(&path, config).expect("write the configuration");
+    bench.start_exchange(&["--rate", "500"]);
+    bench.start_engine();
+    bench.wait("it has bought and sold", |page| page.get(Counter::Executions) > 5);
+    bench.end_engine("-TERM");
+    bench.replay();
+}
