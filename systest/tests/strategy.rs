@@ -68,4 +68,14 @@ fn the_taker_trades_and_replays() {
     bench.wait("it has bought and sold", |page| page.get(Counter::Executions) > 5);
     bench.end_engine("-TERM");
     bench.replay();
+    let page = bench.path("report.html");
+    let report = Command::new(pair::programs().join("quietcore-engine"))
+        .args(["report", "--output"])
+        .args([&page, &bench.path("journal")])
+        .output()
+        .expect("report");
+    assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
+    let page = std::fs::read_to_string(page).expect("the report");
+    let words = ["Received to loop", "Loop to order sent", "<polyline", "median"];
+    assert!(words.iter().all(|word| page.contains(word)), "{page}");
 }

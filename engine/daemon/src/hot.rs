@@ -9,11 +9,12 @@ use crate::port::{Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_
 use crate::wire::Link;
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, Word};
-use abi::journal::Kind;
+use abi::journal::{Kind, Timing};
 use engine_core::pipeline::{Core, Line, Verdict};
-use engine_core::settings::RiskLimits;
 use engine_core::strategy::Strategy;
 use std::io;
+
+mod control;
 
 /// Records without an order are written when so many bytes have collected, or after so many ticks.
 const BATCH_LEN: usize = 16 << 10;
@@ -71,7 +72,8 @@ pub struct Hot<S, P> {
     next_tick: u64,
     ticks: u64,
     last_now: u64,
-    order_due_to_feed: bool,
+    /// An order followed from a datagram in this turn, which the kernel had for so long.
+    order_due_to_feed: Option<u64>,
     stopping_since: Option<u64>,
 }
 
@@ -117,7 +119,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             ticks: 0,
             last_now: now,
             port,
-            order_due_to_feed: false,
+            order_due_to_feed: None,
             stopping_since: None,
         })
     }
@@ -224,9 +226,14 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.port.enter()?;
             work += 1;
         }
-        if self.order_due_to_feed {
-            self.order_due_to_feed = false;
-            self.page.record_tick_to_order(self.port.now_ns().saturating_sub(now));
+        if let Some(wire_to_loop_ns) = self.order_due_to_feed.take() {
+            let loop_to_send_ns = self.port.now_ns().saturating_sub(now);
+            self.page.record_tick_to_order(loop_to_send_ns);
+            // Times of an emulated machine say nothing, and are not kept.
+            if self.page.word(Word::Emulated) == 0 {
+                let timing = Timing { wire_to_loop_ns, loop_to_send_ns };
+                self.journal.record(Kind::Timing, now, &timing.to_bytes());
+            }
         }
         Ok(work)
     }
@@ -304,7 +311,10 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         if self.core.on_feed(line, bytes, now) == Verdict::Accepted {
             self.journal.record(kind, now, bytes);
         }
-        self.order_due_to_feed |= !self.core.session_out().is_empty();
+        if !self.core.session_out().is_empty() {
+            let stamp = self.port.received_at(buffer);
+            self.order_due_to_feed = Some(stamp.map_or(0, |at| now.saturating_sub(at)));
+        }
         self.take_outputs(now);
     }
 
@@ -335,53 +345,6 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         self.journal.record(Kind::SessionLost, now, &[]);
         self.core.on_session_lost(now);
         self.take_outputs(now);
-    }
-
-    fn on_control(&mut self, now: u64) {
-        let mut orders = self.control.orders();
-        orders.drain |= self.stopping_since.is_some();
-        orders.kill |= self.killed_by_signal;
-        orders.agent_silent = self.agent_silent;
-        self.journal.record(Kind::Control, now, &[orders.to_bits()]);
-        self.core.on_control(orders, now);
-        self.take_outputs(now);
-    }
-
-    /// `SIGUSR1` is the kill switch for a host whose agent is gone; any other signal ends the engine.
-    fn on_signal(&mut self, now: u64) -> io::Result<()> {
-        if self.port.take_kill()? {
-            self.killed_by_signal = true;
-        } else {
-            self.stopping_since.get_or_insert(now);
-        }
-        self.on_control(now);
-        Ok(())
-    }
-
-    /// Limits that are being written are read at a later turn.
-    fn on_limits(&mut self, now: u64) {
-        let generation = self.control.limits_generation();
-        if let Some(words) = self.control.limits(generation) {
-            self.limits_generation = generation;
-            let mut payload = [0; 8 * RiskLimits::WORDS];
-            for (out, word) in payload.chunks_exact_mut(8).zip(words) {
-                out.copy_from_slice(&word.to_le_bytes());
-            }
-            self.journal.record(Kind::Limits, now, &payload);
-            self.core.on_limits(&words);
-            self.take_outputs(now);
-        }
-    }
-
-    /// Whether the agent's silence stops trading, looked at on every timer tick.
-    fn watch_agent(&mut self, now: u64) {
-        let Some(max) = self.agent_silence_max_ns else { return };
-        let beat = self.control.heartbeat_ns().max(self.started_ns);
-        let silent = self.port.monotonic_ns().saturating_sub(beat) > max;
-        if silent != self.agent_silent && self.journal.has_reserve() {
-            self.agent_silent = silent;
-            self.on_control(now);
-        }
     }
 
     fn on_written(&mut self, completion: Completion, now: u64) {

@@ -27,6 +27,8 @@ pub mod program;
 pub mod recovery;
 /// A journal read back through the core.
 pub mod replay;
+/// The times of a journal's orders as one page.
+pub mod report;
 /// The io_uring ring and its provided buffers.
 pub mod ring;
 /// The strategies that a program can trade with.

@@ -44,7 +44,11 @@ pub const RECEIVE_BUFFER: usize = 8 << 20;
 pub const ARENA_LEN: usize = 8 << 20;
 
 const _: () = assert!(BUFFERS.is_power_of_two(), "the buffer ring is indexed by masking");
-const _: () = assert!(BUFFER_LEN > abi::mold::DATAGRAM_LEN_MAX, "a datagram must fit");
+/// Bytes before a datagram in its buffer: the kernel's header and one control message.
+pub const DATAGRAM_HEAD_LEN: usize = 16 + 64;
+
+const _: () =
+    assert!(BUFFER_LEN > abi::mold::DATAGRAM_LEN_MAX + DATAGRAM_HEAD_LEN, "a datagram must fit");
 const _: () = assert!(
     BUFFERS as usize * (BUFFER_LEN + 16) + 2 * SEND_BUFFER + JOURNAL_MEMORY + 65536 <= ARENA_LEN,
     "everything must fit into the arena",

@@ -2,8 +2,8 @@
 
 use crate::limits::RECEIVE_BUFFER;
 use nix::sys::socket::{
-    AddressFamily, IpMembershipRequest, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt,
-    socket, sockopt,
+    AddressFamily, IpMembershipRequest, SockFlag, SockType, SockaddrIn, TimestampingFlag, bind,
+    connect, setsockopt, socket, sockopt,
 };
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -28,6 +28,13 @@ fn udp(address: SocketAddrV4) -> Result<OwnedFd, NetError> {
         .map_err(step("socket for", address))?;
     // The kernel caps it at net.core.rmem_max; preflight compares what was granted.
     let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    // The card stamps only if it is told to by its driver's own settings; the kernel always can.
+    let stamps = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_RX_HARDWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_RAW_HARDWARE;
+    setsockopt(&fd, sockopt::Timestamping, &stamps)
+        .map_err(step("ask for time stamps of", address))?;
     Ok(fd)
 }
 

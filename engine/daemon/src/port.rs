@@ -63,6 +63,10 @@ pub trait Port {
     fn receive(&mut self, slot: u32) -> io::Result<()>;
     /// The bytes of a receive, until its buffer is recycled.
     fn received(&self, buffer: u16, len: usize) -> &[u8];
+    /// When the kernel or the network card took the datagram in a buffer: nanoseconds since the epoch.
+    fn received_at(&self, _buffer: u16) -> Option<u64> {
+        None
+    }
     /// Gives a receive buffer back.
     fn recycle(&mut self, buffer: u16);
     /// Sends the first `len` bytes of a region.

@@ -11,7 +11,7 @@ use crate::limits::ARENA_LEN;
 use crate::port::Port;
 use crate::ring::{Handles, Ring};
 use crate::strategies::{AnyStrategy, Strategies};
-use crate::{host, net, preflight, replay};
+use crate::{host, net, preflight, replay, report};
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, State, Word};
 use abi::hostplan::CpuSet;
@@ -63,6 +63,14 @@ enum Command {
         #[arg(long)]
         bbo: Option<PathBuf>,
     },
+    /// Write the times of a journal's orders as one HTML page.
+    Report {
+        /// The journal's directory.
+        journal: PathBuf,
+        /// The file to write.
+        #[arg(long, default_value = "report.html")]
+        output: PathBuf,
+    },
 }
 
 fn default_config() -> PathBuf {
@@ -84,6 +92,7 @@ pub fn main(strategies: &Strategies) -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Replay { journal, bbo }) => run_replay(journal, bbo.as_deref(), strategies),
+        Some(Command::Report { journal, output }) => run_report(journal, output),
         None => run(&arguments, strategies),
     };
     done.unwrap_or_else(|error| {
@@ -260,5 +269,13 @@ fn run_replay(
         "{} records, {} bytes of output came out again, {quotes} best bids and offers",
         report.records, report.output_bytes
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_report(journal: &Path, output: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let page = report::html(journal)?;
+    let bytes = page.len();
+    std::fs::write(output, page).map_err(|error| format!("write {}: {error}", output.display()))?;
+    println!("{}: {bytes} bytes", output.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use crate::host::{self, Signals, SteadyClock};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
 use crate::net;
 use crate::port::{Completion, Port, SLOT_ORDERS, Token};
-use io_uring::types::{BufRingEntry, Fixed};
+use io_uring::types::{BufRingEntry, Fixed, RecvMsgOut};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::socket::{Shutdown, SockaddrIn, shutdown};
 use std::fs::File;
@@ -42,6 +42,29 @@ fn unpack(data: u64) -> Option<(Token, u32)> {
     Some((token, data as u32))
 }
 
+/// Room for one `SCM_TIMESTAMPING` message: cmsghdr, then three times of two 64-bit words (`struct
+/// scm_timestamping`, Documentation/networking/timestamping.rst).
+const CONTROL_LEN: usize = 16 + 3 * 16;
+
+fn datagram_header() -> &'static libc::msghdr {
+    // SAFETY: a msghdr of zeroes is one without name, vectors and control.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_controllen = CONTROL_LEN;
+    Box::leak(Box::new(header))
+}
+
+/// The network card's time stamp, or else the kernel's.
+#[inline]
+fn stamp_in(control: &[u8]) -> Option<u64> {
+    let word = |at: usize| Some(u64::from_ne_bytes(*control.get(at..)?.first_chunk()?));
+    let kind = word(8)?;
+    let level_and_type = (libc::SOL_SOCKET as u64) | (libc::SCM_TIMESTAMPING as u64) << 32;
+    let time = |at: usize| Some(word(at)? * 1_000_000_000 + word(at + 8)?);
+    let (software, hardware) = (time(16)?, time(48)?);
+    let stamp = if hardware > 0 { hardware } else { software };
+    (kind == level_and_type && stamp > 0).then_some(stamp)
+}
+
 /// Files that the ring works on.
 pub struct Handles {
     /// Line A, line B, the request server.
@@ -63,6 +86,10 @@ pub struct Ring {
     /// `io_uring_enter` calls.
     enters: u64,
     clock: SteadyClock,
+    /// How datagrams are received: no name, one control message.
+    datagram: &'static libc::msghdr,
+    /// For each buffer, where its bytes start and when they came.
+    arrivals: Vec<(usize, Option<u64>)>,
     order_server: SocketAddrV4,
     order_address: &'static libc::sockaddr_in,
     order_socket: Option<OwnedFd>,
@@ -107,6 +134,8 @@ impl Ring {
             tail: 0,
             enters: 0,
             clock: SteadyClock::new(),
+            datagram: datagram_header(),
+            arrivals: vec![(0, None); usize::from(BUFFERS)],
             order_server: handles.order_server,
             order_address: Box::leak(Box::new(address)),
             order_socket: None,
@@ -125,6 +154,17 @@ impl Ring {
         }
         ring.await_signal()?;
         Ok(ring)
+    }
+
+    /// Finds the datagram and its time stamp in what `RecvMsgMulti` left in a buffer; returns the
+    /// datagram's length.
+    #[inline]
+    fn unwrap_datagram(&mut self, id: u16, len: usize) -> i32 {
+        let bytes = self.buffers.bytes(usize::from(id) * BUFFER_LEN, len.min(BUFFER_LEN));
+        let Ok(message) = RecvMsgOut::parse(bytes, self.datagram) else { return 0 };
+        let payload = message.payload_data().len();
+        self.arrivals[usize::from(id)] = (bytes.len() - payload, stamp_in(message.control_data()));
+        payload as i32
     }
 
     /// Completes once a signal can be read.
@@ -205,13 +245,23 @@ impl Port for Ring {
     }
 
     fn receive(&mut self, slot: u32) -> io::Result<()> {
-        let entry = opcode::RecvMulti::new(Fixed(slot), GROUP).build();
+        let entry = match slot {
+            SLOT_ORDERS => opcode::RecvMulti::new(Fixed(slot), GROUP).build(),
+            // A datagram comes behind its control messages, of which the time stamp is one.
+            _ => opcode::RecvMsgMulti::new(Fixed(slot), std::ptr::from_ref(self.datagram), GROUP)
+                .build(),
+        };
         self.push(entry, Token::Receive, slot)
     }
 
     #[inline]
     fn received(&self, id: u16, len: usize) -> &[u8] {
-        self.buffers.bytes(usize::from(id) * BUFFER_LEN, len.min(BUFFER_LEN))
+        let (offset, _) = self.arrivals[usize::from(id)];
+        self.buffers.bytes(usize::from(id) * BUFFER_LEN + offset, len.min(BUFFER_LEN - offset))
+    }
+
+    fn received_at(&self, id: u16) -> Option<u64> {
+        self.arrivals[usize::from(id)].1
     }
 
     #[inline]
@@ -306,13 +356,15 @@ impl Port for Ring {
     fn next_completion(&mut self) -> Option<Completion> {
         let entry = self.io.completion().next()?;
         let (token, number) = unpack(entry.user_data())?;
-        Some(Completion {
-            token,
-            number,
-            result: entry.result(),
-            buffer: cqueue::buffer_select(entry.flags()),
-            more: cqueue::more(entry.flags()),
-        })
+        let (buffer, mut result) = (cqueue::buffer_select(entry.flags()), entry.result());
+        if let Some(id) = buffer {
+            self.arrivals[usize::from(id)] = (0, None);
+            if number != SLOT_ORDERS && result > 0 {
+                result = self.unwrap_datagram(id, result as usize);
+            }
+        }
+        let more = cqueue::more(entry.flags());
+        Some(Completion { token, number, result, buffer, more })
     }
 
     fn syscalls(&self) -> u64 {
