@@ -26,7 +26,8 @@ pub fn commands_work(_: &ImageFiles) -> Result<Verdict> {
     let mut shown = false;
     let mut skipped = 0;
     for command in &commands {
-        let line = match (&recording, command.contains("file.itch")) {
+        let wants_recording = command.contains("file.itch") || command.contains("AREA=engine");
+        let line = match (&recording, wants_recording) {
             (_, false) => command.clone(),
             (Some(file), true) => command.replace("file.itch", &file.display().to_string()),
             (None, true) => {
