@@ -20,6 +20,7 @@
 //! left from the ring's last round nor one of a run that crashed before its header was on disk can be
 //! taken for one of this run.
 
+use crate::checksum::crc32c;
 use crate::wire::Field;
 use thiserror::Error;
 
@@ -311,7 +312,7 @@ impl Header {
         block[12..16].copy_from_slice(&(BLOCK_LEN as u32).to_le_bytes());
         block[16..24].copy_from_slice(&self.segment.to_le_bytes());
         block[24..32].copy_from_slice(&self.run.to_le_bytes());
-        let crc = crc32c::crc32c(&block[..32]);
+        let crc = crc32c(&block[..32]);
         block[32..36].copy_from_slice(&crc.to_le_bytes());
         block
     }
@@ -332,7 +333,7 @@ impl Header {
         if word(8) != VERSION || word(12) != BLOCK_LEN as u32 {
             return Err(JournalError::Header("another version of the layout"));
         }
-        if word(32) != crc32c::crc32c(&head[..32]) {
+        if word(32) != crc32c(&head[..32]) {
             return Err(JournalError::Header("checksum of the header does not fit"));
         }
         Ok(Self { segment: long(16), run: long(24) })
@@ -354,15 +355,22 @@ pub fn encode_record(record: &Record<'_>, mark: u32, out: &mut [u8]) -> usize {
     assert!(record.payload.len() <= PAYLOAD_LEN_MAX, "payload of {} bytes", record.payload.len());
     let end = RECORD_HEAD_LEN + record.payload.len();
     let total = record_len(record.payload.len());
-    out[4..8].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
-    out[8..12].copy_from_slice(&mark.to_le_bytes());
-    out[12..16].copy_from_slice(&[record.kind as u8, 0, 0, 0]);
-    out[16..24].copy_from_slice(&record.sequence.to_le_bytes());
-    out[24..32].copy_from_slice(&record.time_ns.to_le_bytes());
-    out[32..end].copy_from_slice(record.payload);
-    let crc = crc32c::crc32c(&out[4..end]);
+    let out = &mut out[..total];
+    let (head, rest) = out.split_at_mut(RECORD_HEAD_LEN);
+    let words = [
+        u64::from(record.payload.len() as u32) << 32,
+        u64::from(mark) | u64::from(record.kind as u8) << 32,
+        record.sequence,
+        record.time_ns,
+    ];
+    for (place, word) in head.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    let (payload, padding) = rest.split_at_mut(record.payload.len());
+    payload.copy_from_slice(record.payload);
+    padding.fill(0);
+    let crc = crc32c(&out[4..end]);
     out[..4].copy_from_slice(&crc.to_le_bytes());
-    out[end..total].fill(0);
     total
 }
 
@@ -374,7 +382,7 @@ pub fn encode_pad(rest: &mut [u8], mark: u32) {
         rest[4..8].copy_from_slice(&length.to_le_bytes());
         rest[8..12].copy_from_slice(&mark.to_le_bytes());
         rest[12] = Kind::Pad as u8;
-        let crc = crc32c::crc32c(&rest[4..]);
+        let crc = crc32c(&rest[4..]);
         rest[..4].copy_from_slice(&crc.to_le_bytes());
     }
 }
@@ -420,7 +428,7 @@ impl<'a> Segment<'a> {
         }
         let end = offset + RECORD_HEAD_LEN + length;
         let body = self.bytes.get(offset + 4..end).ok_or(malformed("runs past the file's end"))?;
-        if crc32c::crc32c(body) != crc {
+        if crc32c(body) != crc {
             return Err(JournalError::Checksum { offset });
         }
         let kind =

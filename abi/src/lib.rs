@@ -15,6 +15,8 @@ pub mod ouch;
 /// SoupBinTCP 3.00: the session that carries OUCH.
 pub mod soup;
 
+/// The journal's checksum.
+pub mod checksum;
 /// The control page: what the agent tells a running engine.
 pub mod control;
 /// The counters page: what a running engine tells the host.

@@ -2,6 +2,8 @@
 //! are pure; containerd, cgroups and sockets are thin rims. Nothing here can build an order.
 #![forbid(unsafe_code)]
 
+/// Copies of the engine's journal.
+pub mod archive;
 /// The compose file: what is accepted, and what is refused where.
 pub mod compose;
 /// The rim to containerd.

@@ -43,6 +43,9 @@ enum Command {
         /// The host plan.
         #[arg(long, default_value = "/usr/share/quietcore/host-plan.toml")]
         host_plan: PathBuf,
+        /// The engine's journal, whose files are kept in the state's directory `journal`.
+        #[arg(long, default_value = "/var/lib/quietcore/journal")]
+        journal: PathBuf,
     },
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
@@ -55,10 +58,30 @@ enum Command {
 
 fn act(command: Command) -> Result<()> {
     match command {
-        Command::Run { compose, state, images, logs, pages, containerd, socket, host_plan } => {
-            let applied = state.join("compose.yaml");
-            let paths =
-                Paths { compose, applied, images, logs, pages, containerd, socket, host_plan };
+        Command::Run {
+            compose,
+            state,
+            images,
+            logs,
+            pages,
+            containerd,
+            socket,
+            host_plan,
+            journal,
+        } => {
+            let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
+            let paths = Paths {
+                compose,
+                applied,
+                images,
+                logs,
+                pages,
+                containerd,
+                socket,
+                host_plan,
+                journal,
+                archive,
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(run(paths))
         }

@@ -1,6 +1,7 @@
 //! The agent's main loop: compare, act, report; once a second and whenever containerd says that
 //! something happened.
 
+use crate::archive;
 use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
 use crate::hotpartition;
@@ -41,6 +42,10 @@ pub struct Paths {
     pub socket: PathBuf,
     /// The host plan.
     pub host_plan: PathBuf,
+    /// The engine's journal.
+    pub journal: PathBuf,
+    /// Where its files are kept.
+    pub archive: PathBuf,
 }
 
 /// The running agent.
@@ -73,6 +78,7 @@ pub async fn run(paths: Paths) -> Result<()> {
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
     tokio::spawn(beat(pages.join("control")));
+    tokio::spawn(archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
     let mut serving = tokio::spawn(async move { server::serve(&socket, pages, to_agent).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);

@@ -71,6 +71,14 @@ impl Arbiter {
         self.heard && self.next == self.known_end
     }
 
+    /// Whether a datagram's first message is the next one of the session.
+    #[inline]
+    pub fn is_next(&self, packet: &Packet<'_>) -> bool {
+        packet.header.sequence == self.next
+            && packet.message_count() > 0
+            && self.session == Some(packet.header.session)
+    }
+
     /// Whether datagrams are held back.
     #[inline]
     pub fn is_holding(&self) -> bool {

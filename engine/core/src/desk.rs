@@ -82,10 +82,9 @@ impl Desk {
 
     /// Appends a SoupBinTCP Unsequenced packet around a message with an empty appendage.
     #[inline]
-    fn send(&mut self, message: &[u8]) {
-        let length = 1 + message.len() as u16 + 2;
-        self.out.extend_from_slice(&length.to_be_bytes());
-        self.out.push(b'U');
+    fn send<const LEN: usize>(&mut self, message: &[u8; LEN]) {
+        let [high, low] = (1 + LEN as u16 + 2).to_be_bytes();
+        self.out.extend_from_slice(&[high, low, b'U']);
         self.out.extend_from_slice(message);
         self.out.extend_from_slice(&[0, 0]);
     }

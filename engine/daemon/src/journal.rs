@@ -205,6 +205,7 @@ pub struct Journal {
     segment: u64,
     run: u64,
     mark: u32,
+    only_ticks: bool,
     segment_offset: u64,
     flights: [Flight; JOURNAL_WRITES_MAX],
     flights_start: u32,
@@ -236,6 +237,7 @@ impl Journal {
             segment,
             run,
             mark: 0,
+            only_ticks: true,
             segment_offset: 0,
             flights: [idle; JOURNAL_WRITES_MAX],
             flights_start: 0,
@@ -295,6 +297,7 @@ impl Journal {
         let at = self.at(self.head);
         let record = Record { kind, sequence, time_ns, payload };
         encode_record(&record, self.mark, self.memory.bytes_mut(at, len));
+        self.only_ticks &= kind == Kind::Tick;
         self.layout.next_sequence += 1;
         self.records += 1;
         self.head += len as u64;
@@ -362,6 +365,7 @@ impl Journal {
         let flight = Flight { at, len, place, offset, end, last_sequence, done: false };
         self.flights[self.flights_end as usize % JOURNAL_WRITES_MAX] = flight;
         self.flights_end = self.flights_end.wrapping_add(1);
+        self.only_ticks = true;
         self.segment_offset += len as u64;
         self.head = end;
         self.batch_start = end;
@@ -391,6 +395,11 @@ impl Journal {
     #[inline]
     pub fn batch_len(&self) -> usize {
         (self.head - self.batch_start) as usize
+    }
+
+    /// Whether nothing but timer ticks was recorded since the last batch was closed.
+    pub fn has_only_ticks(&self) -> bool {
+        self.only_ticks
     }
 
     /// Whether records wait for [`Self::seal`].

@@ -19,7 +19,8 @@ impl<S: Strategy> Core<S> {
         if self.own_session_heard_at == 0 {
             self.own_session_heard_at = now;
         }
-        let before = self.arbiter.knowledge();
+        // What is next in sequence is applied, and need not be compared.
+        let before = (!self.arbiter.is_next(&packet)).then(|| self.arbiter.knowledge());
         let was_whole = self.arbiter.is_whole();
         let applied = self.place(&packet, datagram, now);
         if was_whole && !self.arbiter.is_whole() && self.fed {
@@ -28,7 +29,7 @@ impl<S: Strategy> Core<S> {
         }
         self.ask_for_gap(now, line == Line::Replay && applied);
         // A heartbeat or a datagram that can't be kept is an input too if it taught us of a gap.
-        if !applied && before == self.arbiter.knowledge() {
+        if !applied && before == Some(self.arbiter.knowledge()) {
             return Verdict::Dropped;
         }
         self.after_feed(now);

@@ -1,0 +1,196 @@
+//! Keeps the engine's journal: its ring overwrites the oldest file, so every file that the engine has left
+//! behind is copied away first, and the oldest copies go when there are too many. Reads the journal, never
+//! writes to it.
+
+use abi::journal::Header;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Between two looks: the engine fills a file in minutes.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Copies may take this part of their file system, as one over it.
+const SHARE: u64 = 5;
+
+/// A segment of the journal, or a copy of one. Ordered by age: a segment number that was used twice,
+/// because the first run crashed before anything of it was on disk, is older by its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    segment: u64,
+    run: u64,
+}
+
+impl Name {
+    fn file(&self) -> String {
+        format!("{:012}-{:020}.qcj", self.segment, self.run)
+    }
+
+    fn parse(file: &str) -> Option<Self> {
+        let (segment, run) = file.strip_suffix(".qcj")?.split_once('-')?;
+        Some(Self { segment: segment.parse().ok()?, run: run.parse().ok()? })
+    }
+}
+
+/// What is to be copied: everything in the journal but its newest segment that is not there yet.
+fn to_copy(journal: &[Name], copies: &BTreeMap<Name, u64>) -> Vec<Name> {
+    let newest = journal.iter().max();
+    let wanted = |name: &&Name| Some(*name) != newest && !copies.contains_key(name);
+    let mut names: Vec<_> = journal.iter().filter(wanted).copied().collect();
+    names.sort_unstable();
+    names
+}
+
+/// The oldest copies that go, so that those left have no more than `bytes_max` bytes.
+fn to_remove(copies: &BTreeMap<Name, u64>, bytes_max: u64) -> Vec<Name> {
+    let mut bytes: u64 = copies.values().sum();
+    let mut gone = Vec::new();
+    for (name, len) in copies {
+        if bytes <= bytes_max {
+            break;
+        }
+        bytes -= len;
+        gone.push(*name);
+    }
+    gone
+}
+
+/// Keeps the journal for ever. What goes wrong is said once, until it goes right.
+pub async fn keep(journal: PathBuf, archive: PathBuf) {
+    let mut failed = false;
+    loop {
+        let paths = (journal.clone(), archive.clone());
+        let round = tokio::task::spawn_blocking(move || keep_once(&paths.0, &paths.1)).await;
+        match round.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(()) => failed = false,
+            Err(error) if !failed => {
+                failed = true;
+                warn!("keep {} in {}: {error}", journal.display(), archive.display());
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn keep_once(journal: &Path, archive: &Path) -> io::Result<()> {
+    let found = match segments(journal) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    std::fs::create_dir_all(archive)?;
+    let mut copies = copies(archive)?;
+    let names: Vec<Name> = found.keys().copied().collect();
+    for name in to_copy(&names, &copies) {
+        if let Some(len) = copy(&found[&name], name, archive)? {
+            copies.insert(name, len);
+            info!(segment = name.segment, bytes = len, "journal segment kept");
+        } else {
+            warn!(segment = name.segment, "journal segment overwritten before it was copied");
+        }
+    }
+    let file_system = nix::sys::statvfs::statvfs(archive)?;
+    let bytes_max = file_system.blocks() * file_system.fragment_size() / SHARE;
+    for name in to_remove(&copies, bytes_max) {
+        std::fs::remove_file(archive.join(name.file()))?;
+        info!(segment = name.segment, "oldest journal copy removed: a fifth of the disk is full");
+    }
+    Ok(())
+}
+
+fn header(path: &Path) -> io::Result<Option<Name>> {
+    let mut head = [0; abi::journal::BLOCK_LEN];
+    match File::open(path)?.read_exact(&mut head) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    Ok(Header::decode(&head).ok().map(|Header { segment, run }| Name { segment, run }))
+}
+
+fn segments(journal: &Path) -> io::Result<BTreeMap<Name, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(journal)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "qcj")
+            && let Some(name) = header(&path)?
+        {
+            found.insert(name, path);
+        }
+    }
+    Ok(found)
+}
+
+fn copies(archive: &Path) -> io::Result<BTreeMap<Name, u64>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(archive)? {
+        let entry = entry?;
+        if let Some(name) = Name::parse(&entry.file_name().to_string_lossy()) {
+            found.insert(name, entry.metadata()?.len());
+        }
+    }
+    Ok(found)
+}
+
+/// Copies a segment under another name first, so that there is never half a copy; `None` if the engine
+/// has begun to overwrite it meanwhile.
+fn copy(from: &Path, name: Name, archive: &Path) -> io::Result<Option<u64>> {
+    let partial = archive.join("copying.partial");
+    let len = std::fs::copy(from, &partial)?;
+    File::open(&partial)?.sync_all()?;
+    if header(from)? != Some(name) {
+        std::fs::remove_file(&partial)?;
+        return Ok(None);
+    }
+    std::fs::rename(&partial, archive.join(name.file()))?;
+    Ok(Some(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(segment: u64, run: u64) -> Name {
+        Name { segment, run }
+    }
+
+    #[test]
+    fn all_but_the_newest_is_copied_once() {
+        let journal = [name(5, 9), name(3, 7), name(4, 9), name(6, 9)];
+        let copies = BTreeMap::from([(name(3, 7), 10)]);
+        assert_eq!(to_copy(&journal, &copies), [name(4, 9), name(5, 9)]);
+        assert_eq!(to_copy(&[name(1, 1)], &BTreeMap::new()), []);
+    }
+
+    #[test]
+    fn the_oldest_go_first() {
+        let copies = BTreeMap::from([(name(1, 1), 10), (name(2, 1), 10), (name(3, 1), 10)]);
+        assert_eq!(to_remove(&copies, 30), []);
+        assert_eq!(to_remove(&copies, 19), [name(1, 1), name(2, 1)]);
+    }
+
+    #[test]
+    fn a_round_copies_what_the_engine_left_behind() {
+        let root = std::env::temp_dir().join(format!("quietcore-archive-{}", std::process::id()));
+        let (journal, archive) = (root.join("journal"), root.join("archive"));
+        keep_once(&journal, &archive).unwrap();
+        std::fs::create_dir_all(&journal).unwrap();
+        let write = |place: u64, segment: u64| {
+            let mut bytes = Header { segment, run: 5 }.encode().to_vec();
+            bytes.resize(8192, segment as u8);
+            std::fs::write(journal.join(format!("{place:08}.qcj")), bytes).unwrap();
+        };
+        write(0, 0);
+        write(1, 1);
+        keep_once(&journal, &archive).unwrap();
+        // The ring comes round: segment 2 is where segment 0 was.
+        write(0, 2);
+        keep_once(&journal, &archive).unwrap();
+        let kept = copies(&archive).unwrap();
+        assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [name(0, 5), name(1, 5)]);
+        let first = std::fs::read(archive.join(name(0, 5).file())).unwrap();
+        assert_eq!((first.len(), first[8191]), (8192, 0));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}
