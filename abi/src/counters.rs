@@ -134,6 +134,8 @@ counters! {
     BooksUnsound = 65, "books_unsound", "Instruments whose book missed a message; they are not traded until the next session.";
     ClockSteps = 66, "clock_steps_total", "Steps of CLOCK_REALTIME by more than a second; the engine's own clock goes on.";
     LimitsLoads = 67, "limits_loads_total", "Times that other risk limits were put in force.";
+    TscKhz = 69, "tsc_khz", "The processor's time-stamp counter, measured against CLOCK_MONOTONIC_RAW at the start; 0 on an emulated machine.";
+    TscErrorPpb = 70, "tsc_error_ppb", "How far the counter has gone apart from CLOCK_MONOTONIC_RAW since then, in parts per billion, as two's complement.";
     LimitsRefused = 68, "limits_refused_total", "Risk limits on the control page that are out of range; the old ones stay.";
 }
 
@@ -169,7 +171,7 @@ impl Counter {
 
     /// Whether the word is a signed number.
     pub fn is_signed(self) -> bool {
-        matches!(self, Self::PnlTicks | Self::Position)
+        matches!(self, Self::PnlTicks | Self::Position | Self::TscErrorPpb)
     }
 }
 

@@ -66,6 +66,11 @@ fn the_taker_trades_and_replays() {
     bench.start_exchange(&["--rate", "500"]);
     bench.start_engine();
     bench.wait("it has bought and sold", |page| page.get(Counter::Executions) > 5);
+    let page = bench.page().expect("a page");
+    if page.word(abi::counters::Word::Emulated) == 0 {
+        let (khz, ppb) = (page.get(Counter::TscKhz), page.get(Counter::TscErrorPpb) as i64);
+        assert!(khz > 100_000 && ppb.abs() < 1_000_000, "{khz} kHz, {ppb} ppb");
+    }
     bench.end_engine("-TERM");
     bench.replay();
     let page = bench.path("report.html");

@@ -191,18 +191,17 @@ impl Desk {
         moment: Moment<'_>,
         counters: &mut Counters,
     ) {
-        let Some(order) = self.orders.get(user_ref).copied() else { return };
-        if !order.state.is_working() {
+        let Some(order) = self.orders.get(user_ref).filter(|order| order.state.is_working()) else {
             return;
-        }
-        let Some(new_ref) = self.free_user_ref(counters) else { return };
+        };
         let replaces = Some(Old { user_ref, shares: order.open, price: order.price });
-        let (instrument, side) = (order.instrument, order.side);
+        let (instrument, side, executed) = (order.instrument, order.side, order.executed);
+        let Some(new_ref) = self.free_user_ref(counters) else { return };
         let candidate = Candidate { instrument, side, price, shares, replaces };
         if !self.passes(&candidate, moment, counters) {
             return;
         }
-        let quantity = shares + order.executed;
+        let quantity = shares + executed;
         let message = ReplaceOrder {
             orig_user_ref_num: user_ref,
             user_ref_num: new_ref,

@@ -38,11 +38,10 @@ impl Maker {
         Self { settings, last_change_ns: vec![0; instruments] }
     }
 
-    /// Where a side should be quoted now; `None` for not at all.
-    fn target(&self, view: &View<'_>, instrument: InstrumentId, side: Side) -> Option<Price> {
-        let bbo = view.bbo(instrument);
-        let (bid, ask) = (bbo.bid?.price, bbo.ask?.price);
-        let held = view.position(instrument).shares * if side == Side::Buy { 1 } else { -1 };
+    /// Where a side should be quoted now; `None` for not at all. `held` is the position as that side
+    /// would add to it.
+    #[inline]
+    fn target(&self, bid: Price, ask: Price, side: Side, held: i64) -> Option<Price> {
         let max = i64::from(self.settings.inventory_shares_max);
         if bid >= ask || held >= max {
             return None;
@@ -84,11 +83,15 @@ impl Strategy for Maker {
             return;
         }
         let mut asked = false;
+        let bbo = view.bbo(instrument);
+        let touch = bbo.bid.zip(bbo.ask).map(|(bid, ask)| (bid.price, ask.price));
+        let held = view.position(instrument).shares;
         let mut current = [None; 2];
         view.orders(instrument)
             .for_each(|order| current[usize::from(order.side == Side::Sell)] = Some(order));
         for (side, current) in [Side::Buy, Side::Sell].into_iter().zip(current) {
-            let target = self.target(view, instrument, side);
+            let held = if side == Side::Buy { held } else { -held };
+            let target = touch.and_then(|(bid, ask)| self.target(bid, ask, side, held));
             if let Some(intent) = self.quote(target, current, instrument, side) {
                 asked |= actions.push(intent);
             }

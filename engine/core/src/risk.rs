@@ -60,6 +60,8 @@ struct Last {
 /// The checks, with the state that rate and repetition need.
 pub struct Risk {
     limits: RiskLimits,
+    /// `order_notional_max`, `gross_notional_max`, `net_notional_max` in 1/10,000.
+    money: [u64; 3],
     restricted: Vec<bool>,
     last: Vec<Option<Last>>,
     /// Nanoseconds of message budget; one message costs `cost_ns`, one second refills it.
@@ -80,6 +82,7 @@ impl Risk {
     pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
         Self {
             limits,
+            money: limits_in_money(&limits),
             last: vec![None; restricted.len()],
             restricted,
             budget_ns: SECOND_NS,
@@ -97,6 +100,7 @@ impl Risk {
     /// Puts other limits in force, from the next order on.
     pub fn set_limits(&mut self, limits: RiskLimits) {
         self.limits = limits;
+        self.money = limits_in_money(&limits);
         self.cost_ns = SECOND_NS / u64::from(limits.orders_per_second_max);
     }
 
@@ -156,7 +160,7 @@ impl Risk {
         if order.price.0 >= DOLLAR && !order.price.0.is_multiple_of(CENT) {
             return Err(Refusal::Tick);
         }
-        if notional(order.price, order.shares) > money(limits.order_notional_max) {
+        if notional(order.price, order.shares) > self.money[0] {
             return Err(Refusal::Notional);
         }
         let uncrossed = Some(now.bbo).filter(|bbo| !bbo.is_crossed());
@@ -230,8 +234,7 @@ impl Risk {
         // The order and the one it replaces can't both trade: the larger of the two counts.
         let counted = order.replaces.map_or(0, |old| notional(old.price, old.shares));
         let working = exposure.working - counted + value.max(counted);
-        let too_much =
-            exposure.gross.saturating_add(working) > money(self.limits.gross_notional_max);
+        let too_much = exposure.gross.saturating_add(working) > self.money[1];
         if too_much && !is_closing(order, orders.position(order.instrument)) {
             return Err(Refusal::Gross);
         }
@@ -239,7 +242,7 @@ impl Risk {
         let net = exposure.net.saturating_add(signed).unsigned_abs();
         // An order that brings the net towards zero is never refused for it.
         let grows = net > exposure.net.unsigned_abs();
-        if grows && net > money(self.limits.net_notional_max) {
+        if grows && net > self.money[2] {
             return Err(Refusal::Net);
         }
         Ok(())
@@ -304,6 +307,10 @@ fn is_closing(order: &Candidate, position: &Position) -> bool {
         Side::Sell => (position.working_sell, -position.shares),
     };
     held < 0 && held.unsigned_abs() >= working + added_shares(order)
+}
+
+fn limits_in_money(limits: &RiskLimits) -> [u64; 3] {
+    [limits.order_notional_max, limits.gross_notional_max, limits.net_notional_max].map(money)
 }
 
 /// Shares by which the order adds to what is working.

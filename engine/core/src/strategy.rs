@@ -19,13 +19,15 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// The best bid and offer of an instrument, our own orders included.
+    #[inline]
     pub fn bbo(&self, id: InstrumentId) -> Bbo {
         self.market.bbo(id)
     }
 
     /// Our position in an instrument.
-    pub fn position(&self, id: InstrumentId) -> Position {
-        *self.orders.position(id)
+    #[inline]
+    pub fn position(&self, id: InstrumentId) -> &Position {
+        self.orders.position(id)
     }
 
     /// One of our orders, by number.
@@ -34,6 +36,7 @@ impl View<'_> {
     }
 
     /// Our orders in an instrument that can still trade.
+    #[inline]
     pub fn orders(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
         self.orders.of(id)
     }

@@ -140,6 +140,51 @@ pub fn monotonic_ns() -> u64 {
     time_of(ClockId::CLOCK_MONOTONIC)
 }
 
+/// The processor's time-stamp counter against `CLOCK_MONOTONIC_RAW`, which nobody disciplines.
+#[derive(Debug, Clone, Copy)]
+pub struct Tsc {
+    cycles: u64,
+    raw_ns: u64,
+    /// Thousands of cycles in a second.
+    pub khz: u64,
+}
+
+/// How long the counter is watched at the start: a clock read of 100 ns is then 5 ppm of it.
+const TSC_WATCH_NS: u64 = 20_000_000;
+
+impl Tsc {
+    /// Watches the counter for a while. `None` on an emulated machine, whose counter is made up.
+    pub fn calibrate() -> Option<Self> {
+        if is_emulated() {
+            return None;
+        }
+        let (cycles, raw_ns) = Self::read();
+        let (mut now_cycles, mut now_ns) = Self::read();
+        while now_ns - raw_ns < TSC_WATCH_NS {
+            std::hint::spin_loop();
+            (now_cycles, now_ns) = Self::read();
+        }
+        let per_second =
+            (u128::from(now_cycles - cycles) * 1_000_000) / u128::from(now_ns - raw_ns);
+        Some(Self { cycles, raw_ns, khz: u64::try_from(per_second).ok()? })
+    }
+
+    fn read() -> (u64, u64) {
+        // SAFETY: every x86-64 processor has the instruction, and Linux lets user space use it.
+        let cycles = unsafe { core::arch::x86_64::_rdtsc() };
+        (cycles, time_of(ClockId::CLOCK_MONOTONIC_RAW))
+    }
+
+    /// How far the counter's time is ahead of the clock's since the start, in parts per billion.
+    pub fn error_ppb(&self) -> i64 {
+        let (cycles, raw_ns) = Self::read();
+        let passed = i128::from(raw_ns - self.raw_ns).max(1);
+        let counted =
+            i128::from(cycles.wrapping_sub(self.cycles)) * 1_000_000 / i128::from(self.khz.max(1));
+        i64::try_from((counted - passed) * 1_000_000_000 / passed).unwrap_or(i64::MAX)
+    }
+}
+
 fn time_of(clock: ClockId) -> u64 {
     let time = clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64

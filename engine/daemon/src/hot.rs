@@ -441,6 +441,10 @@ impl<S: Strategy, P: Port> Hot<S, P> {
     fn publish(&mut self) {
         let counters = &mut self.core.counters;
         counters.set(Counter::Syscalls, self.port.syscalls());
+        if let Some((khz, error_ppb)) = self.port.tsc() {
+            counters.set(Counter::TscKhz, khz);
+            counters.set(Counter::TscErrorPpb, error_ppb as u64);
+        }
         counters.set(Counter::JournalRecords, self.journal.records);
         counters.set(Counter::JournalBytes, self.journal.bytes);
         counters.set(Counter::JournalDurable, self.journal.durable);

@@ -56,6 +56,12 @@ pub trait Port {
     /// Whether somebody has set the wall clock since the last call.
     fn take_clock_step(&mut self) -> bool;
 
+    /// The frequency of the time-stamp counter in kHz and its error in parts per billion, where there is
+    /// one to be measured.
+    fn tsc(&self) -> Option<(u64, i64)> {
+        None
+    }
+
     /// Starts receiving from a slot, again and again, until a completion says otherwise.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 )]
 
 use crate::arena::{Arena, Region};
-use crate::host::{self, Signals, SteadyClock};
+use crate::host::{self, Signals, SteadyClock, Tsc};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
 use crate::net;
 use crate::port::{Completion, Port, SLOT_ORDERS, Token};
@@ -86,6 +86,7 @@ pub struct Ring {
     /// `io_uring_enter` calls.
     enters: u64,
     clock: SteadyClock,
+    tsc: Option<Tsc>,
     /// How datagrams are received: no name, one control message.
     datagram: &'static libc::msghdr,
     /// For each buffer, where its bytes start and when they came.
@@ -134,6 +135,7 @@ impl Ring {
             tail: 0,
             enters: 0,
             clock: SteadyClock::new(),
+            tsc: Tsc::calibrate(),
             datagram: datagram_header(),
             arrivals: vec![(0, None); usize::from(BUFFERS)],
             order_server: handles.order_server,
@@ -242,6 +244,10 @@ impl Port for Ring {
 
     fn take_clock_step(&mut self) -> bool {
         self.clock.take_step()
+    }
+
+    fn tsc(&self) -> Option<(u64, i64)> {
+        self.tsc.map(|tsc| (tsc.khz, tsc.error_ppb()))
     }
 
     fn receive(&mut self, slot: u32) -> io::Result<()> {
