@@ -6,9 +6,10 @@ PROFILE ?= production
 AREA ?= image
 NAME ?=
 SEED ?=
+RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image story sim bench report setup clean
+.PHONY: help run test check image story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -18,6 +19,7 @@ help:
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo 'make story NAME=...      one story'
+	@echo 'make backtest RECORDING=file.itch  a strategy over a recorded day; STRATEGY=crate for your own'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
 	@echo 'make bench AREA=...         measure and write target/reports/AREA.json: image, engine; make report'
 	@echo '     BOOK_INPUT=file.itch   another recording for the book'
@@ -42,6 +44,12 @@ check: setup
 
 test: check sim
 	./image/as-root target/debug/systest stories
+
+backtest: setup
+	@[ -n "$(RECORDING)" ] || { echo 'make backtest: give RECORDING=file.itch, and STRATEGY=crate for your own' >&2; exit 2; }
+	@$(if $(STRATEGY),image/strategy $(STRATEGY) > /dev/null,$(CARGO) build --quiet --release --locked -p simulator)
+	@target/$(if $(STRATEGY),strategy/)release/quietcore-backtest $(RECORDING) \
+	    $(if $(STRATEGY),--strategy $(STRATEGY)/strategy.toml)
 
 sim: setup
 	$(CARGO) build --quiet --release --locked -p simulator

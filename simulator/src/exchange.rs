@@ -32,7 +32,7 @@ struct Entered {
 
 /// The exchange.
 pub struct Exchange {
-    market: FlowMarket,
+    market: Box<dyn Market>,
     account: Account,
     publisher: Publisher,
     log: SequencedLog,
@@ -52,11 +52,16 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A closed exchange; it opens with the first login.
+    /// A closed exchange with background flow; it opens with the first login.
     pub fn new(symbols: &[Symbol], rate: u32, seed: u64) -> Self {
+        Self::with(Box::new(FlowMarket::new(symbols, rate, seed)))
+    }
+
+    /// A closed exchange with a market of any kind.
+    pub fn with(market: Box<dyn Market>) -> Self {
         let session = Session::new("SIM").expect("three letters");
         Self {
-            market: FlowMarket::new(symbols, rate, seed),
+            market,
             account: Account::new(),
             publisher: Publisher::new(session),
             log: SequencedLog::new(session),
@@ -74,6 +79,11 @@ impl Exchange {
     /// Orders of the account that can trade.
     pub fn live_count(&self) -> usize {
         self.account.live_count()
+    }
+
+    /// Whether it has opened, and nothing more will happen by itself.
+    pub fn is_over(&self) -> bool {
+        self.opened_at.is_some() && self.market.next_at().is_none()
     }
 
     /// When the market moves by itself next.
@@ -104,7 +114,7 @@ impl Exchange {
     pub fn on_gone(&mut self, now: u64) -> Effects {
         self.stream.clear();
         let mut events = Vec::new();
-        let answers = self.account.on_disconnect(&mut self.market, now, &mut events);
+        let answers = self.account.on_disconnect(&mut *self.market, now, &mut events);
         let mut effects = self.publish(&events, false, now);
         self.tell(answers, &mut effects);
         effects
@@ -143,7 +153,7 @@ impl Exchange {
         let Ok((message, _)) = Inbound::decode(message) else { return };
         self.note(&message);
         let mut events = Vec::new();
-        let answers = self.account.on_message(&message, &mut self.market, now, &mut events);
+        let answers = self.account.on_message(&message, &mut *self.market, now, &mut events);
         self.tell(answers, effects);
         effects.datagrams.extend(self.publish(&events, false, now).datagrams);
     }
@@ -198,7 +208,8 @@ impl Exchange {
                     self.publisher.push(&bytes);
                 }
                 Event::Fill { .. } if answer => answers.extend(self.account.on_event(event, now)),
-                Event::Fill { .. } | Event::Recorded(_) => {}
+                Event::Recorded(bytes) => self.publisher.push(bytes),
+                Event::Fill { .. } => {}
             }
         }
         self.tell(answers, &mut effects);

@@ -16,10 +16,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 const BUFFERS: usize = 256;
-/// Between two signs of life of the exchange.
-const BEAT_NS: u64 = 20_000_000;
-/// One in so many datagrams is lost on each line.
-const LOSS: u32 = 100;
+/// What the network does.
+#[derive(Debug, Clone, Copy)]
+pub struct Network {
+    /// One way, for bytes of a connection and datagrams.
+    pub latency_ns: u64,
+    /// Datagrams take up to so much longer, each as long as it likes.
+    pub jitter_ns: u64,
+    /// One in so many datagrams is lost on each line; `None` for none.
+    pub loss: Option<u32>,
+    /// Between two signs of life of the exchange.
+    pub beat_ns: u64,
+}
+
+impl Network {
+    /// One that engines must survive.
+    pub const HOSTILE: Self =
+        Self { latency_ns: 100_000, jitter_ns: 200_000, loss: Some(100), beat_ns: 20_000_000 };
+}
 
 enum Happening {
     Datagram(u32, Vec<u8>),
@@ -48,6 +62,7 @@ pub struct Machine {
     pub crashed: bool,
     rng: ChaCha8Rng,
     durability: Durability,
+    network: Network,
     happenings: BTreeMap<(u64, u64), Happening>,
     next_happening: u64,
     completions: VecDeque<Completion>,
@@ -73,7 +88,13 @@ pub struct Machine {
 
 impl Machine {
     /// A machine that has never run.
-    pub fn new(exchange: Exchange, disk: Disk, durability: Durability, rng: ChaCha8Rng) -> Self {
+    pub fn new(
+        exchange: Exchange,
+        disk: Disk,
+        durability: Durability,
+        network: Network,
+        rng: ChaCha8Rng,
+    ) -> Self {
         let mut machine = Self {
             now: 1_000_000_000,
             exchange,
@@ -82,6 +103,7 @@ impl Machine {
             crashed: false,
             rng,
             durability,
+            network,
             happenings: BTreeMap::new(),
             next_happening: 0,
             completions: VecDeque::new(),
@@ -102,7 +124,7 @@ impl Machine {
             last_len: 0,
             user_ref_floor: 0,
         };
-        machine.plan(BEAT_NS, Happening::Beat);
+        machine.plan(network.beat_ns, Happening::Beat);
         machine
     }
 
@@ -163,7 +185,8 @@ impl Machine {
     }
 
     fn latency(&mut self) -> u64 {
-        20_000 + u64::from(self.rng.next_u32() % 200_000)
+        let jitter = self.network.jitter_ns.max(1);
+        self.network.latency_ns + u64::from(self.rng.next_u32()) % jitter
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -200,7 +223,7 @@ impl Machine {
             Happening::Beat => {
                 let effects = self.exchange.beat();
                 self.take(effects);
-                self.plan(BEAT_NS, Happening::Beat);
+                self.plan(self.network.beat_ns, Happening::Beat);
             }
             Happening::ToEngine(..) | Happening::Connected(_) => {}
         }
@@ -216,7 +239,8 @@ impl Machine {
     fn take(&mut self, effects: Effects) {
         for datagram in effects.datagrams {
             for line in [SLOT_LINE_A, SLOT_LINE_B] {
-                if !self.rng.next_u32().is_multiple_of(LOSS) {
+                let lost = |one_in| self.rng.next_u32().is_multiple_of(one_in);
+                if !self.network.loss.is_some_and(lost) {
                     let after = self.latency();
                     self.plan(after, Happening::Datagram(line, datagram.clone()));
                 }
@@ -224,7 +248,7 @@ impl Machine {
         }
         if let (Some(connection), false) = (self.connection, effects.bytes.is_empty()) {
             // One connection keeps its order: bytes follow each other at one latency.
-            self.plan(100_000, Happening::ToEngine(connection, effects.bytes));
+            self.plan(self.network.latency_ns, Happening::ToEngine(connection, effects.bytes));
         }
     }
 
@@ -342,7 +366,7 @@ impl Port for Machine {
         } else if self.connection.is_some() {
             self.judge(&bytes);
             self.last_len = len as i32;
-            self.plan(100_000, Happening::ToExchange(bytes));
+            self.plan(self.network.latency_ns, Happening::ToExchange(bytes));
         }
         self.plan(5_000, Happening::Done(token));
         Ok(())
@@ -359,7 +383,7 @@ impl Port for Machine {
 
     fn disconnect(&mut self) {
         if self.connection.take().is_some() {
-            self.plan(100_000, Happening::Closed);
+            self.plan(self.network.latency_ns, Happening::Closed);
         }
         self.receiving[SLOT_ORDERS as usize] = false;
         self.complete(Token::Receive, SLOT_ORDERS, 0);

@@ -3,7 +3,7 @@
 
 use crate::disk::{Crash, Disk};
 use crate::exchange::Exchange;
-use crate::machine::Machine;
+use crate::machine::{Machine, Network};
 use abi::control::{ControlPage, Orders};
 use abi::counters::{Counter, CountersPage, State};
 use abi::field::Symbol;
@@ -153,8 +153,8 @@ impl Bench {
         let symbols = ["AAPL", "MSFT"].map(|symbol| Symbol::new(symbol).expect("four letters"));
         let exchange = Exchange::new(&symbols, RATE, seed);
         let machine_rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-        let mut machine =
-            Machine::new(exchange, Disk::new(FILES, SEGMENT_LEN), durability, machine_rng);
+        let disk = Disk::new(FILES, SEGMENT_LEN);
+        let mut machine = Machine::new(exchange, disk, durability, Network::HOSTILE, machine_rng);
         machine.disk.lies = sabotage == Sabotage::LyingDisk;
         machine.exchange.loses_fills = sabotage == Sabotage::LostFill;
         self.amnesia = sabotage == Sabotage::Amnesia;

@@ -4,9 +4,9 @@ mod pair;
 
 use abi::counters::Counter;
 use pair::Bench;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use systest::checkout::root;
+use systest::checkout::{root, shared_data};
 
 /// The engine with the strategy of `examples/pegged`.
 fn engine() -> PathBuf {
@@ -38,6 +38,7 @@ fn a_crate_of_ones_own_trades_and_replays() {
     let replay = Command::new(&engine).arg("replay").arg(bench.path("journal")).output();
     let replay = replay.expect("replay");
     assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    backtest(&engine);
     // Mistakes are refused by name.
     for (table, word) in [
         (own.replace("behind_ticks", "behind"), "behind"),
@@ -49,6 +50,35 @@ fn a_crate_of_ones_own_trades_and_replays() {
         let said = String::from_utf8_lossy(&check.stderr);
         assert_eq!((check.status.code(), said.contains(word)), (Some(2), true), "{said}");
     }
+}
+
+/// The same crate over a recorded day, twice: it trades, and the same comes out.
+fn backtest(engine: &Path) {
+    let Some(data) = shared_data() else {
+        println!("SKIPPED: no ../shared/data on this machine");
+        return;
+    };
+    let once = || {
+        let output = Command::new(engine.with_file_name("quietcore-backtest"))
+            .arg(data.join("nasdaq-aapl-2012-06-21-open.itch"))
+            .arg("--config")
+            .arg(root().join("engine/config/demo.toml"))
+            .arg("--strategy")
+            .arg(root().join("examples/pegged/strategy.toml"))
+            .output()
+            .expect("start the backtest");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (first, again) = (once(), once());
+    assert_eq!(first, again);
+    let numbers = |name: &str| {
+        let line = first.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    assert_eq!(numbers("feed_messages_total"), 45_061, "{first}");
+    assert_eq!(numbers("bbo_changes"), 13_802, "{first}");
+    assert!(numbers("replaces_sent_total") > 100, "{first}");
 }
 
 /// The other reference strategy takes liquidity: it trades at once, and every byte comes out again.
