@@ -7,7 +7,7 @@
 //! └────────────┴───────┴──────┴───────┴───────┴───────────┴────────┴────────┴──
 //! ```
 //! COUNT changes with every order to the engine, LIMITS with every set of risk limits, whose words
-//! stand from 16 on; HEARTBEAT is the agent's last sign of life.
+//! stand from 16 on, and from 48 on those of the configuration that they change; HEARTBEAT is the agent's last sign of life.
 //! The page lives in `/run`, outlives the engine's process, and is kept by it: an engine that
 //! restarts under a set kill switch stays killed.
 
@@ -27,8 +27,9 @@ const COUNT: usize = 4;
 const HEARTBEAT: usize = 5;
 const LIMITS: usize = 6;
 const LIMITS_AT: usize = 16;
+const CONFIGURED_AT: usize = 48;
 /// Words that a set of risk limits may have.
-pub const LIMITS_WORDS_MAX: usize = 64;
+pub const LIMITS_WORDS_MAX: usize = CONFIGURED_AT - LIMITS_AT;
 /// The risk limits in the order of their words, as the engine's configuration names them.
 pub const LIMIT_NAMES: [&str; 13] = [
     "order_shares_max",
@@ -45,7 +46,7 @@ pub const LIMIT_NAMES: [&str; 13] = [
     "rejects_in_a_row_max",
     "loss_max",
 ];
-const _: () = assert!(LIMITS_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
+const _: () = assert!(CONFIGURED_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
 
 /// What an operator or the agent asks of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,17 +58,27 @@ pub struct Orders {
     /// The agent gives no sign of life, and the configuration says that this stops trading. Set by the
     /// engine itself, never by the page.
     pub agent_silent: bool,
+    /// An operator has just asked for neither kill nor drain. Set by the engine when the page changes.
+    pub resume: bool,
 }
 
 impl Orders {
     /// The orders as bits, for the journal.
     pub fn to_bits(self) -> u8 {
-        u8::from(self.kill) | u8::from(self.drain) << 1 | u8::from(self.agent_silent) << 2
+        u8::from(self.kill)
+            | u8::from(self.drain) << 1
+            | u8::from(self.agent_silent) << 2
+            | u8::from(self.resume) << 3
     }
 
     /// The inverse of [`Self::to_bits`]; unknown bits are ignored.
     pub fn from_bits(bits: u8) -> Self {
-        Self { kill: bits & 1 != 0, drain: bits & 2 != 0, agent_silent: bits & 4 != 0 }
+        Self {
+            kill: bits & 1 != 0,
+            drain: bits & 2 != 0,
+            agent_silent: bits & 4 != 0,
+            resume: bits & 8 != 0,
+        }
     }
 }
 
@@ -104,7 +115,7 @@ impl ControlPage {
     /// What is asked at present.
     pub fn orders(&self) -> Orders {
         let is_set = |at: usize| self.0[at].load(Acquire) != 0;
-        Orders { kill: is_set(KILL), drain: is_set(DRAIN), agent_silent: false }
+        Orders { kill: is_set(KILL), drain: is_set(DRAIN), agent_silent: false, resume: false }
     }
 
     /// The agent is alive at `now_ns` of `CLOCK_MONOTONIC`.
@@ -124,21 +135,26 @@ impl ControlPage {
         self.0[LIMITS].load(Acquire)
     }
 
-    /// Asks for other risk limits, by the words that the engine's core reads. One process writes.
-    pub fn set_limits(&self, words: &[u64]) {
+    /// Asks for other risk limits, by the words that the engine's core reads, in the place of the
+    /// configured ones. One process writes.
+    pub fn set_limits(&self, words: &[u64], configured: &[u64]) {
         let generation = self.0[LIMITS].load(Relaxed) | 1;
         self.0[LIMITS].store(generation, Relaxed);
         fence(Release);
-        for (word, value) in self.0[LIMITS_AT..][..LIMITS_WORDS_MAX].iter().zip(words) {
-            word.store(*value, Relaxed);
+        for (at, words) in [(LIMITS_AT, words), (CONFIGURED_AT, configured)] {
+            for (word, value) in self.0[at..][..LIMITS_WORDS_MAX].iter().zip(words) {
+                word.store(*value, Relaxed);
+            }
         }
         self.0[LIMITS].store(generation + 1, Release);
     }
 
-    /// The risk limits of a generation; `None` if another one is being written.
-    pub fn limits<const N: usize>(&self, generation: u64) -> Option<[u64; N]> {
+    /// The risk limits of a generation, and the configured ones that they change; `None` if another one is
+    /// being written.
+    pub fn limits<const N: usize>(&self, generation: u64) -> Option<([u64; N], [u64; N])> {
         const { assert!(N <= LIMITS_WORDS_MAX) };
-        let words = std::array::from_fn(|at| self.0[LIMITS_AT + at].load(Relaxed));
+        let read = |from: usize| std::array::from_fn(|at| self.0[from + at].load(Relaxed));
+        let words = (read(LIMITS_AT), read(CONFIGURED_AT));
         fence(Acquire);
         let same = self.0[LIMITS].load(Relaxed) == generation;
         (same && generation.is_multiple_of(2) && generation > 0).then_some(words)
@@ -176,17 +192,17 @@ mod tests {
         let (agent, engine) =
             (ControlPage::open(&path).unwrap(), ControlPage::open(&path).unwrap());
         assert_eq!(engine.limits::<2>(engine.limits_generation()), None);
-        agent.set_limits(&[7, 8]);
+        agent.set_limits(&[7, 8], &[1, 2]);
         let generation = engine.limits_generation();
-        assert_eq!(engine.limits(generation), Some([7, 8]));
-        agent.set_limits(&[9, 8]);
+        assert_eq!(engine.limits(generation), Some(([7, 8], [1, 2])));
+        agent.set_limits(&[9, 8], &[1, 2]);
         assert_eq!(engine.limits::<2>(generation), None);
         std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn bits_carry_orders() {
-        for bits in 0..8 {
+        for bits in 0..16 {
             assert_eq!(Orders::from_bits(bits).to_bits(), bits);
         }
     }

@@ -38,8 +38,9 @@ const _: () = assert!(Counter::COUNT <= HISTOGRAM_AT - COUNTERS_AT);
 const _: () = assert!(HISTOGRAM_AT + BUCKETS <= INSTRUMENTS_AT);
 const _: () = assert!(INSTRUMENTS_AT + INSTRUMENTS_SHOWN_MAX * INSTRUMENT_WORDS <= EVENTS_AT);
 const LIMITS_AT: usize = 1216;
+const CONFIGURED_AT: usize = LIMITS_AT + LIMITS_WORDS_MAX;
 const _: () = assert!(EVENTS_AT + EVENTS_KEPT * 2 <= LIMITS_AT);
-const _: () = assert!(LIMITS_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
+const _: () = assert!(CONFIGURED_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
 
 macro_rules! counters {
     ($($name:ident = $id:literal, $metric:literal, $help:literal;)*) => {
@@ -378,11 +379,22 @@ impl CountersPage {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Shows the risk limits in force, by the words of `control::LIMIT_NAMES`.
-    pub fn show_limits(&self, words: &[u64; LIMIT_NAMES.len()]) {
-        for (word, value) in self.0[LIMITS_AT..].iter().zip(words) {
-            word.store(*value, Relaxed);
+    /// Shows the risk limits in force and the configured ones, by the words of `control::LIMIT_NAMES`.
+    pub fn show_limits(
+        &self,
+        words: &[u64; LIMIT_NAMES.len()],
+        configured: &[u64; LIMIT_NAMES.len()],
+    ) {
+        for (at, words) in [(LIMITS_AT, words), (CONFIGURED_AT, configured)] {
+            for (word, value) in self.0[at..].iter().zip(words) {
+                word.store(*value, Relaxed);
+            }
         }
+    }
+
+    /// The risk limits of the engine's configuration.
+    pub fn configured_limits(&self) -> [u64; LIMIT_NAMES.len()] {
+        std::array::from_fn(|at| self.0[CONFIGURED_AT + at].load(Relaxed))
     }
 
     /// The risk limits in force.

@@ -74,6 +74,8 @@ code! {
         Stopped = 67,
         /// When an order went through the engine: see [`Timing`]. Not an output of the core.
         Timing = 68,
+        /// How far the run is, in each segment anew: see [`Recovery`]. Not an output of the core.
+        Context = 69,
         /// Nothing: the rest of the batch.
         Pad = 255,
     }

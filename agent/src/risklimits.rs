@@ -34,7 +34,7 @@ async fn try_change(pages: &Path, changes: &BTreeMap<String, u64>) -> Result<Res
         let control = ControlPage::open_existing(&pages.join("control")).map_err(not_there)?;
         let answers = |counter| counters.get(counter);
         let before = (answers(Counter::LimitsLoads), answers(Counter::LimitsRefused));
-        control.set_limits(&words);
+        control.set_limits(&words, &counters.configured_limits());
         let deadline = tokio::time::Instant::now() + ANSWER_WAIT;
         loop {
             if answers(Counter::LimitsRefused) != before.1 {

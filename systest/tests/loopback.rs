@@ -117,6 +117,33 @@ fn a_killed_engine_finds_its_position_again_and_stays_killed() {
 }
 
 #[test]
+fn risk_limits_reload_without_a_restart() {
+    let mut bench = Bench::new("limits", 31_900);
+    bench.start_exchange(&["--rate", "500"]);
+    bench.start_engine();
+    bench.wait_trading();
+    let page = bench.page().expect("a page");
+    let control = ControlPage::open_existing(&bench.path("pages").join("control")).expect("a page");
+    let configured = page.configured_limits();
+    assert_eq!((page.limits(), configured[0]), (configured, 1_000));
+    let mut words = configured;
+    words[0] = 50;
+    // Those that were made for another configuration are not taken.
+    let mut other = configured;
+    other[1] += 1;
+    control.set_limits(&words, &other);
+    control.set_limits(&words, &configured);
+    bench.wait("the limits are in force", |page| page.limits()[0] == 50);
+    bench.wait("quotes of 100 shares are refused", |p| p.get(Counter::RefusedShares) > 0);
+    words[0] = 0;
+    control.set_limits(&words, &configured);
+    bench.wait("a set out of range is refused", |page| page.get(Counter::LimitsRefused) == 1);
+    assert_eq!((bench.get(Counter::LimitsLoads), page.limits()[0]), (1, 50));
+    bench.end_engine("-TERM");
+    bench.replay();
+}
+
+#[test]
 fn another_session_of_the_exchange_ends_the_process_for_a_fresh_start() {
     let mut bench = Bench::new("session", 32500);
     bench.start_exchange(&["--rate", "100"]);

@@ -302,7 +302,7 @@ fn measured_risk(risk: &mut Risk, order: &Candidate, situation: &Situation<'_>, 
 /// One was refused.
 pub fn risk(rounds: u64) -> Result<u64> {
     let id = InstrumentId(0);
-    let mut orders = Orders::new(1, 8);
+    let mut orders = Orders::new(1);
     orders.insert(OwnOrder::new(1, id, Side::Buy, Price(999_900), 100));
     orders.insert(OwnOrder::new(2, id, Side::Sell, Price(1_000_600), 100));
     let quote = |price| Some(Quote { price: Price(price), shares: 100 });

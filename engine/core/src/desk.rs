@@ -53,15 +53,19 @@ pub struct Desk {
 
 impl Desk {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let open_max = OWN_ORDERS_MAX.min(settings.risk.orders_open_max as usize * 2);
         Self {
-            orders: Orders::new(settings.instruments.len(), open_max),
+            orders: Orders::new(settings.instruments.len()),
             risk: Risk::new(settings.risk, settings.restricted.clone()),
             next_user_ref: 1,
             out: Vec::with_capacity(OUTBOX_LEN),
             refusals: Vec::with_capacity(REFUSALS_MAX),
             query_answered: false,
         }
+    }
+
+    /// The highest number that may have been used.
+    pub(crate) fn user_ref_max(&self) -> UserRefNum {
+        self.next_user_ref - 1
     }
 
     /// Numbers that an earlier run recorded as sent are not used again, whether the exchange saw them
@@ -165,7 +169,7 @@ impl Desk {
         }
         let message = EnterOrder {
             user_ref_num: user_ref,
-            side: order.side.into(),
+            side: self.marked_side(order),
             quantity: order.shares,
             symbol: moment.market.symbol(order.instrument),
             price: order.price.into(),
@@ -181,6 +185,16 @@ impl Desk {
         let Candidate { instrument, side, price, shares, .. } = *order;
         self.orders.insert(OwnOrder::new(user_ref, instrument, side, price, shares));
         counters.count(Counter::OrdersSent);
+    }
+
+    /// A sale of more than is held, with all that is for sale already, is marked short (Reg SHO rule 200).
+    fn marked_side(&self, order: &Candidate) -> abi::ouch::Side {
+        let position = self.orders.position(order.instrument);
+        let sold = position.working_sell + u64::from(order.shares);
+        match order.side {
+            Side::Sell if position.shares < sold as i64 => abi::ouch::Side::SellShort,
+            side => side.into(),
+        }
     }
 
     fn replace(
@@ -236,6 +250,16 @@ impl Desk {
     pub(crate) fn cancel_all(&mut self, now: u64, counters: &mut Counters) {
         while self.orders.cancellable_count() > 0 && self.has_room(counters) {
             let Some(user_ref) = self.orders.find(OwnOrder::is_cancellable) else { return };
+            self.cancel(user_ref, now, counters);
+        }
+    }
+
+    /// Cancels every order in an instrument whose book missed a message.
+    pub(crate) fn cancel_unsound(&mut self, market: &Market, now: u64, counters: &mut Counters) {
+        let wanted =
+            |order: &OwnOrder| order.is_cancellable() && market.status(order.instrument).is_unsound;
+        while self.orders.cancellable_count() > 0 && self.has_room(counters) {
+            let Some(user_ref) = self.orders.find(wanted) else { return };
             self.cancel(user_ref, now, counters);
         }
     }
@@ -362,7 +386,11 @@ impl Desk {
         let (user_ref, side) = (m.user_ref_num, m.side.book_side());
         let price = m.price.narrow();
         let known = self.orders.get(m.orig_user_ref_num).copied();
-        if known.is_some_and(|order| order.replacement.is_some()) {
+        let asked = known.and_then(|order| order.replacement);
+        if asked.is_some_and(|asked| asked.user_ref != user_ref) {
+            return counters.count(Counter::OrderNonsense);
+        }
+        if asked.is_some() {
             return self.change(m.orig_user_ref_num, counters, |order| {
                 order.user_ref = user_ref;
                 (order.price, order.open) = (price.unwrap_or(order.price), m.quantity);

@@ -298,6 +298,8 @@ impl Ladder {
 
     /// Puts the window's top at `top`: levels below it go to the far list, far levels in it come near.
     fn move_window(&mut self, top: u32, table: &mut OrderTable) -> Result<(), Full> {
+        // A window that reached below rank 0 would come round to the highest ranks.
+        let top = top.max(WINDOW - 1);
         self.send_far_if(|rank| top.wrapping_sub(rank) >= WINDOW, table)?;
         self.top = top;
         while let Some((rank, far)) = self.far.pop_if(|(rank, _)| top.wrapping_sub(*rank) < WINDOW)

@@ -100,10 +100,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// Profit and loss if the position were closed at `mark`.
-    pub fn pnl(&self, mark: Option<Price>) -> i64 {
-        let mark = mark.map_or(0, |price| i64::from(price.0));
-        self.cash.saturating_add(self.shares.saturating_mul(mark))
+    /// Profit and loss if the position were closed at `price`, or at its mark where there is no price.
+    pub fn pnl(&self, price: Option<Price>) -> i64 {
+        let price = i64::from(price.unwrap_or(self.mark).0);
+        self.cash.saturating_add(self.shares.saturating_mul(price))
     }
 
     fn value(&self) -> i64 {
@@ -144,8 +144,9 @@ enum Slot {
 /// All own orders that can still trade, and the positions that their executions made.
 pub struct Orders {
     slots: Box<[Slot]>,
-    /// The slots in use by orders of each instrument.
-    by_instrument: Vec<Vec<u16>>,
+    /// The first slot of each instrument's orders, and for each slot the ones before and after it.
+    heads: Vec<u16>,
+    links: Box<[(u16, u16)]>,
     open_count: usize,
     cancellable_count: usize,
     positions: Vec<Position>,
@@ -154,16 +155,21 @@ pub struct Orders {
     booked_next: usize,
 }
 
+/// No slot: past the last one.
+const NO_SLOT: u16 = u16::MAX;
+const _: () = assert!(OWN_ORDERS_MAX <= NO_SLOT as usize);
+
 fn slot_of(user_ref: UserRefNum) -> usize {
     user_ref as usize & (OWN_ORDERS_MAX - 1)
 }
 
 impl Orders {
-    /// No orders, flat in every instrument. An instrument has at most `open_max` orders.
-    pub fn new(instruments: usize, open_max: usize) -> Self {
+    /// No orders, flat in every instrument.
+    pub fn new(instruments: usize) -> Self {
         Self {
             slots: vec![Slot::Empty; OWN_ORDERS_MAX].into_boxed_slice(),
-            by_instrument: (0..instruments).map(|_| Vec::with_capacity(open_max)).collect(),
+            heads: vec![NO_SLOT; instruments],
+            links: vec![(NO_SLOT, NO_SLOT); OWN_ORDERS_MAX].into_boxed_slice(),
             open_count: 0,
             cancellable_count: 0,
             positions: vec![Position::default(); instruments],
@@ -207,7 +213,30 @@ impl Orders {
     /// All orders of an instrument that can still trade, in no order that means anything.
     #[inline]
     pub fn of(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
-        self.by_instrument[usize::from(id.0)].iter().filter_map(|at| self.at(usize::from(*at)))
+        let in_use = |slot: u16| (slot != NO_SLOT).then_some(usize::from(slot));
+        let first = in_use(self.heads[usize::from(id.0)]);
+        std::iter::successors(first, move |slot| in_use(self.links[*slot].1))
+            .filter_map(|slot| self.at(slot))
+    }
+
+    fn link(&mut self, id: InstrumentId, slot: usize) {
+        let head = &mut self.heads[usize::from(id.0)];
+        self.links[slot] = (NO_SLOT, *head);
+        if *head != NO_SLOT {
+            self.links[usize::from(*head)].0 = slot as u16;
+        }
+        *head = slot as u16;
+    }
+
+    fn unlink(&mut self, id: InstrumentId, slot: usize) {
+        let (before, after) = self.links[slot];
+        match before {
+            NO_SLOT => self.heads[usize::from(id.0)] = after,
+            before => self.links[usize::from(before)].1 = after,
+        }
+        if after != NO_SLOT {
+            self.links[usize::from(after)].0 = before;
+        }
     }
 
     fn at(&self, slot: usize) -> Option<&OwnOrder> {
@@ -234,7 +263,7 @@ impl Orders {
         debug_assert!(matches!(self.slots[slot], Slot::Empty));
         self.work(&order, true);
         self.slots[slot] = Slot::Order(order);
-        self.by_instrument[usize::from(order.instrument.0)].push(slot as u16);
+        self.link(order.instrument, slot);
         self.open_count += 1;
     }
 
@@ -331,10 +360,7 @@ impl Orders {
         if let Some(replacement) = order.replacement {
             self.slots[slot_of(replacement.user_ref)] = Slot::Empty;
         }
-        let of = &mut self.by_instrument[usize::from(order.instrument.0)];
-        if let Some(at) = of.iter().position(|other| usize::from(*other) == slot) {
-            of.swap_remove(at);
-        }
+        self.unlink(order.instrument, slot);
     }
 
     fn put_back(&mut self, order: &OwnOrder) {
@@ -343,7 +369,7 @@ impl Orders {
         if let Some(replacement) = order.replacement {
             self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(order.user_ref);
         }
-        self.by_instrument[usize::from(order.instrument.0)].push(slot as u16);
+        self.link(order.instrument, slot);
     }
 
     /// The number of the first order that is so.

@@ -73,6 +73,10 @@ pub struct Core<S> {
     reset: bool,
     rolled: bool,
     own_session_heard_at: u64,
+    /// The last sign of life of the feed that was recorded.
+    feed_heard_at: u64,
+    /// A book missed a message: orders in its instrument are cancelled.
+    is_unsound: bool,
     held: [u8; DATAGRAM_LEN_MAX],
 }
 
@@ -106,6 +110,8 @@ impl<S: Strategy> Core<S> {
             reset: false,
             rolled: false,
             own_session_heard_at: 0,
+            feed_heard_at: 0,
+            is_unsound: false,
             held: [0; DATAGRAM_LEN_MAX],
             settings,
         }
@@ -153,7 +159,11 @@ impl<S: Strategy> Core<S> {
     }
 
     fn may_trade(&self) -> bool {
-        self.state == State::Trading && self.arbiter.is_whole() && !self.feed_ended
+        // The state follows a stop only at the end of an input.
+        self.state == State::Trading
+            && self.stopped.is_none()
+            && self.arbiter.is_whole()
+            && !self.feed_ended
     }
 
     /// Calls the strategy and does what it asks for.
@@ -162,7 +172,7 @@ impl<S: Strategy> Core<S> {
         self.actions.clear();
         let view = View { market: &self.market, now_ns: now, orders: &self.desk.orders };
         call(&mut self.strategy, &view, &mut self.actions);
-        let feed_heard_at = self.own_session_heard_at;
+        let feed_heard_at = self.feed_heard_at;
         let moment = Moment { market: &self.market, now, feed_heard_at };
         let mut at = 0;
         while let Some(intent) = self.actions.take(at) {
@@ -237,6 +247,7 @@ impl<S: Strategy> Core<S> {
             Incoming::Idle if !self.recovered && self.desk.query_answered => {
                 // The server sends a heartbeat when nothing is left to send: the backlog is over.
                 self.recovered = true;
+                self.desk.risk.forgive();
                 self.desk.forget_unanswered();
                 let same = self.session.session().0 == self.recovery.session;
                 if same && self.session.received() < self.recovery.messages {
@@ -257,6 +268,8 @@ impl<S: Strategy> Core<S> {
                     strategy.on_execution(view, &execution, actions);
                 });
             }
+            // What is replayed at a login was dealt with when it happened.
+            Ok(Answer::Stop(StopReason::Rejects)) if !self.recovered => {}
             Ok(Answer::Stop(reason)) => self.stop(reason),
             Ok(Answer::Execution(_) | Answer::Nothing) => {}
             Err(_) => self.on_malformed(),
@@ -283,10 +296,10 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// The control page says something else. Lifting the kill switch also lets trading go on after a
-    /// stop, but for one whose cause is still there.
+    /// The control page says something else. An operator who asks for neither kill nor drain also lets
+    /// trading go on after a stop, but for one whose cause is still there.
     pub fn on_control(&mut self, orders: ControlOrders, now: u64) {
-        if self.control.kill && !orders.kill && self.stopped != Some(StopReason::Journal) {
+        if orders.resume && self.stopped != Some(StopReason::Journal) {
             self.stopped = None;
             self.desk.risk.forgive();
         }
@@ -308,6 +321,15 @@ impl<S: Strategy> Core<S> {
         };
         self.counters.count(counter);
         self.counters.raise(event, self.counters.get(counter));
+    }
+
+    /// How far the run is, for a run after it.
+    pub fn context(&self) -> Recovery {
+        Recovery {
+            session: self.session.session().0,
+            messages: self.session.received(),
+            user_ref_max: self.desk.user_ref_max(),
+        }
     }
 
     /// What earlier runs left in the journal; comes before everything else.
@@ -355,6 +377,9 @@ impl<S: Strategy> Core<S> {
         let stopped = matches!(next, State::Halted | State::Killed | State::Draining);
         if stopped && self.session.phase() == Phase::Up {
             self.desk.cancel_all(now, &mut self.counters);
+        }
+        if self.is_unsound && self.session.phase() == Phase::Up {
+            self.desk.cancel_unsound(&self.market, now, &mut self.counters);
         }
         if before == next {
             return;

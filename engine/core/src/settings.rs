@@ -153,7 +153,7 @@ impl RiskLimits {
     }
 }
 
-/// What the books may hold. Their memory is 36 to 40 bytes for each order and, for each instrument, 64 KiB
+/// What the books may hold. Their memory is 64 to 128 bytes for each order and, for each instrument, 33 KiB
 /// and 56 bytes for each level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookLimits {

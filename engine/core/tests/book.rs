@@ -198,10 +198,12 @@ fn it_agrees_with_a_model_of_maps() {
     let mut middle = 5_000_000;
     for index in 1..60_000u64 {
         // The touch wanders, and now and then jumps by more than the ladder's window.
-        middle = match rng.next_u32() % 2_000 {
+        middle = match rng.next_u32() % 1_000 {
+            // Prices below the window's width too.
+            0 if rng.next_u32().is_multiple_of(2) => 4_000 + rng.next_u32() % 500 * 100,
             0 => 1_000_000 + rng.next_u32() % 90_000 * 100,
-            1..=500 => middle + 100,
-            501..=1_000 => middle - 100,
+            1..=250 => middle + 100,
+            251..=500 => (middle - 100).max(4_000),
             _ => middle,
         };
         let before = [1, 2].map(|locate| model.bbo(locate));

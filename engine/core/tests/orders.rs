@@ -61,7 +61,7 @@ fn every_event_in_every_state() {
     for (state, event) in reachable.flat_map(|s| Event::ALL.map(|event| (s, event))) {
         for executed in [0, 30] {
             let context = format!("{event:?} in {state:?} after {executed} shares");
-            let mut orders = Orders::new(1, 8);
+            let mut orders = Orders::new(1);
             orders.insert(order_in(State::Live, 0));
             orders.forget(7);
             let before = order_in(state, executed);
@@ -105,7 +105,7 @@ fn nothing_happens_to_an_order_that_is_gone_but_a_broken_trade() {
 
 #[test]
 fn a_broken_trade_takes_back_shares_and_money_once() {
-    let mut orders = Orders::new(1, 8);
+    let mut orders = Orders::new(1);
     let order = order_in(State::Live, 0);
     orders.book(&order, 100, 1_000_000, 5);
     orders.book(&order, 50, 1_000_100, 6);

@@ -11,6 +11,7 @@ use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, Word};
 use abi::journal::{Kind, Timing};
 use engine_core::pipeline::{Core, Line, Verdict};
+use engine_core::settings::RiskLimits;
 use engine_core::strategy::Strategy;
 use std::io;
 
@@ -60,10 +61,13 @@ pub struct Hot<S, P> {
     control: ControlPage,
     control_generation: u64,
     limits_generation: u64,
+    configured_limits: [u64; RiskLimits::WORDS],
     agent_silence_max_ns: Option<u64>,
     agent_silent: bool,
     killed_by_signal: bool,
     durability: Durability,
+    /// The segment that has a context record.
+    context_in: u64,
     /// The record that must be on disk before what waits may be sent.
     send_after: u64,
     request_region: Region,
@@ -72,8 +76,11 @@ pub struct Hot<S, P> {
     next_tick: u64,
     ticks: u64,
     last_now: u64,
-    /// An order followed from a datagram in this turn, which the kernel had for so long.
-    order_due_to_feed: Option<u64>,
+    /// Bytes were sent to the exchange in this turn.
+    flushed: bool,
+    /// When a datagram came that an order followed from, which is not sent yet, and how long the kernel
+    /// had had it.
+    order_due_to_feed: Option<(u64, u64)>,
     stopping_since: Option<u64>,
 }
 
@@ -100,25 +107,28 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         journal.record(Kind::Recovered, now, &layout.recovery.to_bytes());
         core.on_recovered(layout.recovery);
         Ok(Self {
-            core,
             link: Link::new(memory.sending),
             journal,
             page,
             control_generation: control.generation().wrapping_sub(1),
             control,
             limits_generation: 0,
+            configured_limits: core.desk().risk.limits().to_words(),
             agent_silence_max_ns: config.host.agent_silence_max_ms.map(|ms| ms * 1_000_000),
             agent_silent: false,
             killed_by_signal: false,
             durability: config.journal.durability,
+            context_in: layout.next_segment,
             send_after: 0,
             request_region: memory.request,
             request_in_flight: false,
             started_ns: port.monotonic_ns(),
+            core,
             next_tick: 0,
             ticks: 0,
             last_now: now,
             port,
+            flushed: false,
             order_due_to_feed: None,
             stopping_since: None,
         })
@@ -207,7 +217,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         let mut work = self.complete(now)?;
         if self.control.generation() != self.control_generation && self.journal.has_reserve() {
             self.control_generation = self.control.generation();
-            self.on_control(now);
+            self.on_page(now);
             work += 1;
         }
         if self.control.limits_generation() != self.limits_generation && self.journal.has_room() {
@@ -219,6 +229,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.on_tick(now)?;
             work += 1;
         }
+        self.flushed = false;
         if work > 0 {
             self.send(now)?;
         }
@@ -226,13 +237,15 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.port.enter()?;
             work += 1;
         }
-        if let Some(wire_to_loop_ns) = self.order_due_to_feed.take() {
-            let loop_to_send_ns = self.port.now_ns().saturating_sub(now);
+        if self.flushed
+            && let Some((since, wire_to_loop_ns)) = self.order_due_to_feed.take()
+        {
+            let loop_to_send_ns = self.port.now_ns().saturating_sub(since);
             self.page.record_tick_to_order(loop_to_send_ns);
             // Times of an emulated machine say nothing, and are not kept.
             if self.page.word(Word::Emulated) == 0 {
                 let timing = Timing { wire_to_loop_ns, loop_to_send_ns };
-                self.journal.record(Kind::Timing, now, &timing.to_bytes());
+                self.journal.record(Kind::Timing, since, &timing.to_bytes());
             }
         }
         Ok(work)
@@ -313,7 +326,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         }
         if !self.core.session_out().is_empty() {
             let stamp = self.port.received_at(buffer);
-            self.order_due_to_feed = Some(stamp.map_or(0, |at| now.saturating_sub(at)));
+            let waited = stamp.map_or(0, |at| now.saturating_sub(at));
+            self.order_due_to_feed.get_or_insert((now, waited));
         }
         self.take_outputs(now);
     }
@@ -353,7 +367,12 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         {
             self.core.counters.count(Counter::JournalErrors);
             self.core.counters.raise(Event::JournalFailed, errno as u64);
-            // From here on the core only cancels, without records, also after a new login.
+            // Orders that wait for their records are not sent any more: the connection is made anew, and
+            // from then on the core only cancels, without records.
+            if self.link.is_up() {
+                self.link.reset(&mut self.port);
+                self.on_lost(now);
+            }
             self.core.halt(now);
             self.take_outputs(now);
         }
@@ -369,6 +388,11 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.journal.record(Kind::Tick, now, &[]);
             self.core.on_tick(now);
             self.take_outputs(now);
+        }
+        if self.journal.segment() != self.context_in {
+            self.context_in = self.journal.segment();
+            let context = self.core.context();
+            self.journal.record(Kind::Context, now, &context.to_bytes());
         }
         // Ticks alone can wait: what a crash loses of them had no consequence.
         let due = self.ticks.is_multiple_of(BATCH_TICKS) && !self.journal.has_only_ticks();
@@ -426,9 +450,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         self.journal.submit(&mut self.port)?;
         let durable =
             self.durability == Durability::Async || self.journal.durable >= self.send_after;
-        if durable || self.journal.lost {
-            self.link.flush(&mut self.port)?;
-        }
+        self.flushed = (durable || self.journal.lost) && self.link.flush(&mut self.port)?;
         let turn_ns = now.saturating_sub(self.last_now);
         self.last_now = now;
         if turn_ns > self.core.counters.get(Counter::LoopCyclesMax) {
@@ -457,7 +479,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         for id in self.core.market().instruments() {
             self.page.show_instrument(usize::from(id.0), &self.core.instrument_view(id));
         }
-        self.page.show_limits(&self.core.desk().risk.limits().to_words());
+        let in_force = self.core.desk().risk.limits().to_words();
+        self.page.show_limits(&in_force, &self.configured_limits);
         self.page.set_word(Word::State, self.core.state() as u64);
         self.page.set_word(Word::Heartbeat, self.port.monotonic_ns());
     }

@@ -386,6 +386,11 @@ impl Journal {
         Ok(())
     }
 
+    /// The segment that is being filled.
+    pub fn segment(&self) -> u64 {
+        self.segment
+    }
+
     /// The number of the last record taken.
     pub fn last_sequence(&self) -> u64 {
         self.layout.next_sequence - 1

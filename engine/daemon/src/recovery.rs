@@ -14,6 +14,8 @@ pub struct Past {
     user_ref_max: u32,
     /// Sequenced messages up to the present place of the present connection.
     replayed: u64,
+    /// Whether the stream has been read from a connection's start.
+    is_in_step: bool,
     heard: Vec<u8>,
     said: Vec<u8>,
 }
@@ -36,6 +38,18 @@ impl Past {
             Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => {
                 self.heard.clear();
                 self.said.clear();
+                self.is_in_step = true;
+            }
+            Kind::Context => {
+                if let Some(now) = Recovery::from_bytes(record.payload)
+                    && now.session != Session::BLANK.0
+                    && self.session.is_none()
+                {
+                    // What came before is overwritten, and with it perhaps the beginning of a packet.
+                    self.session = Some(abi::field::Alpha(now.session));
+                    (self.messages, self.user_ref_max) = (now.messages, now.user_ref_max);
+                    self.is_in_step = false;
+                }
             }
             // What the runs before that one had left: their records may be overwritten by now.
             Kind::Recovered => {
@@ -48,7 +62,7 @@ impl Past {
                     self.user_ref_max = self.user_ref_max.max(before.user_ref_max);
                 }
             }
-            Kind::SessionBytes => {
+            Kind::SessionBytes if self.is_in_step => {
                 self.heard.extend_from_slice(record.payload);
                 while let Some(len) = self.next_heard() {
                     self.heard.drain(..len);

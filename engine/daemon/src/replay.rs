@@ -64,6 +64,7 @@ pub struct Tap {
 impl Strategy for Tap {
     fn on_quote(&mut self, instrument: InstrumentId, bbo: &Bbo) {
         self.quotes.push((instrument, *bbo));
+        self.strategy.on_quote(instrument, bbo);
     }
 
     fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
@@ -148,7 +149,7 @@ impl Player {
             Kind::SessionSent | Kind::FeedRequested | Kind::RiskRefused | Kind::Stopped => {
                 return self.compare(record);
             }
-            Kind::Timing => return Ok(()),
+            Kind::Timing | Kind::Context => return Ok(()),
             _ => {}
         }
         if !self.produced.is_empty() {

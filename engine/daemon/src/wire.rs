@@ -105,16 +105,17 @@ impl Link {
         self.phase == Phase::Up && self.in_flight.is_none() && !self.pending.is_empty()
     }
 
-    /// Sends what waits, if nothing is being sent.
-    pub fn flush(&mut self, port: &mut impl Port) -> io::Result<()> {
+    /// Sends what waits, if nothing is being sent; `true` if something is now.
+    pub fn flush(&mut self, port: &mut impl Port) -> io::Result<bool> {
         if !self.can_send() {
-            return Ok(());
+            return Ok(false);
         }
         let len = self.pending.len();
         self.sending.bytes_mut(0, len).copy_from_slice(&self.pending);
         self.pending.clear();
         self.in_flight = Some(len);
-        port.send(SLOT_ORDERS, &self.sending, len, Token::Send)
+        port.send(SLOT_ORDERS, &self.sending, len, Token::Send)?;
+        Ok(true)
     }
 
     /// A send ended. `true` if the connection is lost with it.

@@ -23,14 +23,22 @@ impl<S: Strategy> Core<S> {
         let before = (!self.arbiter.is_next(&packet)).then(|| self.arbiter.knowledge());
         let was_whole = self.arbiter.is_whole();
         let applied = self.place(&packet, datagram, now);
+        let alive = self.own_session_heard_at == now;
         if was_whole && !self.arbiter.is_whole() && self.fed {
             self.counters.count(Counter::FeedGaps);
             self.counters.raise(Event::FeedGap, self.arbiter.next());
         }
         self.ask_for_gap(now, line == Line::Replay && applied);
         // A heartbeat or a datagram that can't be kept is an input too if it taught us of a gap.
-        if !applied && before == Some(self.arbiter.knowledge()) {
+        let learnt = applied || before != Some(self.arbiter.knowledge());
+        // A sign of life is an input when the next order could be refused for the lack of it.
+        let age = now.saturating_sub(self.feed_heard_at);
+        let revived = alive && age >= self.desk.risk.limits().feed_age_max_ns / 4;
+        if !learnt && !revived {
             return Verdict::Dropped;
+        }
+        if alive {
+            self.feed_heard_at = now;
         }
         self.after_feed(now);
         Verdict::Accepted
@@ -117,6 +125,7 @@ impl<S: Strategy> Core<S> {
         });
         let unsound = self.market.mark_unsound(bytes, error);
         if unsound > 0 {
+            self.is_unsound = true;
             self.counters.add(Counter::BooksUnsound, unsound as u64);
             self.counters.raise(Event::BookUnsound, self.counters.get(Counter::BooksUnsound));
         }

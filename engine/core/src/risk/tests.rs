@@ -43,7 +43,7 @@ impl World {
             limits: limits(),
             status: Status { state: TradingState::Trading, ..Status::default() },
             bbo: Bbo { bid: quote(999_900), ask: quote(1_000_100) },
-            orders: Orders::new(1, 8),
+            orders: Orders::new(1),
             heard: 0,
             restricted: false,
         }

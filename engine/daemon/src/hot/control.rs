@@ -8,8 +8,19 @@ use engine_core::strategy::Strategy;
 use std::io;
 
 impl<S: Strategy, P: Port> Hot<S, P> {
+    /// The page has changed.
+    pub(super) fn on_page(&mut self, now: u64) {
+        let asked = self.control.orders();
+        self.tell_core(!asked.kill && !asked.drain, now);
+    }
+
     pub(super) fn on_control(&mut self, now: u64) {
+        self.tell_core(false, now);
+    }
+
+    fn tell_core(&mut self, resume: bool, now: u64) {
         let mut orders = self.control.orders();
+        orders.resume = resume;
         orders.drain |= self.stopping_since.is_some();
         orders.kill |= self.killed_by_signal;
         orders.agent_silent = self.agent_silent;
@@ -32,8 +43,12 @@ impl<S: Strategy, P: Port> Hot<S, P> {
     /// Limits that are being written are read at a later turn.
     pub(super) fn on_limits(&mut self, now: u64) {
         let generation = self.control.limits_generation();
-        if let Some(words) = self.control.limits(generation) {
+        if let Some((words, configured)) = self.control.limits(generation) {
             self.limits_generation = generation;
+            if configured != self.configured_limits {
+                // They changed another configuration; this one was deployed since.
+                return;
+            }
             let mut payload = [0; 8 * RiskLimits::WORDS];
             for (out, word) in payload.chunks_exact_mut(8).zip(words) {
                 out.copy_from_slice(&word.to_le_bytes());
