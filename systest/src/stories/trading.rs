@@ -31,8 +31,17 @@ pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
     booted.shell.wait_status("it trades again", Duration::from_secs(120), |status| {
         status["engine"]["state"] == "trading" && engine(status, "orders_sent_total") > 0
     })?;
+    // The restarted engine fills the next file of its journal; the agent keeps the one before.
+    let kept =
+        "for i in $(seq 30); do ls /var/lib/quietcore/agent/journal/*.qcj && break; sleep 1; done";
+    let kept = booted.shell.check(kept, ANSWER)?;
+    ensure!(kept.contains(".qcj"), "the agent has kept no file of the journal: {kept}");
+    booted
+        .shell
+        .check("qctl limits order_shares_max=900 | grep -q 'order_shares_max .* 900'", ANSWER)?;
     Ok(Verdict::Proved(format!(
-        "after {sent} orders `qctl kill` cancelled all, a restart did not lift it, `qctl resume` did"
+        "after {sent} orders `qctl kill` cancelled all, a restart did not lift it, `qctl resume` did; \
+         the agent kept the earlier run's journal; a risk limit was changed in force"
     )))
 }
 
