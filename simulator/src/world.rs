@@ -109,6 +109,13 @@ pub struct Bench {
     amnesia: bool,
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // What can't be removed is two pages in the directory for temporary files.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
 /// An engine on its machine.
 type Engine = Hot<AnyStrategy, Machine>;
 
