@@ -4,8 +4,9 @@
 
 mod model;
 
+use abi::counters::State;
 use engine_core::settings::RiskLimits;
-use model::{Outcome, run};
+use model::{Outcome, run, stop_and_resume};
 
 /// The model's rules, by name.
 const RULES: [&str; 16] = [
@@ -81,4 +82,11 @@ fn the_model_catches_an_engine_that_leaves_a_limit_open() {
         let outcome = run(1, 400_000, loose, strict);
         assert!(outcome.disagreement.is_some(), "{name}: the model let everything pass");
     }
+}
+
+#[test]
+fn rejects_in_a_row_stop_trading_until_an_operator_resumes_it() {
+    let limits = RiskLimits { rejects_in_a_row_max: 3, ..limits() };
+    let expected = [State::Halted, State::Halted, State::Trading];
+    assert_eq!(stop_and_resume(limits), (expected, 0));
 }

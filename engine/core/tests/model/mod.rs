@@ -8,7 +8,7 @@ use engine_core::settings::RiskLimits;
 use engine_core::strategy::Intent;
 use std::collections::BTreeMap;
 
-pub use world::run;
+pub use world::{run, stop_and_resume};
 
 /// What a run came to.
 pub struct Outcome {

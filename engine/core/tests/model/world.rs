@@ -1,6 +1,8 @@
 //! The world around the model: feed, exchange, and a strategy that asks for anything.
 
 use super::{Listing, Model, Order, Outcome};
+use abi::control::Orders;
+use abi::counters::State;
 use abi::field::{Alpha, Price, Side, Symbol, Time48};
 use abi::itch::{AddOrder, Message, OrderDelete, RegSho, StockDirectory, TradingAction};
 use abi::mold::{PacketBuilder, Session};
@@ -62,6 +64,22 @@ pub fn run(seed: u64, intents: u64, engine: RiskLimits, model: RiskLimits) -> Ou
     }
     assert_eq!(world.core.counters.get(Counter::SessionMalformed), 0);
     world.outcome
+}
+
+/// Has the exchange refuse orders until trading stops, and an operator let it go on. Returns the states,
+/// and what was sent while it was stopped.
+pub fn stop_and_resume(limits: RiskLimits) -> ([State; 3], usize) {
+    let mut world = World::new(1, limits, limits);
+    world.open();
+    (0..limits.rejects_in_a_row_max).for_each(|number| world.reject(1_000 + number));
+    let stopped = world.core.state();
+    world.core.on_control(Orders::default(), world.now);
+    let still = world.core.state();
+    *world.asked.borrow_mut() = (0..8).map(|_| world.intent()).collect();
+    world.core.on_tick(world.now);
+    let sent = world.core.session_out().len();
+    world.core.on_control(Orders { resume: true, ..Orders::default() }, world.now);
+    ([stopped, still, world.core.state()], sent)
 }
 
 impl World {
