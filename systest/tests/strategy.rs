@@ -19,17 +19,22 @@ fn engine() -> PathBuf {
     String::from_utf8_lossy(&built.stdout).trim().into()
 }
 
+/// The bench's configuration with another `[strategy]` table in the place of its own.
+fn with_strategy(bench: &Bench) -> impl Fn(&str) -> String + use<> {
+    let config = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
+    let start = config.find("[strategy]").expect("a strategy");
+    let end = start + config[start..].find("[journal]").expect("what follows the strategy");
+    move |table| format!("{}{table}\n{}", &config[..start], &config[end..])
+}
+
 #[test]
 fn a_crate_of_ones_own_trades_and_replays() {
     let engine = engine();
     let mut bench = Bench::new("strategy", 30_500);
     let path = bench.path("engine.toml");
-    let config = std::fs::read_to_string(&path).expect("the configuration");
-    let start = config.find("[strategy]").expect("a strategy");
-    let end = start + config[start..].find("[journal]").expect("what follows the strategy");
+    let with = with_strategy(&bench);
     let own = std::fs::read_to_string(root().join("examples/pegged/strategy.toml"))
         .expect("the example's own table");
-    let with = |table: &str| format!("{}{table}\n{}", &config[..start], &config[end..]);
     std::fs::write(&path, with(&own)).expect("write the configuration");
     bench.start_exchange(&["--rate", "500"]);
     bench.start(&engine);
@@ -86,13 +91,9 @@ fn backtest(engine: &Path) {
 fn the_taker_trades_and_replays() {
     let mut bench = Bench::new("taker", 30_600);
     let path = bench.path("engine.toml");
-    let config = std::fs::read_to_string(&path).expect("the configuration");
-    let start = config.find("[strategy]").expect("a strategy");
-    let end = start + config[start..].find("[journal]").expect("what follows the strategy");
     let taker = "[strategy]\nname = \"taker\"\nshares = 100\nimbalance_pct = 60\nhold_ns = 200000000\n\
                  patience_ns = 100000000\n\n";
-    let config = format!("{}{taker}{}", &config[..start], &config[end..]);
-    std::fs::write(&path, config).expect("write the configuration");
+    std::fs::write(&path, with_strategy(&bench)(taker)).expect("write the configuration");
     bench.start_exchange(&["--rate", "500"]);
     bench.start_engine();
     bench.wait("it has bought and sold", |page| page.get(Counter::Executions) > 5);

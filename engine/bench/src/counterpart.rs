@@ -1,11 +1,11 @@
 //! The engine's counterpart in a measurement: one feed line, one order-entry port, one instrument, and
 //! as little as possible in between.
 
-use crate::path::{answer_to, directory_of, quote, trading_of};
+use crate::path::{answer_to, delete, directory_of, quote, trading_of};
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, State};
 use abi::field::{Alpha, Side};
-use abi::itch::{Message, OrderDelete};
+use abi::itch::Message;
 use abi::mold::{PacketBuilder, Session};
 use abi::soup::{LoginAccepted, Packet};
 use anyhow::{Context, Result, bail, ensure};
@@ -290,12 +290,6 @@ impl Counterpart {
         }
         Ok(())
     }
-}
-
-fn delete(order_ref: u64) -> Message {
-    let (stock_locate, tracking_number) = (crate::path::LOCATE, 0);
-    let timestamp = crate::path::time();
-    Message::OrderDelete(OrderDelete { stock_locate, tracking_number, timestamp, order_ref })
 }
 
 /// A socket that sends multicast over loopback.

@@ -39,14 +39,13 @@ fn limits() -> RiskLimits {
 }
 
 /// The instrument's locate code.
-pub const LOCATE: u16 = 1;
+const LOCATE: u16 = 1;
 
 fn symbol() -> Symbol {
     Symbol::new("AAPL").expect("four letters")
 }
 
-/// A time stamp.
-pub fn time() -> Time48 {
+fn time() -> Time48 {
     Time48::new(1).expect("a nanosecond after midnight")
 }
 
@@ -83,6 +82,12 @@ pub fn quote(order_ref: u64, side: Side, price: u32) -> Message {
         stock: symbol(),
         price: Price(price),
     })
+}
+
+/// The end of an order.
+pub fn delete(order_ref: u64) -> Message {
+    let (stock_locate, tracking_number, timestamp) = (LOCATE, 0, time());
+    Message::OrderDelete(OrderDelete { stock_locate, tracking_number, timestamp, order_ref })
 }
 
 /// Appends the exchange's answer to an OUCH message, if it has one. `sides` remembers the orders.
@@ -195,13 +200,7 @@ impl Bench {
     }
 
     fn delete(&mut self, order_ref: u64) -> Vec<u8> {
-        let (stock_locate, tracking_number, timestamp) = (LOCATE, 0, time());
-        self.datagram(&Message::OrderDelete(OrderDelete {
-            stock_locate,
-            tracking_number,
-            timestamp,
-            order_ref,
-        }))
+        self.datagram(&delete(order_ref))
     }
 
     fn feed(&mut self, datagram: &[u8]) {

@@ -2,7 +2,7 @@
 //! themselves live in `order_table`, the order of the prices in `ladder`.
 
 use crate::ladder::{Ladder, Level, WINDOW};
-use crate::order_table::{Handle, NONE, OrderTable};
+use crate::order_table::{Handle, NONE, OrderTable, Resting};
 use abi::field::{Price, Side};
 
 /// A price and the shares that stand there.
@@ -133,10 +133,7 @@ pub(crate) fn enqueue_plain(
     level.shares = sum;
     let tail = std::mem::replace(&mut level.tail, home as Handle);
     slot.previous = tail;
-    match slots.get_mut(tail as usize) {
-        Some(last) => last.next = home as Handle,
-        None => level.head = home as Handle,
-    }
+    link(level, slots, tail, home as Handle);
     table.count_in();
     Some(touched)
 }
@@ -167,12 +164,28 @@ pub(crate) fn enqueue(
     level.shares = sum;
     let tail = std::mem::replace(&mut level.tail, handle);
     table.slots()[handle as usize].fill(entry, at, tail);
-    match table.slots().get_mut(tail as usize) {
-        Some(last) => last.next = handle,
-        None => level.head = handle,
-    }
+    link(level, table.slots(), tail, handle);
     table.count_in();
     Ok(touched)
+}
+
+/// Lets the queue's last order, if there is one, know the one that follows it.
+#[inline(always)]
+fn link(level: &mut Level, slots: &mut [Resting], last: Handle, next: Handle) {
+    match slots.get_mut(last as usize) {
+        Some(last) => last.next = next,
+        None => level.head = next,
+    }
+}
+
+/// Closes the queue over an order that leaves it.
+#[inline(always)]
+fn unlink(level: &mut Level, slots: &mut [Resting], order: &Resting) {
+    match slots.get_mut(order.next as usize) {
+        Some(next) => next.previous = order.previous,
+        None => level.tail = order.previous,
+    }
+    link(level, slots, order.previous, order.next);
 }
 
 /// A level that was made for an order which did not come.
@@ -204,14 +217,7 @@ pub(crate) fn dequeue_plain(
     let touched = ladder.is_best(order.level);
     let level = ladder.near_mut(order.level);
     level.shares -= order.shares;
-    match slots.get_mut(order.next as usize) {
-        Some(next) => next.previous = order.previous,
-        None => level.tail = order.previous,
-    }
-    match slots.get_mut(order.previous as usize) {
-        Some(previous) => previous.next = order.next,
-        None => level.head = order.next,
-    }
+    unlink(level, slots, &order);
     table.count_out();
     if order.next == NONE && order.previous == NONE {
         ladder.remove_near(order.level, table);
@@ -265,14 +271,7 @@ pub(crate) fn reduce(
     }
     let order = *order;
     table.vacate(handle);
-    match table.slots().get_mut(order.next as usize) {
-        Some(next) => next.previous = order.previous,
-        None => level.tail = order.previous,
-    }
-    match table.slots().get_mut(order.previous as usize) {
-        Some(previous) => previous.next = order.next,
-        None => level.head = order.next,
-    }
+    unlink(level, table.slots(), &order);
     give_back(ladder, table, order.level);
     touched
 }

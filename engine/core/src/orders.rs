@@ -262,8 +262,8 @@ impl Orders {
         let slot = slot_of(order.user_ref);
         debug_assert!(matches!(self.slots[slot], Slot::Empty));
         self.work(&order, true);
-        self.slots[slot] = Slot::Order(order);
         self.link(order.instrument, slot);
+        self.write(&order);
         self.open_count += 1;
     }
 
@@ -299,12 +299,9 @@ impl Orders {
     fn put(&mut self, before: &OwnOrder, after: &OwnOrder) {
         if before.user_ref != after.user_ref || before.replacement.is_some() {
             self.take_out(before);
-            return self.put_back(after);
+            self.link(after.instrument, slot_of(after.user_ref));
         }
-        if let Some(replacement) = after.replacement {
-            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(after.user_ref);
-        }
-        self.slots[slot_of(after.user_ref)] = Slot::Order(*after);
+        self.write(after);
     }
 
     /// Forgets an order without an event.
@@ -363,13 +360,13 @@ impl Orders {
         self.unlink(order.instrument, slot);
     }
 
-    fn put_back(&mut self, order: &OwnOrder) {
-        let slot = slot_of(order.user_ref);
-        self.slots[slot] = Slot::Order(*order);
+    /// Writes an order into its slot, and into that of its replacement that it is one.
+    #[inline]
+    fn write(&mut self, order: &OwnOrder) {
+        self.slots[slot_of(order.user_ref)] = Slot::Order(*order);
         if let Some(replacement) = order.replacement {
             self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(order.user_ref);
         }
-        self.link(order.instrument, slot);
     }
 
     /// The number of the first order that is so.

@@ -8,7 +8,7 @@ use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, SEND_BUFFER, TICK_INTE
 use crate::port::{Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_REQUESTS, Token};
 use crate::wire::Link;
 use abi::control::ControlPage;
-use abi::counters::{Counter, CountersPage, Event, Word};
+use abi::counters::{Counter, CountersPage, Event, INSTRUMENTS_SHOWN_MAX, Word};
 use abi::journal::{Kind, Timing};
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::settings::RiskLimits;
@@ -476,7 +476,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         for (event, value) in counters.drain_events() {
             self.page.raise(event, value);
         }
-        for id in self.core.market().instruments() {
+        for id in self.core.market().instruments().take(INSTRUMENTS_SHOWN_MAX) {
             self.page.show_instrument(usize::from(id.0), &self.core.instrument_view(id));
         }
         let in_force = self.core.desk().risk.limits().to_words();
