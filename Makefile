@@ -37,7 +37,9 @@ run: setup
 image: setup
 	@./image/as-root image/build $(PROFILE)
 
+# The drop copy is judged by QuickFIX.
 check: setup
+	@./image/setup g++ libquickfix-dev
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked

@@ -3,9 +3,10 @@
 //! writes to it.
 
 use abi::journal::Header;
+use abi::journal::files::{header, segments};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -15,36 +16,22 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Copies may take this part of their file system, as one over it.
 const SHARE: u64 = 5;
 
-/// A segment of the journal, or a copy of one. Ordered by age: a segment number that was used twice,
-/// because the first run crashed before anything of it was on disk, is older by its run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    segment: u64,
-    run: u64,
-}
-
-impl Name {
-    fn file(&self) -> String {
-        format!("{:012}-{:020}.qcj", self.segment, self.run)
-    }
-
-    fn parse(file: &str) -> Option<Self> {
-        let (segment, run) = file.strip_suffix(".qcj")?.split_once('-')?;
-        Some(Self { segment: segment.parse().ok()?, run: run.parse().ok()? })
-    }
+/// The name of a segment's copy.
+fn copy_name(header: Header) -> String {
+    format!("{:012}-{:020}.qcj", header.segment, header.run)
 }
 
 /// What is to be copied: everything in the journal but its newest segment that is not there yet.
-fn to_copy(journal: &[Name], copies: &BTreeMap<Name, u64>) -> Vec<Name> {
+fn to_copy(journal: &[Header], copies: &BTreeMap<Header, u64>) -> Vec<Header> {
     let newest = journal.iter().max();
-    let wanted = |name: &&Name| Some(*name) != newest && !copies.contains_key(name);
+    let wanted = |name: &&Header| Some(*name) != newest && !copies.contains_key(name);
     let mut names: Vec<_> = journal.iter().filter(wanted).copied().collect();
     names.sort_unstable();
     names
 }
 
 /// The oldest copies that go, so that those left have no more than `bytes_max` bytes.
-fn to_remove(copies: &BTreeMap<Name, u64>, bytes_max: u64) -> Vec<Name> {
+fn to_remove(copies: &BTreeMap<Header, u64>, bytes_max: u64) -> Vec<Header> {
     let mut bytes: u64 = copies.values().sum();
     let mut gone = Vec::new();
     for (name, len) in copies {
@@ -82,7 +69,7 @@ fn keep_once(journal: &Path, archive: &Path) -> io::Result<()> {
     };
     std::fs::create_dir_all(archive)?;
     let mut copies = copies(archive)?;
-    let names: Vec<Name> = found.keys().copied().collect();
+    let names: Vec<Header> = found.keys().copied().collect();
     for name in to_copy(&names, &copies) {
         if let Some(len) = copy(&found[&name], name, archive)? {
             copies.insert(name, len);
@@ -94,48 +81,21 @@ fn keep_once(journal: &Path, archive: &Path) -> io::Result<()> {
     let file_system = nix::sys::statvfs::statvfs(archive)?;
     let bytes_max = file_system.blocks() * file_system.fragment_size() / SHARE;
     for name in to_remove(&copies, bytes_max) {
-        std::fs::remove_file(archive.join(name.file()))?;
+        std::fs::remove_file(archive.join(copy_name(name)))?;
         info!(segment = name.segment, "oldest journal copy removed: a fifth of the disk is full");
     }
     Ok(())
 }
 
-fn header(path: &Path) -> io::Result<Option<Name>> {
-    let mut head = [0; abi::journal::BLOCK_LEN];
-    match File::open(path)?.read_exact(&mut head) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    }
-    Ok(Header::decode(&head).ok().map(|Header { segment, run }| Name { segment, run }))
-}
-
-fn segments(journal: &Path) -> io::Result<BTreeMap<Name, PathBuf>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(journal)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "qcj")
-            && let Some(name) = header(&path)?
-        {
-            found.insert(name, path);
-        }
-    }
-    Ok(found)
-}
-
-fn copies(archive: &Path) -> io::Result<BTreeMap<Name, u64>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(archive)? {
-        let entry = entry?;
-        if let Some(name) = Name::parse(&entry.file_name().to_string_lossy()) {
-            found.insert(name, entry.metadata()?.len());
-        }
-    }
-    Ok(found)
+/// The copies with their lengths.
+fn copies(archive: &Path) -> io::Result<BTreeMap<Header, u64>> {
+    let found = segments(archive)?.into_iter();
+    found.map(|(header, path)| Ok((header, path.metadata()?.len()))).collect()
 }
 
 /// Copies a segment under another name first, so that there is never half a copy; `None` if the engine
 /// has begun to overwrite it meanwhile.
-fn copy(from: &Path, name: Name, archive: &Path) -> io::Result<Option<u64>> {
+fn copy(from: &Path, name: Header, archive: &Path) -> io::Result<Option<u64>> {
     let partial = archive.join("copying.partial");
     let len = std::fs::copy(from, &partial)?;
     File::open(&partial)?.sync_all()?;
@@ -143,7 +103,7 @@ fn copy(from: &Path, name: Name, archive: &Path) -> io::Result<Option<u64>> {
         std::fs::remove_file(&partial)?;
         return Ok(None);
     }
-    std::fs::rename(&partial, archive.join(name.file()))?;
+    std::fs::rename(&partial, archive.join(copy_name(name)))?;
     Ok(Some(len))
 }
 
@@ -151,8 +111,8 @@ fn copy(from: &Path, name: Name, archive: &Path) -> io::Result<Option<u64>> {
 mod tests {
     use super::*;
 
-    fn name(segment: u64, run: u64) -> Name {
-        Name { segment, run }
+    fn name(segment: u64, run: u64) -> Header {
+        Header { segment, run }
     }
 
     #[test]
@@ -189,7 +149,7 @@ mod tests {
         keep_once(&journal, &archive).unwrap();
         let kept = copies(&archive).unwrap();
         assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [name(0, 5), name(1, 5)]);
-        let first = std::fs::read(archive.join(name(0, 5).file())).unwrap();
+        let first = std::fs::read(archive.join(copy_name(name(0, 5)))).unwrap();
         assert_eq!((first.len(), first[8191]), (8192, 0));
         std::fs::remove_dir_all(root).unwrap();
     }

@@ -9,8 +9,9 @@ use abi::journal::{
     BLOCK_LEN, Header, Kind, PAYLOAD_LEN_MAX, Record, Recovery, encode_pad, encode_record,
     record_len,
 };
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -78,31 +79,17 @@ pub fn segment_path(directory: &Path, index: usize) -> PathBuf {
     directory.join(format!("{index:08}.qcj"))
 }
 
-/// The segments of a journal, oldest first: (number, path).
+/// The segments of a journal, oldest first.
 ///
 /// # Errors
 /// [`OpenError`] if the directory or a file can't be read.
-pub fn segments(directory: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
-    let io = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| OpenError::Io { action, path, source }
-    };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io("read directory", directory))? {
-        let path = entry.map_err(io("read directory", directory))?.path();
-        if path.extension().is_none_or(|extension| extension != "qcj") {
-            continue;
-        }
-        let mut head = [0; BLOCK_LEN];
-        let mut file = File::open(&path).map_err(io("open", &path))?;
-        if file.read_exact(&mut head).is_ok()
-            && let Ok(header) = Header::decode(&head)
-        {
-            found.push((header.segment, path));
-        }
-    }
-    found.sort();
-    Ok(found)
+pub fn segments(directory: &Path) -> Result<BTreeMap<Header, PathBuf>, OpenError> {
+    let path = directory.to_path_buf();
+    abi::journal::files::segments(directory).map_err(|source| OpenError::Io {
+        action: "read directory",
+        path,
+        source,
+    })
 }
 
 impl Files {
@@ -118,8 +105,8 @@ impl Files {
         std::fs::create_dir_all(directory).map_err(io("make directory", directory))?;
         let known = segments(directory)?;
         let mut past = Vec::with_capacity(known.len());
-        for (number, path) in &known {
-            past.push((*number, std::fs::read(path).map_err(io("read", path))?));
+        for (header, path) in &known {
+            past.push((header.segment, std::fs::read(path).map_err(io("read", path))?));
         }
         let past = past.iter().map(|(number, bytes)| (*number, &bytes[..]));
         let layout = Layout::after(count, segment_len, past);

@@ -1,6 +1,7 @@
 //! What earlier runs left in the journal: how much of the order-entry session was heard, and which
 //! numbers were used. The core decides what follows from it.
 
+use abi::journal::heard::{Heard, Stream};
 use abi::journal::{Kind, Record, Recovery, Segment};
 use abi::mold::Session;
 use abi::ouch::inbound::Message;
@@ -12,11 +13,7 @@ pub struct Past {
     session: Option<Session>,
     messages: u64,
     user_ref_max: u32,
-    /// Sequenced messages up to the present place of the present connection.
-    replayed: u64,
-    /// Whether the stream has been read from a connection's start.
-    is_in_step: bool,
-    heard: Vec<u8>,
+    stream: Stream,
     said: Vec<u8>,
 }
 
@@ -34,12 +31,11 @@ impl Past {
 
     /// Takes a record. Packets run over the ends of records, but not of connections.
     pub fn take(&mut self, record: &Record<'_>) {
+        let mut stream = std::mem::take(&mut self.stream);
+        stream.take(record, |heard| self.hear(heard));
+        self.stream = stream;
         match record.kind {
-            Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => {
-                self.heard.clear();
-                self.said.clear();
-                self.is_in_step = true;
-            }
+            Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => self.said.clear(),
             Kind::Context => {
                 if let Some(now) = Recovery::from_bytes(record.payload)
                     && now.session != Session::BLANK.0
@@ -48,7 +44,7 @@ impl Past {
                     // What came before is overwritten, and with it perhaps the beginning of a packet.
                     self.session = Some(abi::field::Alpha(now.session));
                     (self.messages, self.user_ref_max) = (now.messages, now.user_ref_max);
-                    self.is_in_step = false;
+                    self.stream.lose_step();
                 }
             }
             // What the runs before that one had left: their records may be overwritten by now.
@@ -62,12 +58,6 @@ impl Past {
                     self.user_ref_max = self.user_ref_max.max(before.user_ref_max);
                 }
             }
-            Kind::SessionBytes if self.is_in_step => {
-                self.heard.extend_from_slice(record.payload);
-                while let Some(len) = self.next_heard() {
-                    self.heard.drain(..len);
-                }
-            }
             Kind::SessionSent => {
                 self.said.extend_from_slice(record.payload);
                 while let Some(len) = self.next_said() {
@@ -78,26 +68,18 @@ impl Past {
         }
     }
 
-    fn next_heard(&mut self) -> Option<usize> {
-        let (packet, len) = Packet::decode(&self.heard).ok()??;
-        match packet {
-            Packet::LoginAccepted(login) => {
-                if self.session != Some(login.session) {
+    fn hear(&mut self, heard: Heard<'_>) {
+        match heard {
+            Heard::Login(session, next) => {
+                if self.session != Some(session) {
                     (self.messages, self.user_ref_max) = (0, 0);
                 }
-                self.session = Some(login.session);
+                self.session = Some(session);
                 // A run starts with the session's first message, however much was heard before it.
-                let heard = login.sequence.parse_decimal().map_or(0, |next| next.saturating_sub(1));
-                self.messages = self.messages.max(heard);
-                self.replayed = heard;
+                self.messages = self.messages.max(next.saturating_sub(1));
             }
-            Packet::Sequenced(_) => {
-                self.replayed += 1;
-                self.messages = self.messages.max(self.replayed);
-            }
-            _ => {}
+            Heard::Message(_, number, _) => self.messages = self.messages.max(number),
         }
-        Some(len)
     }
 
     fn next_said(&mut self) -> Option<usize> {

@@ -1,6 +1,8 @@
 //! One engine and one exchange on loopback, for the tests that need both.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod ledger;
+
 use abi::counters::{Counter, CountersPage, State};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +18,7 @@ pub fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "-p", "engine", "-p", "sim"])
+            .args(["build", "--quiet", "--locked", "-p", "engine", "-p", "sim", "-p", "containers"])
             .current_dir(root())
             .status()
             .expect("cargo builds the programs");

@@ -20,6 +20,11 @@
 //! left from the ring's last round nor one of a run that crashed before its header was on disk can be
 //! taken for one of this run.
 
+/// The files in their directory: listing them, following them.
+pub mod files;
+/// What the order-entry connection brought, message for message.
+pub mod heard;
+
 use crate::checksum::crc32c;
 use crate::wire::Field;
 use thiserror::Error;
@@ -290,7 +295,9 @@ pub enum JournalError {
 }
 
 /// What a segment file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Ordered by age: a number that was used twice, because the first run crashed before anything of it was
+/// on disk, is older by its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Header {
     /// Its number: one more than the last one's.
     pub segment: u64,
@@ -408,6 +415,11 @@ impl<'a> Segment<'a> {
     /// Reads the records of a segment's part, from `offset` on.
     pub fn of(header: Header, bytes: &'a [u8], offset: usize) -> Self {
         Self { bytes, mark: header.mark(), offset }
+    }
+
+    /// Where the next record would be.
+    pub fn offset(&self) -> usize {
+        self.offset
     }
 
     fn step(&mut self) -> Result<Option<Record<'a>>, JournalError> {
