@@ -7,6 +7,7 @@ use abi::journal::files::{header, segments};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -98,6 +99,8 @@ fn copies(archive: &Path) -> io::Result<BTreeMap<Header, u64>> {
 fn copy(from: &Path, name: Header, archive: &Path) -> io::Result<Option<u64>> {
     let partial = archive.join("copying.partial");
     let len = std::fs::copy(from, &partial)?;
+    // Who may read the journal may read its copies.
+    std::os::unix::fs::chown(&partial, None, Some(from.metadata()?.gid()))?;
     File::open(&partial)?.sync_all()?;
     if header(from)? != Some(name) {
         std::fs::remove_file(&partial)?;

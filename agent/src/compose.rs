@@ -182,8 +182,13 @@ pub struct Service {
 }
 
 /// Directories of the host that containers may see.
-const BIND_ROOTS: [&str; 3] =
-    ["/run/quietcore/", "/var/lib/quietcore/volumes/", "/usr/share/quietcore/"];
+const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", VOLUMES, "/usr/share/quietcore/"];
+
+/// The same, to read only: the engine's journal and the copies of it.
+const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcore/agent/journal/"];
+
+/// Where containers keep what is theirs.
+pub const VOLUMES: &str = "/var/lib/quietcore/volumes/";
 
 /// Reads a compose file for a host with these cores.
 ///
@@ -323,9 +328,12 @@ impl Checker<'_> {
             [source, target, mode @ ("ro" | "rw")] => (source, target, mode),
             _ => return Err(self.refuse("volumes", volume, "SOURCE:TARGET or SOURCE:TARGET:ro")),
         };
-        let inside = BIND_ROOTS.iter().any(|root| format!("{source}/").starts_with(root));
+        let under =
+            |roots: &[&str]| roots.iter().any(|root| format!("{source}/").starts_with(root));
+        let inside = under(&BIND_ROOTS) || mode == "ro" && under(&READ_ROOTS);
         if !inside || source.contains("..") || !target.starts_with('/') {
-            let remedy = format!("a directory under one of {}", BIND_ROOTS.join(", "));
+            let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
+            let remedy = format!("a directory under one of {any}, or with :ro {read}");
             return Err(self.refuse("volumes", volume, remedy));
         }
         Ok(Bind { source: source.into(), target: target.into(), read_only: mode == "ro" })
@@ -410,16 +418,6 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_files_are_accepted() {
-        for text in [
-            include_str!("../../containers/compose/demo.yaml"),
-            include_str!("../../containers/compose/production.yaml"),
-        ] {
-            assert!(!parse(text, &cores()).unwrap().is_empty());
-        }
-    }
-
-    #[test]
     fn a_hot_core_is_refused_by_name() {
         let error = service("    cpuset: \"1-2\"\n").unwrap_err().to_string();
         assert_eq!(
@@ -435,6 +433,19 @@ mod tests {
     fn an_unknown_key_is_an_error_with_its_line() {
         let error = service("    privileged: true\n").unwrap_err().to_string();
         assert!(error.contains("privileged") && error.contains("line 4"), "{error}");
+    }
+
+    #[test]
+    fn the_files_that_are_shipped_and_shown_are_accepted() {
+        let guide = include_str!("../../docs/dropcopy.md");
+        let shown = guide.split("```").find_map(|part| part.strip_prefix("yaml\n"));
+        for text in [
+            include_str!("../../containers/compose/demo.yaml"),
+            include_str!("../../containers/compose/production.yaml"),
+            shown.expect("the guide shows a file"),
+        ] {
+            assert!(!parse(text, &cores()).unwrap().is_empty());
+        }
     }
 
     #[test]
@@ -455,6 +466,7 @@ mod tests {
             "user: root",
             "volumes: [\"/etc:/etc\"]",
             "volumes: [\"/run/quietcore/../x:/y\"]",
+            "volumes: [\"/var/lib/quietcore/journal:/y\"]",
             "stop_signal: SIGNONE",
             "command: \"a 'b c'\"",
         ] {

@@ -66,6 +66,9 @@ pub enum ContainerdError {
     /// An image that is not on this host.
     #[error("image {0} is not on this host; ship it with the OS or correct its name")]
     NoImage(String),
+    /// A directory for a container can't be made.
+    #[error("make volume {0}")]
+    Volume(std::io::Error),
 }
 
 /// A connection to containerd.

@@ -32,3 +32,5 @@ pub mod status;
 pub mod tail;
 /// Status as a page for a terminal.
 pub mod view;
+/// Directories that containers keep what is theirs in.
+pub mod volumes;

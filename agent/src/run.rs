@@ -12,6 +12,7 @@ use crate::plan::{Action, History, Observed, Task, is_over, plan};
 use crate::server::{self, Asked, Question, Response};
 use crate::status::{self, Container, Core, Engine, Status};
 use crate::tail::Tail;
+use crate::volumes;
 use abi::control::ControlPage;
 use abi::counters::CountersPage;
 use abi::hostplan::CorePlan;
@@ -262,6 +263,7 @@ impl Agent {
                     .iter()
                     .find(|service| service.name == *name)
                     .expect("planned from what is declared");
+                volumes::prepare(service).map_err(ContainerdError::Volume)?;
                 let tail = self
                     .tails
                     .entry(name.clone())

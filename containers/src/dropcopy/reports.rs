@@ -249,8 +249,7 @@ impl Reports {
 
     /// Takes back what an earlier process reported, so that this one goes on from there.
     pub fn restore(&mut self, report: &Fields) {
-        let Some((session, number)) =
-            report.get(tag::EXEC_ID).and_then(|id| id.rsplit_once('-'))
+        let Some((session, number)) = report.get(tag::EXEC_ID).and_then(|id| id.rsplit_once('-'))
         else {
             return;
         };
@@ -260,7 +259,9 @@ impl Reports {
         self.last_message = self.last_message.max(number.parse().unwrap_or(0));
         let ticks = |tag| report.get(tag).map_or(0, parse_price);
         let number = |tag| report.number(tag).unwrap_or(0);
-        let Some(user_ref) = report.number(tag::CL_ORD_ID).map(|id| id as UserRefNum) else { return };
+        let Some(user_ref) = report.number(tag::CL_ORD_ID).map(|id| id as UserRefNum) else {
+            return;
+        };
         let original = report.number(tag::ORIG_CL_ORD_ID).map_or(user_ref, |id| id as UserRefNum);
         let value = self.order(original).map_or(0, |order| order.value);
         let last = (number(tag::LAST_QTY), ticks(tag::LAST_PX));

@@ -57,9 +57,8 @@ impl Store {
     /// # Errors
     /// What the file system says, with the path.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let open = OpenOptions::new().read(true).append(true).create(true).open(path);
         let file = open.map_err(named)?;
         let bytes = std::fs::read(path).map_err(named)?;

@@ -17,7 +17,8 @@ impl Drop for Pair {
 
 impl Pair {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("quietcore-fix-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("quietcore-fix-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         Self { session: Self::open(&path), path, now: 5 }
     }
