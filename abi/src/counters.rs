@@ -132,11 +132,13 @@ counters! {
     RefusedRate = 62, "risk_refused_rate_total", "Orders refused: message rate.";
     OrderNonsense = 63, "order_nonsense_total", "OUCH messages that make no sense for the order's state; they change nothing.";
     TradesBroken = 64, "trades_broken_total", "Executions that the exchange took back.";
-    BooksUnsound = 65, "books_unsound", "Instruments whose book missed a message; they are not traded until the next session.";
+    BooksUnsound = 65, "books_unsound", "Instruments whose book missed a message; they are not traded until a snapshot or the next session.";
     ClockSteps = 66, "clock_steps_total", "Steps of CLOCK_REALTIME by more than a second; the engine's own clock goes on.";
     LimitsLoads = 67, "limits_loads_total", "Times that other risk limits were put in force.";
     TscKhz = 69, "tsc_khz", "The processor's time-stamp counter, measured against CLOCK_MONOTONIC_RAW at the start; 0 on an emulated machine.";
     TscErrorPpb = 70, "tsc_error_ppb", "How far the counter has gone apart from CLOCK_MONOTONIC_RAW since then, in parts per billion, as two's complement.";
+    SnapshotsLoaded = 71, "snapshots_loaded_total", "Snapshots of all books that were taken in.";
+    SnapshotsFailed = 72, "snapshots_failed_total", "Snapshots that could not be used; another one is taken.";
     LimitsRefused = 68, "limits_refused_total", "Risk limits on the control page that are out of range; the old ones stay.";
 }
 
@@ -283,6 +285,10 @@ code! {
         LimitsLoaded = 15,
         /// Risk limits were refused: out of range; the value counts such refusals.
         LimitsRefused = 16,
+        /// All books were taken from a snapshot; the value is the next sequence number.
+        SnapshotLoaded = 17,
+        /// A snapshot could not be used; the value counts such failures.
+        SnapshotFailed = 18,
     }
 }
 

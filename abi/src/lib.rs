@@ -6,6 +6,8 @@
 pub mod wire;
 /// Field types of the exchange protocols: alpha, prices, time stamps, sides.
 pub mod field;
+/// GLIMPSE 5.0: the state of all books, for who has missed too much.
+pub mod glimpse;
 /// NASDAQ TotalView-ITCH 5.0: the market-data messages.
 pub mod itch;
 /// MoldUDP64 1.00: the datagrams that carry ITCH, and the re-request.

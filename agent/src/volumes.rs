@@ -10,8 +10,8 @@ use std::path::Path;
 /// # Errors
 /// What making one says, with its path.
 pub fn prepare(service: &Service) -> io::Result<()> {
-    let wanted = service.binds.iter().filter(|bind| bind.source.starts_with(VOLUMES));
-    wanted.map(|bind| prepare_one(Path::new(&bind.source), service.user)).collect()
+    let mut wanted = service.binds.iter().filter(|bind| bind.source.starts_with(VOLUMES));
+    wanted.try_for_each(|bind| prepare_one(Path::new(&bind.source), service.user))
 }
 
 fn prepare_one(path: &Path, (user, group): (u32, u32)) -> io::Result<()> {

@@ -8,6 +8,8 @@ pub mod entry;
 pub mod faults;
 /// The model of background order flow.
 pub mod flow;
+/// The snapshot server.
+pub mod glimpse;
 /// Every limit with its reason.
 pub mod limits;
 /// What a market does, whichever kind it is.

@@ -38,6 +38,12 @@ struct Arguments {
     /// Password of the account, at most 10 characters.
     #[arg(long, default_value = "core")]
     password: String,
+    /// Where snapshots of the books are given (TCP, GLIMPSE 5.0), to the same account.
+    #[arg(long)]
+    snapshots: Option<SocketAddrV4>,
+    /// Messages that the request server remembers; all of them if left out.
+    #[arg(long)]
+    request_window: Option<usize>,
     /// Symbols of the background flow.
     #[arg(long, value_delimiter = ',', default_value = "AAPL")]
     symbols: Vec<String>,
@@ -119,6 +125,8 @@ fn serve(arguments: Arguments) -> Result<()> {
             .disconnect_every
             .map(|seconds| Duration::from_secs(seconds.max(1))),
         seed: arguments.seed,
+        snapshots: arguments.snapshots,
+        request_window: arguments.request_window,
         wait_for_login: arguments.wait_for_login,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -9,12 +9,19 @@ pub struct Publisher {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     published: usize,
+    window: usize,
 }
 
 impl Publisher {
     /// A session without messages.
     pub fn new(session: Session) -> Self {
-        Self { session, bytes: Vec::new(), ends: Vec::new(), published: 0 }
+        let (bytes, ends) = (Vec::new(), Vec::new());
+        Self { session, bytes, ends, published: 0, window: usize::MAX }
+    }
+
+    /// Answers re-requests for the last `window` messages only, as a request server does that forgets.
+    pub fn forget_before(&mut self, window: usize) {
+        self.window = window;
     }
 
     /// The session's name.
@@ -83,7 +90,8 @@ impl Publisher {
             _ => return Vec::new(),
         };
         let to = from.saturating_add(usize::from(request.count)).min(self.published);
-        if from >= to {
+        let forgotten = self.published.saturating_sub(self.window);
+        if from >= to || from < forgotten {
             return Vec::new();
         }
         let mut datagrams = self.datagrams(from, to.min(from + REPLAY_DATAGRAMS_MAX * 40));

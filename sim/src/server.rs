@@ -3,10 +3,12 @@
 
 use crate::entry::{Account, Answers};
 use crate::faults::{FaultRates, Faults};
+use crate::glimpse::{self, Books};
 use crate::limits::{ACCOUNT_MESSAGES_MAX, CONNECTION_CHUNKS_MAX, CONNECTIONS_MAX};
 use crate::market::{DayTime, Event, Market};
 use crate::publisher::Publisher;
 use crate::soupserver::SequencedLog;
+use abi::itch::Message;
 use abi::mold::{Request, Session};
 use abi::ouch::inbound::Message as Inbound;
 use abi::soup::{HEARTBEAT_INTERVAL_NS, LoginRejectReason, Packet, SILENCE_MAX_NS};
@@ -37,6 +39,10 @@ pub struct ServerSettings {
     pub disconnect_every: Option<Duration>,
     /// What faults are drawn from.
     pub seed: u64,
+    /// Where snapshots are given, if they are.
+    pub snapshots: Option<SocketAddrV4>,
+    /// Messages that the request server remembers; `None` for all.
+    pub request_window: Option<usize>,
     /// Start the market only when an account has logged in, so that a whole recording is traded.
     pub wait_for_login: bool,
 }
@@ -60,6 +66,7 @@ pub struct Server {
     settings: ServerSettings,
     market: Box<dyn Market>,
     publisher: Publisher,
+    books: Books,
     account: Account,
     log: SequencedLog,
     connections: HashMap<u64, Connection>,
@@ -103,9 +110,18 @@ pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()
         .with_context(|| format!("order entry on {}", settings.orders))?;
     let session = session_name();
     let seed = settings.seed;
+    let mut publisher = Publisher::new(session);
+    publisher.forget_before(settings.request_window.unwrap_or(usize::MAX));
+    let (to_server, wanted) = mpsc::channel(16);
+    if let Some(address) = settings.snapshots {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("snapshots on {address}"))?;
+        tokio::spawn(glimpse::serve(listener, settings.login.clone(), to_server.clone()));
+    }
     let mut server = Server {
         line_socket: line_socket(settings.interface).context("multicast lines")?,
-        publisher: Publisher::new(session),
+        publisher,
+        books: Books::default(),
         account: Account::new(),
         log: SequencedLog::new(session),
         connections: HashMap::new(),
@@ -122,11 +138,16 @@ pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()
         server.settings.request,
         server.settings.orders
     );
-    server.serve(request_socket, listener).await
+    server.serve(request_socket, listener, wanted).await
 }
 
 impl Server {
-    async fn serve(&mut self, requests: UdpSocket, listener: TcpListener) -> Result<()> {
+    async fn serve(
+        &mut self,
+        requests: UdpSocket,
+        listener: TcpListener,
+        mut snapshots: mpsc::Receiver<glimpse::Wanted>,
+    ) -> Result<()> {
         let (from_clients, mut clients) = mpsc::channel(1024);
         let mut interrupt =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -158,6 +179,11 @@ impl Server {
                     }
                 }
                 Some(event) = clients.recv() => self.on_client(event).await,
+                Some(wanted) = snapshots.recv() => {
+                    let next = self.publisher.count() as u64 + 1;
+                    // A client that is gone wants nothing any more.
+                    let _ = wanted.send(self.books.stream(self.publisher.session(), next));
+                }
                 _ = housekeeping.tick() => self.keep_alive().await,
                 _ = disconnect.tick() => self.drop_connections(),
                 _ = interrupt.recv() => break,
@@ -205,6 +231,11 @@ impl Server {
                 Event::Fill { .. } => {}
             }
             if !bytes.is_empty() {
+                if self.settings.snapshots.is_some()
+                    && let Ok(message) = Message::decode(&bytes)
+                {
+                    self.books.apply(&message);
+                }
                 self.publisher.push(&bytes);
             }
         }

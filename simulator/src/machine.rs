@@ -372,7 +372,10 @@ impl Port for Machine {
         Ok(())
     }
 
-    fn connect(&mut self) -> io::Result<()> {
+    fn connect(&mut self, slot: u32) -> io::Result<()> {
+        if slot != SLOT_ORDERS {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         let connection = self.next_connection;
         self.next_connection += 1;
         self.connection = Some(connection);
@@ -381,7 +384,7 @@ impl Port for Machine {
         Ok(())
     }
 
-    fn disconnect(&mut self) {
+    fn disconnect(&mut self, _slot: u32) {
         if self.connection.take().is_some() {
             self.plan(self.network.latency_ns, Happening::Closed);
         }
@@ -389,7 +392,7 @@ impl Port for Machine {
         self.complete(Token::Receive, SLOT_ORDERS, 0);
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _slot: u32) {
         self.connection = None;
     }
 

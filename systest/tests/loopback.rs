@@ -77,6 +77,28 @@ fn loss_duplication_and_reordering_leave_no_hole() {
 }
 
 #[test]
+fn an_engine_that_comes_too_late_for_the_request_server_takes_a_snapshot() {
+    let mut bench = Bench::new("snapshot", 31_700);
+    let path = bench.path("engine.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let server = "[feed.snapshot]\nserver = \"127.0.0.1:31704\"\nusername = \"quiet\"\n\
+                  password = \"core\"\ngap_age_max_ms = 200\n\n[orders]";
+    std::fs::write(&path, config.replace("[orders]", server)).expect("write the configuration");
+    let window = ["--rate", "2000", "--request-window", "50", "--snapshots", "127.0.0.1:31704"];
+    bench.start_exchange(&window);
+    bench.start_engine();
+    bench.wait("it trades behind a snapshot", |page| {
+        page.get(Counter::SnapshotsLoaded) > 0
+            && page.state() == Some(State::Trading)
+            && page.get(Counter::Executions) > 5
+    });
+    bench.end_engine("-TERM");
+    assert_eq!(bench.get(Counter::BookUnknownOrder) + bench.get(Counter::BookRefused), 0);
+    assert_eq!(bench.get(Counter::SnapshotsFailed), 0);
+    bench.replay();
+}
+
+#[test]
 fn a_lost_connection_is_resumed_where_it_broke() {
     let mut bench = Bench::new("disconnects", 32300);
     bench.start_exchange(&["--rate", "300", "--disconnect-every", "4"]);

@@ -69,6 +69,12 @@ code! {
         Limits = 10,
         /// What an earlier run left behind: see [`Recovery`].
         Recovered = 11,
+        /// The connection to the snapshot server stands.
+        SnapshotConnected = 12,
+        /// Bytes from the snapshot server.
+        SnapshotBytes = 13,
+        /// The connection to the snapshot server is gone.
+        SnapshotLost = 14,
         /// Bytes sent to the order-entry connection.
         SessionSent = 64,
         /// A re-request sent to the request server.
@@ -81,6 +87,8 @@ code! {
         Timing = 68,
         /// How far the run is, in each segment anew: see [`Recovery`]. Not an output of the core.
         Context = 69,
+        /// Bytes sent to the snapshot server.
+        SnapshotSent = 70,
         /// Nothing: the rest of the batch.
         Pad = 255,
     }

@@ -43,6 +43,10 @@ pub struct Arbiter {
     heard: bool,
     held: Box<[Option<Held>]>,
     held_count: usize,
+    /// When messages were applied last.
+    advanced_at: u64,
+    /// A snapshot is being taken in: everything is held.
+    is_rebuilding: bool,
 }
 
 impl Arbiter {
@@ -58,6 +62,8 @@ impl Arbiter {
             heard: false,
             held,
             held_count: 0,
+            advanced_at: 0,
+            is_rebuilding: false,
         }
     }
 
@@ -68,13 +74,39 @@ impl Arbiter {
 
     /// Whether the feed was heard and nothing heard of is missing.
     pub fn is_whole(&self) -> bool {
-        self.heard && self.next == self.known_end
+        self.heard && self.next == self.known_end && !self.is_rebuilding
+    }
+
+    /// For how long nothing could be applied because something is missing, and how many messages are.
+    pub fn stuck(&self, now: u64) -> Option<(u64, u64)> {
+        let since = self.gap_since?.max(self.advanced_at);
+        Some((now.saturating_sub(since), self.known_end - self.next))
+    }
+
+    /// The session that is followed.
+    pub fn session(&self) -> Option<Session> {
+        self.session
+    }
+
+    /// Holds everything back until [`Self::end_rebuild`].
+    pub fn begin_rebuild(&mut self) {
+        self.is_rebuilding = true;
+    }
+
+    /// Goes on at `next`: all before it is in the books.
+    pub fn end_rebuild(&mut self, next: u64, now: u64) {
+        self.is_rebuilding = false;
+        self.heard = true;
+        (self.gap_since, self.requested_at) = (None, None);
+        self.known_end = self.known_end.max(next);
+        self.advance(next, now);
     }
 
     /// Whether a datagram's first message is the next one of the session.
     #[inline]
     pub fn is_next(&self, packet: &Packet<'_>) -> bool {
         packet.header.sequence == self.next
+            && !self.is_rebuilding
             && packet.message_count() > 0
             && self.session == Some(packet.header.session)
     }
@@ -110,6 +142,7 @@ impl Arbiter {
         let sequence = packet.header.sequence;
         match packet.kind() {
             PacketKind::EndOfSession if sequence == self.next => Arrival::Ended,
+            PacketKind::Data if self.is_rebuilding => self.hold(sequence, bytes),
             PacketKind::Data if end <= self.next => Arrival::Duplicate,
             PacketKind::Data if sequence <= self.next => {
                 Arrival::Apply { skip: (self.next - sequence) as u16 }
@@ -143,6 +176,7 @@ impl Arbiter {
     #[inline]
     pub fn advance(&mut self, next: u64, now: u64) {
         self.next = next;
+        self.advanced_at = now;
         if self.next == self.known_end {
             self.gap_since = None;
             self.requested_at = None;
@@ -181,7 +215,7 @@ impl Arbiter {
         retry_ns: u64,
         replayed: bool,
     ) -> Option<Request> {
-        let since = self.gap_since?;
+        let since = self.gap_since.filter(|_| !self.is_rebuilding)?;
         let waited = now.saturating_sub(since) >= wait_ns;
         let retry = self.requested_at.is_none_or(|at| now.saturating_sub(at) >= retry_ns);
         if !(waited && retry || replayed) {
@@ -252,6 +286,30 @@ mod tests {
         assert_eq!(arrive(&mut arbiter, 9, 0), Arrival::Duplicate);
         let request = arbiter.due_request(15, 10, 100, false).unwrap();
         assert_eq!((request.sequence, request.count), (2, 7));
+    }
+
+    #[test]
+    fn everything_is_held_during_a_rebuild_and_applied_from_its_end_on() {
+        let mut arbiter = Arbiter::new(None);
+        assert_eq!(arrive(&mut arbiter, 50, 2), Arrival::Held);
+        assert_eq!(arbiter.stuck(105), Some((100, 51)));
+        arbiter.begin_rebuild();
+        assert_eq!(arrive(&mut arbiter, 1, 2), Arrival::Held);
+        assert_eq!(arrive(&mut arbiter, 52, 2), Arrival::Held);
+        assert_eq!((arbiter.is_whole(), arbiter.due_request(1000, 10, 10, false)), (false, None));
+        arbiter.end_rebuild(51, 9);
+        let mut out = [0; DATAGRAM_LEN_MAX];
+        let mut ready = Vec::new();
+        while let Some(len) = arbiter.take_ready(&mut out) {
+            let packet = Packet::decode(&out[..len]).unwrap();
+            let end = packet.header.sequence + u64::from(packet.message_count());
+            if end > arbiter.next() {
+                arbiter.advance(end, 9);
+            }
+            ready.push(packet.header.sequence);
+        }
+        ready.sort_unstable();
+        assert_eq!((ready, arbiter.next(), arbiter.is_whole()), (vec![1, 50, 52], 54, true));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) struct Ladder {
 
 impl Ladder {
     pub fn new(side: Side, far_max: usize) -> Self {
-        Self {
+        let mut ladder = Self {
             ring: [BLANK; WINDOW as usize],
             words: [0; WORDS],
             best: 0,
@@ -86,9 +86,22 @@ impl Ladder {
             in_cents: true,
             is_empty: true,
             far_levels: vec![BLANK; far_max].into_boxed_slice(),
-            far_free: (WINDOW..WINDOW + far_max as Handle).rev().collect(),
+            far_free: Vec::with_capacity(far_max),
             far: Vec::with_capacity(far_max),
-        }
+        };
+        ladder.clear();
+        ladder
+    }
+
+    /// Empties the side.
+    pub fn clear(&mut self) {
+        self.ring.fill(BLANK);
+        self.words.fill(0);
+        (self.best, self.top, self.plain_window) = (0, 0, 0);
+        (self.in_cents, self.is_empty) = (true, true);
+        self.far.clear();
+        self.far_free.clear();
+        self.far_free.extend((WINDOW..WINDOW + self.far_levels.len() as Handle).rev());
     }
 
     /// The best level.

@@ -123,6 +123,14 @@ impl Market {
         }
     }
 
+    /// Forgets all that the feed has said, locate codes included: a snapshot says it again.
+    pub(crate) fn clear(&mut self) {
+        self.ladders.iter_mut().for_each(Ladder::clear);
+        self.orders.clear();
+        self.statuses.fill(Status::default());
+        self.by_locate.fill(0);
+    }
+
     /// The configured instruments.
     pub fn instruments(&self) -> impl Iterator<Item = InstrumentId> + use<> {
         (0..self.symbols.len() as u16).map(InstrumentId)

@@ -101,14 +101,23 @@ impl OrderTable {
             chain: NONE,
             ladder: 0,
         };
-        let mut slots = vec![blank; homes + capacity].into_boxed_slice();
-        for (at, order) in slots.iter_mut().enumerate() {
+        let slots = vec![blank; homes + capacity].into_boxed_slice();
+        let mut table = Self { slots, home_mask: homes - 1, free: homes as Handle, len: 0 };
+        table.clear();
+        table
+    }
+
+    /// Empties the table.
+    pub fn clear(&mut self) {
+        let homes = self.home_mask + 1;
+        let last = self.slots.len() - 1;
+        for (at, order) in self.slots.iter_mut().enumerate() {
             order.order_ref = vacant(at);
+            order.chain = NONE;
+            order.next = if (homes..last).contains(&at) { at as Handle + 1 } else { NONE };
         }
-        for at in homes..homes + capacity - 1 {
-            slots[at].next = at as Handle + 1;
-        }
-        Self { slots, home_mask: homes - 1, free: homes as Handle, len: 0 }
+        self.free = homes as Handle;
+        self.len = 0;
     }
 
     pub fn len(&self) -> usize {

@@ -16,6 +16,9 @@ use abi::mold::{DATAGRAM_LEN_MAX, Request};
 use abi::soup::LoginRejectReason;
 
 mod feed;
+mod snapshot;
+
+use snapshot::Snapshot;
 
 /// Where a datagram came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,7 @@ pub struct Core<S> {
     market: Market,
     desk: Desk,
     session: Client,
+    snapshot: Option<Snapshot>,
     strategy: S,
     actions: Actions,
     /// What happened so far.
@@ -93,6 +97,7 @@ impl<S: Strategy> Core<S> {
             ),
             desk: Desk::new(&settings),
             session: Client::new(settings.login.clone()),
+            snapshot: settings.snapshot.clone().map(Snapshot::new),
             strategy,
             actions: Actions::new(),
             counters: Counters::new(),
@@ -279,6 +284,7 @@ impl<S: Strategy> Core<S> {
     /// The timer: about every 10 ms.
     pub fn on_tick(&mut self, now: u64) {
         self.ask_for_gap(now, false);
+        self.consider_snapshot(now);
         if !self.session.tick(now, self.desk.outbox()) {
             self.reset = true;
         }

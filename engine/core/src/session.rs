@@ -67,6 +67,11 @@ impl Client {
         }
     }
 
+    /// Forgets the session: the next login asks for message 1 of any.
+    pub fn forget(&mut self) {
+        (self.phase, self.session, self.next) = (Phase::Down, Session::BLANK, 1);
+    }
+
     /// Where the session stands.
     pub fn phase(&self) -> Phase {
         self.phase

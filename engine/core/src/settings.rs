@@ -178,14 +178,35 @@ impl Login {
     /// # Errors
     /// [`SettingsError::Text`] if a field can't carry one. The password is not repeated.
     pub fn new(username: &str, password: &str) -> Result<Self, SettingsError> {
+        Self::named(["orders.username", "orders.password"], username, password)
+    }
+
+    /// The same for other keys.
+    ///
+    /// # Errors
+    /// As [`Self::new`], with the keys' names.
+    pub fn named(
+        keys: [&'static str; 2],
+        username: &str,
+        password: &str,
+    ) -> Result<Self, SettingsError> {
         let too_long =
             |key, value: &str, max| SettingsError::Text { key, value: value.into(), max };
-        let username =
-            Alpha::new(username).ok_or_else(|| too_long("orders.username", username, 6))?;
-        let password =
-            Alpha::new(password).ok_or_else(|| too_long("orders.password", "(not shown)", 10))?;
+        let username = Alpha::new(username).ok_or_else(|| too_long(keys[0], username, 6))?;
+        let password = Alpha::new(password).ok_or_else(|| too_long(keys[1], "(not shown)", 10))?;
         Ok(Self { username, password })
     }
+}
+
+/// The way back when too much was missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSettings {
+    /// Who logs in at the GLIMPSE server.
+    pub login: Login,
+    /// A gap in which nothing moved for so long is too old for the request server.
+    pub gap_age_max_ns: u64,
+    /// A gap of so many messages is not requested to its end.
+    pub gap_messages_max: u64,
 }
 
 /// Everything the core is told. Holding one proves that each value is in its range.
@@ -197,6 +218,7 @@ pub struct Settings {
     pub(crate) login: Login,
     pub(crate) feed_session: Option<Session>,
     pub(crate) book: BookLimits,
+    pub(crate) snapshot: Option<SnapshotSettings>,
     pub(crate) gap_wait_ns: u64,
     pub(crate) request_retry_ns: u64,
 }
@@ -245,9 +267,22 @@ impl Settings {
             login,
             feed_session,
             book,
+            snapshot: None,
             gap_wait_ns: GAP_WAIT_NS,
             request_retry_ns: REQUEST_RETRY_NS,
         })
+    }
+
+    /// Has the core take a snapshot when it has missed too much.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the key and its range.
+    pub fn with_snapshot(mut self, snapshot: SnapshotSettings) -> Result<Self, SettingsError> {
+        let (age, messages) = (snapshot.gap_age_max_ns / 1_000_000, snapshot.gap_messages_max);
+        range("feed.snapshot.gap_age_max_ms", age, 100, 3_600_000, "100 to 3600000")?;
+        range("feed.snapshot.gap_messages_max", messages, 1_000, 1 << 40, "1000 to 2^40")?;
+        self.snapshot = Some(snapshot);
+        Ok(self)
     }
 }
 

@@ -6,8 +6,8 @@ use crate::arena::Region;
 use crate::host::{self, SteadyClock};
 use crate::limits::BUFFER_LEN;
 use crate::net;
-use crate::port::{Completion, Port, SLOT_ORDERS, Token};
-use crate::ring::Handles;
+use crate::port::{Completion, Port, SLOTS, Token, is_stream};
+use crate::ring::{Handles, STREAMS, stream_of};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, Shutdown, SockaddrIn, connect, recv, send, shutdown};
@@ -34,9 +34,9 @@ const WAIT_MS: u8 = 10;
 pub struct Baseline {
     kind: Kind,
     handles: Handles,
-    orders: Option<OwnedFd>,
+    streams: [Option<OwnedFd>; STREAMS],
     epoll: Epoll,
-    receiving: [bool; 4],
+    receiving: [bool; SLOTS],
     completions: VecDeque<Completion>,
     buffers: Vec<[u8; BUFFER_LEN]>,
     free: Vec<u16>,
@@ -57,9 +57,9 @@ impl Baseline {
         Ok(Self {
             kind,
             handles,
-            orders: None,
+            streams: Default::default(),
             epoll,
-            receiving: [false; 4],
+            receiving: [false; SLOTS],
             completions: VecDeque::with_capacity(2 * BUFFERS),
             buffers: vec![[0; BUFFER_LEN]; BUFFERS],
             free: (0..BUFFERS as u16).collect(),
@@ -70,7 +70,9 @@ impl Baseline {
 
     fn fd(&self, slot: u32) -> Option<RawFd> {
         match slot {
-            SLOT_ORDERS => self.orders.as_ref().map(AsRawFd::as_raw_fd),
+            slot if is_stream(slot) => {
+                self.streams[stream_of(slot)].as_ref().map(AsRawFd::as_raw_fd)
+            }
             _ => self.handles.sockets.get(slot as usize).map(AsRawFd::as_raw_fd),
         }
     }
@@ -87,7 +89,7 @@ impl Baseline {
         self.syscalls += 1;
         let place = &mut self.buffers[usize::from(buffer)];
         let (result, more) = match recv(fd, place, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) if slot == SLOT_ORDERS => (0, false),
+            Ok(0) if is_stream(slot) => (0, false),
             Ok(len) => (len as i32, true),
             Err(Errno::EAGAIN) => return self.free.push(buffer),
             Err(errno) => (-(errno as i32), false),
@@ -134,27 +136,28 @@ impl Port for Baseline {
         Ok(())
     }
 
-    fn connect(&mut self) -> io::Result<()> {
-        let socket = net::orders(self.handles.order_server).map_err(io::Error::other)?;
-        let address = SockaddrIn::from(self.handles.order_server);
+    fn connect(&mut self, slot: u32) -> io::Result<()> {
+        let server = self.handles.servers[stream_of(slot)].ok_or(io::ErrorKind::NotConnected)?;
+        let socket = net::stream(server).map_err(io::Error::other)?;
+        let address = SockaddrIn::from(server);
         let result = match connect(socket.as_raw_fd(), &address) {
             Ok(()) => 0,
             Err(errno) => -(errno as i32),
         };
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(SLOT_ORDERS)))?;
-        self.orders = Some(socket);
-        self.complete(Token::Connect, SLOT_ORDERS, result);
+        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(slot)))?;
+        self.streams[stream_of(slot)] = Some(socket);
+        self.complete(Token::Connect, slot, result);
         Ok(())
     }
 
-    fn disconnect(&mut self) {
-        if let Some(socket) = &self.orders {
+    fn disconnect(&mut self, slot: u32) {
+        if let Some(socket) = &self.streams[stream_of(slot)] {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
         }
     }
 
-    fn close(&mut self) {
-        self.orders = None;
+    fn close(&mut self, slot: u32) {
+        self.streams[stream_of(slot)] = None;
     }
 
     fn write(
@@ -187,10 +190,10 @@ impl Port for Baseline {
             return Ok(());
         }
         if self.kind == Kind::Spin {
-            (0..=SLOT_ORDERS).for_each(|slot| self.try_receive(slot));
+            (0..SLOTS as u32).for_each(|slot| self.try_receive(slot));
             return Ok(());
         }
-        let mut events = [EpollEvent::empty(); 4];
+        let mut events = [EpollEvent::empty(); SLOTS];
         self.syscalls += 1;
         match self.epoll.wait(&mut events, EpollTimeout::from(WAIT_MS)) {
             Ok(count) => {

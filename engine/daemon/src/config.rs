@@ -3,7 +3,9 @@
 use crate::strategies::StrategySettings;
 use abi::field::Symbol;
 use abi::mold::Session;
-use engine_core::settings::{BookLimits, Login, RiskLimits, Settings, SettingsError};
+use engine_core::settings::{
+    BookLimits, Login, RiskLimits, Settings, SettingsError, SnapshotSettings,
+};
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -105,6 +107,33 @@ pub struct Feed {
     pub request_server: SocketAddrV4,
     /// The session to follow; absent, the first one heard.
     pub session: Option<String>,
+    /// A GLIMPSE 5.0 server, for gaps that the request server does not fill.
+    pub snapshot: Option<SnapshotServer>,
+}
+
+/// Where snapshots of all books come from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotServer {
+    server: SocketAddrV4,
+    username: String,
+    password: String,
+    /// A gap in which nothing has moved for so many milliseconds is too old: 100 to 3,600,000.
+    #[serde(default = "gap_age_max_ms")]
+    gap_age_max_ms: u64,
+    /// A gap of so many messages is not requested: 1,000 to 2^40.
+    #[serde(default = "gap_messages_max")]
+    gap_messages_max: u64,
+}
+
+/// Forty retries of a request.
+fn gap_age_max_ms() -> u64 {
+    2_000
+}
+
+/// Some seconds of requests; a snapshot of all books takes no longer.
+fn gap_messages_max() -> u64 {
+    1_000_000
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -176,6 +205,8 @@ pub struct Config {
     pub feed: Feed,
     /// The order-entry port.
     pub order_server: SocketAddrV4,
+    /// The snapshot server.
+    pub snapshot_server: Option<SocketAddrV4>,
     /// Journal.
     pub journal: JournalSettings,
     /// Shared pages.
@@ -239,7 +270,12 @@ impl Config {
             BookLimits { orders_max: file.book.orders_max, levels_max: file.book.levels_max };
         let core = Settings::new(symbols.clone(), file.risk, &restricted, login, session, book)
             .map_err(value)?;
+        let core = match &file.feed.snapshot {
+            Some(snapshot) => with_snapshot(core, snapshot).map_err(value)?,
+            None => core,
+        };
         Ok(Self {
+            snapshot_server: file.feed.snapshot.as_ref().map(|snapshot| snapshot.server),
             host: file.host,
             feed: file.feed,
             order_server: file.orders.server,
@@ -251,6 +287,15 @@ impl Config {
             text: text.into(),
         })
     }
+}
+
+fn with_snapshot(core: Settings, file: &SnapshotServer) -> Result<Settings, SettingsError> {
+    let keys = ["feed.snapshot.username", "feed.snapshot.password"];
+    core.with_snapshot(SnapshotSettings {
+        login: Login::named(keys, &file.username, &file.password)?,
+        gap_age_max_ns: file.gap_age_max_ms.saturating_mul(1_000_000),
+        gap_messages_max: file.gap_messages_max,
+    })
 }
 
 fn parse_symbol(key: &'static str, text: &str) -> Result<Symbol, SettingsError> {

@@ -5,10 +5,13 @@ use crate::arena::{Arena, Region};
 use crate::config::{Config, Durability};
 use crate::journal::{Journal, Layout, Written};
 use crate::limits::{COMPLETIONS_PER_TURN, JOURNAL_MEMORY, SEND_BUFFER, TICK_INTERVAL_NS};
-use crate::port::{Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_REQUESTS, Token};
+use crate::port::{
+    Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_REQUESTS, SLOT_SNAPSHOT, Token,
+    is_stream,
+};
 use crate::wire::Link;
 use abi::control::ControlPage;
-use abi::counters::{Counter, CountersPage, Event, INSTRUMENTS_SHOWN_MAX, Word};
+use abi::counters::{Counter, CountersPage, Event, Word};
 use abi::journal::{Kind, Timing};
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::settings::RiskLimits;
@@ -16,6 +19,10 @@ use engine_core::strategy::Strategy;
 use std::io;
 
 mod control;
+mod page;
+mod snapshot;
+
+use snapshot::is_snapshot;
 
 /// Records without an order are written when so many bytes have collected, or after so many ticks.
 const BATCH_LEN: usize = 16 << 10;
@@ -32,13 +39,15 @@ pub struct Memory {
     pub sending: Region,
     /// A re-request.
     pub request: Region,
+    /// A login at the snapshot server.
+    pub snapshot: Region,
 }
 
 impl Memory {
     /// Takes the regions from an arena.
     pub fn new(arena: &mut Arena) -> Self {
         let (journal, sending) = (arena.take(JOURNAL_MEMORY), arena.take(SEND_BUFFER));
-        Self { journal, sending, request: arena.take(4096) }
+        Self { journal, sending, request: arena.take(4096), snapshot: arena.take(4096) }
     }
 }
 
@@ -56,6 +65,7 @@ pub struct Hot<S, P> {
     port: P,
     core: Core<S>,
     link: Link,
+    snapshot_link: Link,
     journal: Journal,
     page: CountersPage,
     control: ControlPage,
@@ -107,7 +117,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         journal.record(Kind::Recovered, now, &layout.recovery.to_bytes());
         core.on_recovered(layout.recovery);
         Ok(Self {
-            link: Link::new(memory.sending),
+            link: Link::new(SLOT_ORDERS, memory.sending),
+            snapshot_link: Link::new(SLOT_SNAPSHOT, memory.snapshot),
             journal,
             page,
             control_generation: control.generation().wrapping_sub(1),
@@ -137,7 +148,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
     /// Takes the thread apart. Nothing may be under way in the machine.
     pub fn into_parts(self) -> (Core<S>, P, Memory) {
         let (journal, sending) = (self.journal.into_memory(), self.link.into_memory());
-        (self.core, self.port, Memory { journal, sending, request: self.request_region })
+        let (request, snapshot) = (self.request_region, self.snapshot_link.into_memory());
+        (self.core, self.port, Memory { journal, sending, request, snapshot })
     }
 
     /// Records nothing from now on: to measure what recording costs.
@@ -258,11 +270,19 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             count += 1;
             match completion.token {
                 Token::Receive => self.on_receive(completion, now)?,
+                Token::Send if is_snapshot(completion.number) => {
+                    if self.snapshot_link.on_sent(completion.result, &mut self.port) {
+                        self.on_snapshot_lost(now);
+                    }
+                }
                 Token::Send if self.link.on_sent(completion.result, &mut self.port) => {
                     self.on_lost(now)
                 }
                 Token::Send => {}
                 Token::Request => self.request_in_flight = false,
+                Token::Connect if is_snapshot(completion.number) => {
+                    self.on_snapshot_connect(completion.result, now)?;
+                }
                 Token::Connect => self.on_connect(completion.result, now)?,
                 Token::Journal => self.on_written(completion, now),
                 Token::Signal => self.on_signal(now)?,
@@ -278,6 +298,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             if len > 0 {
                 match slot {
                     SLOT_ORDERS => self.on_session_bytes(buffer, len, now),
+                    SLOT_SNAPSHOT => self.on_snapshot_bytes(buffer, len, now),
                     _ => self.on_datagram(slot, buffer, len, now),
                 }
             }
@@ -286,9 +307,12 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         if completion.more {
             return Ok(());
         }
-        if slot != SLOT_ORDERS {
+        if !is_stream(slot) {
             // Out of buffers, or an ICMP error of the request server: receiving goes on.
             return self.port.receive(slot);
+        }
+        if is_snapshot(slot) {
+            return self.on_snapshot_receive_ended(completion.result, now);
         }
         if self.link.on_receive_ended(completion.result, &mut self.port)? {
             self.on_lost(now);
@@ -405,6 +429,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         if self.journal.has_room() {
             self.link.poll(now, &mut self.port);
         }
+        self.tend_snapshot(now);
         self.publish();
         Ok(())
     }
@@ -429,6 +454,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
                 self.request_in_flight = sent.is_ok();
             }
         }
+        self.take_snapshot_outputs(now);
         for refused in self.core.take_refusals() {
             self.journal.record(Kind::RiskRefused, now, &refused.to_bytes());
         }
@@ -448,6 +474,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.journal.seal();
         }
         self.journal.submit(&mut self.port)?;
+        self.snapshot_link.flush(&mut self.port)?;
         let durable =
             self.durability == Durability::Async || self.journal.durable >= self.send_after;
         self.flushed = (durable || self.journal.lost) && self.link.flush(&mut self.port)?;
@@ -457,31 +484,5 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.core.counters.set(Counter::LoopCyclesMax, turn_ns);
         }
         Ok(())
-    }
-
-    /// Copies counters, instruments and events to the shared page.
-    fn publish(&mut self) {
-        let counters = &mut self.core.counters;
-        counters.set(Counter::Syscalls, self.port.syscalls());
-        if let Some((khz, error_ppb)) = self.port.tsc() {
-            counters.set(Counter::TscKhz, khz);
-            counters.set(Counter::TscErrorPpb, error_ppb as u64);
-        }
-        counters.set(Counter::JournalRecords, self.journal.records);
-        counters.set(Counter::JournalBytes, self.journal.bytes);
-        counters.set(Counter::JournalDurable, self.journal.durable);
-        for counter in Counter::ALL {
-            self.page.set(*counter, counters.get(*counter));
-        }
-        for (event, value) in counters.drain_events() {
-            self.page.raise(event, value);
-        }
-        for id in self.core.market().instruments().take(INSTRUMENTS_SHOWN_MAX) {
-            self.page.show_instrument(usize::from(id.0), &self.core.instrument_view(id));
-        }
-        let in_force = self.core.desk().risk.limits().to_words();
-        self.page.show_limits(&in_force, &self.configured_limits);
-        self.page.set_word(Word::State, self.core.state() as u64);
-        self.page.set_word(Word::Heartbeat, self.port.monotonic_ns());
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets: two multicast lines, the request server, the order-entry connection.
+//! Sockets: two multicast lines, the request server, streams.
 
 use crate::limits::RECEIVE_BUFFER;
 use nix::sys::socket::{
@@ -64,11 +64,11 @@ pub fn requests(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
     Ok(fd)
 }
 
-/// A socket for the order-entry connection; the ring connects it.
+/// A socket for a stream to a server; the ring connects it.
 ///
 /// # Errors
 /// [`NetError`] names the server.
-pub fn orders(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
+pub fn stream(server: SocketAddrV4) -> Result<OwnedFd, NetError> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)
         .map_err(step("socket for", server))?;

@@ -12,6 +12,15 @@ pub const SLOT_LINE_B: u32 = 1;
 pub const SLOT_REQUESTS: u32 = 2;
 /// The order-entry connection.
 pub const SLOT_ORDERS: u32 = 3;
+/// The connection to the snapshot server.
+pub const SLOT_SNAPSHOT: u32 = 4;
+/// Slots of sockets.
+pub const SLOTS: usize = 5;
+
+/// Whether a slot is a stream, connected when it is needed.
+pub fn is_stream(slot: u32) -> bool {
+    matches!(slot, SLOT_ORDERS | SLOT_SNAPSHOT)
+}
 
 /// What a completion is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +28,7 @@ pub const SLOT_ORDERS: u32 = 3;
 pub enum Token {
     /// A datagram or bytes from a socket slot.
     Receive = 1,
-    /// Bytes to the exchange.
+    /// Bytes to a stream.
     Send = 2,
     /// A re-request.
     Request = 3,
@@ -81,15 +90,15 @@ pub trait Port {
     /// What the machine says.
     fn send(&mut self, slot: u32, region: &Region, len: usize, token: Token) -> io::Result<()>;
 
-    /// Starts to connect the order-entry slot.
+    /// Starts to connect a stream.
     ///
     /// # Errors
     /// There is no socket to be had.
-    fn connect(&mut self) -> io::Result<()>;
-    /// Ends the order-entry connection; what is under way on it completes soon.
-    fn disconnect(&mut self);
-    /// Lets go of the order-entry socket, on which nothing is under way any more.
-    fn close(&mut self);
+    fn connect(&mut self, slot: u32) -> io::Result<()>;
+    /// Ends a stream's connection; what is under way on it completes soon.
+    fn disconnect(&mut self, slot: u32);
+    /// Lets go of a stream's socket, on which nothing is under way any more.
+    fn close(&mut self, slot: u32);
 
     /// Writes `len` bytes of a region to journal file `place` at `offset`, durably.
     ///

@@ -179,7 +179,7 @@ fn trade(
             net::line(config.feed.line_b, config.feed.interface)?,
             net::requests(config.feed.request_server)?,
         ],
-        order_server: config.order_server,
+        servers: [Some(config.order_server), config.snapshot_server],
         signals: Signals::new()?,
         journal: files.files,
     };

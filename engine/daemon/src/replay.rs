@@ -146,7 +146,11 @@ impl Player {
         }
         let Some(core) = &mut self.core else { return Ok(()) };
         match record.kind {
-            Kind::SessionSent | Kind::FeedRequested | Kind::RiskRefused | Kind::Stopped => {
+            Kind::SessionSent
+            | Kind::FeedRequested
+            | Kind::SnapshotSent
+            | Kind::RiskRefused
+            | Kind::Stopped => {
                 return self.compare(record);
             }
             Kind::Timing | Kind::Context => return Ok(()),
@@ -168,6 +172,9 @@ impl Player {
             Kind::SessionBytes => core.on_session_bytes(record.payload, now),
             Kind::SessionConnected => core.on_session_connected(now),
             Kind::SessionLost => core.on_session_lost(now),
+            Kind::SnapshotConnected => core.on_snapshot_connected(now),
+            Kind::SnapshotBytes => core.on_snapshot_bytes(record.payload, now),
+            Kind::SnapshotLost => core.on_snapshot_lost(),
             Kind::Tick => core.on_tick(now),
             Kind::Control => core
                 .on_control(Orders::from_bits(record.payload.first().copied().unwrap_or(0)), now),
@@ -181,6 +188,10 @@ impl Player {
         if let Some(request) = core.take_request() {
             self.produced.extend_from_slice(&request.to_bytes());
         }
+        if let Some(out) = core.snapshot_out() {
+            self.produced.append(out);
+        }
+        core.take_snapshot_reset();
         core.take_refusals().for_each(|refused| self.produced.extend(refused.to_bytes()));
         core.take_stops().for_each(|reason| self.produced.push(reason as u8));
         core.take_reset();

@@ -9,7 +9,7 @@ use crate::arena::{Arena, Region};
 use crate::host::{self, Signals, SteadyClock, Tsc};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
 use crate::net;
-use crate::port::{Completion, Port, SLOT_ORDERS, Token};
+use crate::port::{Completion, Port, SLOT_ORDERS, SLOTS, Token, is_stream};
 use io_uring::types::{BufRingEntry, Fixed, RecvMsgOut};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::socket::{Shutdown, SockaddrIn, shutdown};
@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// The buffer group of all receives.
 const GROUP: u16 = 0;
 
-const SLOT_SIGNALS: u32 = 4;
-const SLOT_JOURNAL: u32 = 5;
+const SLOT_SIGNALS: u32 = SLOTS as u32;
+const SLOT_JOURNAL: u32 = SLOT_SIGNALS + 1;
 
 fn pack(token: Token, number: u32) -> u64 {
     (token as u64) << 56 | u64::from(number)
@@ -65,12 +65,20 @@ fn stamp_in(control: &[u8]) -> Option<u64> {
     (kind == level_and_type && stamp > 0).then_some(stamp)
 }
 
+/// Slots that are streams: orders and snapshots.
+pub const STREAMS: usize = SLOTS - SLOT_ORDERS as usize;
+
+/// The place of a slot among the streams.
+pub fn stream_of(slot: u32) -> usize {
+    (slot - SLOT_ORDERS) as usize
+}
+
 /// Files that the ring works on.
 pub struct Handles {
     /// Line A, line B, the request server.
     pub sockets: [OwnedFd; 3],
-    /// Where orders go.
-    pub order_server: SocketAddrV4,
+    /// Where orders go, and where snapshots come from.
+    pub servers: [Option<SocketAddrV4>; STREAMS],
     /// The signals of the process.
     pub signals: Signals,
     /// The journal's files.
@@ -91,9 +99,8 @@ pub struct Ring {
     datagram: &'static libc::msghdr,
     /// For each buffer, where its bytes start and when they came.
     arrivals: Vec<(usize, Option<u64>)>,
-    order_server: SocketAddrV4,
-    order_address: &'static libc::sockaddr_in,
-    order_socket: Option<OwnedFd>,
+    servers: [Option<(SocketAddrV4, &'static libc::sockaddr_in)>; STREAMS],
+    streams: [Option<OwnedFd>; STREAMS],
     signals: Signals,
     /// Open as long as the ring, which is dropped before them.
     sockets: [OwnedFd; 3],
@@ -127,7 +134,10 @@ impl Ring {
                 0,
             )
         }?;
-        let address = *SockaddrIn::from(handles.order_server).as_ref();
+        let servers = handles.servers.map(|server| {
+            let address = *SockaddrIn::from(server?).as_ref();
+            Some((server?, &*Box::leak(Box::new(address))))
+        });
         let mut ring = Self {
             io,
             buffer_ring,
@@ -138,9 +148,8 @@ impl Ring {
             tsc: Tsc::calibrate(),
             datagram: datagram_header(),
             arrivals: vec![(0, None); usize::from(BUFFERS)],
-            order_server: handles.order_server,
-            order_address: Box::leak(Box::new(address)),
-            order_socket: None,
+            servers,
+            streams: Default::default(),
             signals: handles.signals,
             sockets: handles.sockets,
             journal_files: handles.journal,
@@ -252,7 +261,7 @@ impl Port for Ring {
 
     fn receive(&mut self, slot: u32) -> io::Result<()> {
         let entry = match slot {
-            SLOT_ORDERS => opcode::RecvMulti::new(Fixed(slot), GROUP).build(),
+            slot if is_stream(slot) => opcode::RecvMulti::new(Fixed(slot), GROUP).build(),
             // A datagram comes behind its control messages, of which the time stamp is one.
             _ => opcode::RecvMsgMulti::new(Fixed(slot), std::ptr::from_ref(self.datagram), GROUP)
                 .build(),
@@ -283,26 +292,27 @@ impl Port for Ring {
         self.push(entry, token, slot)
     }
 
-    fn connect(&mut self) -> io::Result<()> {
-        let socket = net::orders(self.order_server).map_err(io::Error::other)?;
-        self.set_file(SLOT_ORDERS, socket.as_raw_fd())?;
-        self.order_socket = Some(socket);
-        let pointer = std::ptr::from_ref(self.order_address).cast();
+    fn connect(&mut self, slot: u32) -> io::Result<()> {
+        let (server, address) = self.servers[stream_of(slot)].ok_or(io::ErrorKind::NotConnected)?;
+        let socket = net::stream(server).map_err(io::Error::other)?;
+        self.set_file(slot, socket.as_raw_fd())?;
+        self.streams[stream_of(slot)] = Some(socket);
+        let pointer = std::ptr::from_ref(address).cast();
         let len = size_of::<libc::sockaddr_in>() as u32;
-        let entry = opcode::Connect::new(Fixed(SLOT_ORDERS), pointer, len).build();
-        self.push(entry, Token::Connect, SLOT_ORDERS)
+        let entry = opcode::Connect::new(Fixed(slot), pointer, len).build();
+        self.push(entry, Token::Connect, slot)
     }
 
-    fn disconnect(&mut self) {
-        if let Some(socket) = &self.order_socket {
+    fn disconnect(&mut self, slot: u32) {
+        if let Some(socket) = &self.streams[stream_of(slot)] {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
         }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, slot: u32) {
         // An empty slot is what the next attempt replaces; a failure here shows up there.
-        let _ = self.set_file(SLOT_ORDERS, -1);
-        self.order_socket = None;
+        let _ = self.set_file(slot, -1);
+        self.streams[stream_of(slot)] = None;
     }
 
     fn write(
@@ -365,7 +375,7 @@ impl Port for Ring {
         let (buffer, mut result) = (cqueue::buffer_select(entry.flags()), entry.result());
         if let Some(id) = buffer {
             self.arrivals[usize::from(id)] = (0, None);
-            if number != SLOT_ORDERS && result > 0 {
+            if !is_stream(number) && result > 0 {
                 result = self.unwrap_datagram(id, result as usize);
             }
         }

@@ -1,9 +1,9 @@
-//! The order-entry connection: connect, receive, one send at a time, close, try again.
+//! A stream: connect, receive, one send at a time, close, try again.
 //! Moves bytes; what they say is the core's.
 
 use crate::arena::Region;
-use crate::limits::{RECONNECT_INTERVAL_NS, SEND_BUFFER};
-use crate::port::{Port, SLOT_ORDERS, Token};
+use crate::limits::RECONNECT_INTERVAL_NS;
+use crate::port::{Port, Token};
 use std::io;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,7 @@ enum Phase {
 
 /// One connection, made again whenever it is lost.
 pub struct Link {
+    slot: u32,
     phase: Phase,
     retry_at: u64,
     pending: Vec<u8>,
@@ -25,12 +26,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// A connection that sends from `sending`.
-    pub fn new(sending: Region) -> Self {
+    /// The connection of a slot, which sends from `sending`.
+    pub fn new(slot: u32, sending: Region) -> Self {
         Self {
+            slot,
             phase: Phase::Down,
             retry_at: 0,
-            pending: Vec::with_capacity(SEND_BUFFER),
+            pending: Vec::with_capacity(sending.len()),
             sending,
             in_flight: None,
             receiving: false,
@@ -46,7 +48,7 @@ impl Link {
     pub fn poll(&mut self, now: u64, port: &mut impl Port) {
         if self.phase == Phase::Down && now >= self.retry_at {
             self.retry_at = now + RECONNECT_INTERVAL_NS;
-            if port.connect().is_ok() {
+            if port.connect(self.slot).is_ok() {
                 self.phase = Phase::Connecting;
             }
         }
@@ -71,7 +73,7 @@ impl Link {
 
     fn receive(&mut self, port: &mut impl Port) -> io::Result<()> {
         self.receiving = true;
-        port.receive(SLOT_ORDERS)
+        port.receive(self.slot)
     }
 
     /// Whether bytes that came now count.
@@ -93,7 +95,7 @@ impl Link {
 
     /// Keeps bytes for sending; `false` if too many wait.
     pub fn queue(&mut self, bytes: &[u8]) -> bool {
-        let fits = self.pending.len() + bytes.len() <= SEND_BUFFER;
+        let fits = self.pending.len() + bytes.len() <= self.sending.len();
         if fits {
             self.pending.extend_from_slice(bytes);
         }
@@ -114,7 +116,7 @@ impl Link {
         self.sending.bytes_mut(0, len).copy_from_slice(&self.pending);
         self.pending.clear();
         self.in_flight = Some(len);
-        port.send(SLOT_ORDERS, &self.sending, len, Token::Send)?;
+        port.send(self.slot, &self.sending, len, Token::Send)?;
         Ok(true)
     }
 
@@ -131,7 +133,7 @@ impl Link {
     /// Ends the connection; [`Self::finish_closing`] closes it once the kernel lets go of it.
     pub fn reset(&mut self, port: &mut impl Port) {
         if self.phase == Phase::Up {
-            port.disconnect();
+            port.disconnect(self.slot);
             self.phase = Phase::Closing;
         }
         self.pending.clear();
@@ -145,7 +147,7 @@ impl Link {
     }
 
     fn close(&mut self, now: u64, port: &mut impl Port) {
-        port.close();
+        port.close(self.slot);
         self.phase = Phase::Down;
         self.retry_at = now + RECONNECT_INTERVAL_NS;
     }

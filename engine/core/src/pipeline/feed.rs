@@ -86,7 +86,7 @@ impl<S: Strategy> Core<S> {
         self.counters.set(Counter::FeedSequence, next);
     }
 
-    fn apply_held(&mut self, now: u64) {
+    pub(super) fn apply_held(&mut self, now: u64) {
         if !self.arbiter.is_holding() {
             return;
         }
@@ -145,7 +145,7 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    fn after_feed(&mut self, now: u64) {
+    pub(super) fn after_feed(&mut self, now: u64) {
         if self.arbiter.is_whole() && !self.fed {
             self.fed = true;
             self.counters.raise(Event::FeedWhole, self.arbiter.next());
