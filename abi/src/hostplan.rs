@@ -212,6 +212,11 @@ impl CorePlan {
         Self::new(&online, hot.intersection(&online))
     }
 
+    /// A host whose CPUs are not known: none is hot.
+    pub fn without_hot() -> Self {
+        Self { hot: CpuSet::default(), housekeeping: CpuSet::default() }
+    }
+
     /// CPUs of the engine.
     pub fn hot(&self) -> &CpuSet {
         &self.hot

@@ -31,3 +31,5 @@ pub mod hostplan;
 pub mod journal;
 /// Shared pages as arrays of atomic words.
 pub mod page;
+/// Where the pages of an engine and its shards lie.
+pub mod shards;

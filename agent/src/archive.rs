@@ -50,7 +50,7 @@ pub async fn keep(journal: PathBuf, archive: PathBuf) {
     let mut failed = false;
     loop {
         let paths = (journal.clone(), archive.clone());
-        let round = tokio::task::spawn_blocking(move || keep_once(&paths.0, &paths.1)).await;
+        let round = tokio::task::spawn_blocking(move || keep_all(&paths.0, &paths.1)).await;
         match round.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(()) => failed = false,
             Err(error) if !failed => {
@@ -63,11 +63,29 @@ pub async fn keep(journal: PathBuf, archive: PathBuf) {
     }
 }
 
-fn keep_once(journal: &Path, archive: &Path) -> io::Result<()> {
-    let found = match segments(journal) {
+/// The journal itself, and that of each shard in a directory of its own.
+fn keep_all(journal: &Path, archive: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(journal) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
+        entries => entries?,
     };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let shards: Vec<_> = paths.iter().filter(|path| path.is_dir()).collect();
+    let share = SHARE * (1 + shards.len() as u64);
+    keep_once(journal, archive, share)?;
+    for shard in shards {
+        let name = shard.file_name().unwrap_or_default();
+        keep_once(shard, &archive.join(name), share)?;
+    }
+    Ok(())
+}
+
+/// Copies may take one part of `share` of their file system.
+fn keep_once(journal: &Path, archive: &Path, share: u64) -> io::Result<()> {
+    let found = segments(journal)?;
+    if found.is_empty() {
+        return Ok(());
+    }
     std::fs::create_dir_all(archive)?;
     let mut copies = copies(archive)?;
     let names: Vec<Header> = found.keys().copied().collect();
@@ -80,10 +98,10 @@ fn keep_once(journal: &Path, archive: &Path) -> io::Result<()> {
         }
     }
     let file_system = nix::sys::statvfs::statvfs(archive)?;
-    let bytes_max = file_system.blocks() * file_system.fragment_size() / SHARE;
+    let bytes_max = file_system.blocks() * file_system.fragment_size() / share;
     for name in to_remove(&copies, bytes_max) {
         std::fs::remove_file(archive.join(copy_name(name)))?;
-        info!(segment = name.segment, "oldest journal copy removed: a fifth of the disk is full");
+        info!(segment = name.segment, "oldest journal copy removed: its part of the disk is full");
     }
     Ok(())
 }
@@ -137,7 +155,7 @@ mod tests {
     fn a_round_copies_what_the_engine_left_behind() {
         let root = std::env::temp_dir().join(format!("quietcore-archive-{}", std::process::id()));
         let (journal, archive) = (root.join("journal"), root.join("archive"));
-        keep_once(&journal, &archive).unwrap();
+        keep_all(&journal, &archive).unwrap();
         std::fs::create_dir_all(&journal).unwrap();
         let write = |place: u64, segment: u64| {
             let mut bytes = Header { segment, run: 5 }.encode().to_vec();
@@ -146,12 +164,17 @@ mod tests {
         };
         write(0, 0);
         write(1, 1);
-        keep_once(&journal, &archive).unwrap();
+        keep_all(&journal, &archive).unwrap();
         // The ring comes round: segment 2 is where segment 0 was.
         write(0, 2);
-        keep_once(&journal, &archive).unwrap();
+        keep_all(&journal, &archive).unwrap();
         let kept = copies(&archive).unwrap();
         assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [name(0, 5), name(1, 5)]);
+        std::fs::create_dir_all(journal.join("shard")).unwrap();
+        std::fs::copy(journal.join("00000001.qcj"), journal.join("shard/0.qcj")).unwrap();
+        std::fs::copy(journal.join("00000000.qcj"), journal.join("shard/1.qcj")).unwrap();
+        keep_all(&journal, &archive).unwrap();
+        assert_eq!(copies(&archive.join("shard")).unwrap().len(), 1);
         let first = std::fs::read(archive.join(copy_name(name(0, 5)))).unwrap();
         assert_eq!((first.len(), first[8191]), (8192, 0));
         std::fs::remove_dir_all(root).unwrap();

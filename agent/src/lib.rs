@@ -8,6 +8,8 @@ pub mod archive;
 pub mod compose;
 /// The rim to containerd.
 pub mod containerd;
+/// The engine's pages, of one or of several shards.
+pub mod engines;
 /// The isolated cpuset partition on the hot cores.
 pub mod hotpartition;
 /// What a core was interrupted by.

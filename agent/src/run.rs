@@ -4,6 +4,7 @@
 use crate::archive;
 use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
+use crate::engines::Events;
 use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
 use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
@@ -14,8 +15,8 @@ use crate::status::{self, Container, Core, Engine, Status};
 use crate::tail::Tail;
 use crate::volumes;
 use abi::control::ControlPage;
-use abi::counters::CountersPage;
 use abi::hostplan::CorePlan;
+use abi::shards::alive_pages;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,11 +62,10 @@ pub struct Agent {
     problems: BTreeMap<String, String>,
     started: Instant,
     counts: BTreeMap<u32, CoreCounts>,
-    engine_pid: u32,
+    engine_pids: Vec<u32>,
     engine_switches: BTreeMap<u32, u64>,
     core_status: Vec<Core>,
-    next_event: u64,
-    event_source: u32,
+    events: Events,
     wake: Arc<Notify>,
 }
 
@@ -78,7 +78,7 @@ pub async fn run(paths: Paths) -> Result<()> {
     let mut agent = Agent::new(paths, cores)?;
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
-    tokio::spawn(beat(pages.join("control")));
+    tokio::spawn(beat(pages.clone()));
     tokio::spawn(archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
     let mut serving = tokio::spawn(async move { server::serve(&socket, pages, to_agent).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -98,16 +98,16 @@ pub async fn run(paths: Paths) -> Result<()> {
     }
 }
 
-/// Tells the engine every second that the agent lives, whatever containerd does. There is no page before
-/// the engine's first start.
-async fn beat(control: std::path::PathBuf) {
+/// Tells the engines every second that the agent lives, whatever containerd does. There is no page before
+/// the first start.
+async fn beat(pages: PathBuf) {
     let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
-    let mut page = None;
     loop {
         ticks.tick().await;
-        page = page.or_else(|| ControlPage::open_existing(&control).ok());
-        if let Some(page) = &page {
-            page.beat(status::monotonic_ns());
+        for (_, directory) in abi::shards::shard_pages(&pages) {
+            if let Ok(page) = ControlPage::open_existing(&directory.join("control")) {
+                page.beat(status::monotonic_ns());
+            }
         }
     }
 }
@@ -136,11 +136,10 @@ impl Agent {
             problems: BTreeMap::new(),
             started: Instant::now(),
             counts: BTreeMap::new(),
-            engine_pid: 0,
+            engine_pids: Vec::new(),
             engine_switches: BTreeMap::new(),
             core_status: Vec::new(),
-            next_event: 0,
-            event_source: 0,
+            events: Events::default(),
             wake: Arc::new(Notify::new()),
         };
         agent.declared = agent.load()?;
@@ -197,7 +196,7 @@ impl Agent {
         }
         self.problem("containers", done.err().map(|error| format!("{error:#}")));
         self.read_tails();
-        self.report_engine_events();
+        self.events.report(&self.paths.pages);
     }
 
     async fn reconcile_containers(&mut self) -> Result<()> {
@@ -298,38 +297,23 @@ impl Agent {
         }
     }
 
-    /// The page of a running engine.
-    fn page(&self) -> Option<CountersPage> {
-        let page = CountersPage::open(&self.paths.pages.join("counters")).ok()?;
-        page.is_alive(status::monotonic_ns()).then_some(page)
-    }
-
-    /// The hot thread does not log; its events come to the journal here.
-    fn report_engine_events(&mut self) {
-        let Some(page) = self.page() else { return };
-        let pid = page.word(abi::counters::Word::Pid) as u32;
-        if pid != self.event_source {
-            (self.event_source, self.next_event) = (pid, 0);
-        }
-        let raised = page.word(abi::counters::Word::Events);
-        self.next_event =
-            self.next_event.max(raised.saturating_sub(abi::counters::EVENTS_KEPT as u64));
-        while self.next_event < raised {
-            if let Some((event, value)) = page.event(self.next_event) {
-                info!(target: "engine", event = ?event, value, "engine: {event:?} ({value})");
-            }
-            self.next_event += 1;
-        }
+    /// The engines that run.
+    fn engines(&self) -> Vec<Engine> {
+        let pages = alive_pages(&self.paths.pages, status::monotonic_ns()).into_iter();
+        pages.map(|(shard, page)| Engine::read(shard, &page)).collect()
     }
 
     /// Takes the counts of every core and what they grew by.
     fn sample(&mut self) {
         let counts = interference::sample();
-        let engine = self.page().map(|page| Engine::read(&page));
-        let pid = engine.as_ref().map_or(0, |engine| engine.pid);
-        let engine_cpu = engine.and_then(|engine| engine.cpu);
-        let own = interference::switches_of(pid as i32);
-        let same_engine = pid == self.engine_pid;
+        let engines = self.engines();
+        let pids: Vec<u32> = engines.iter().map(|engine| engine.pid).collect();
+        let engine_cpus: Vec<u32> = engines.iter().filter_map(|engine| engine.cpu).collect();
+        let mut own = BTreeMap::new();
+        for (cpu, switches) in pids.iter().flat_map(|pid| interference::switches_of(*pid as i32)) {
+            *own.entry(cpu).or_default() += switches;
+        }
+        let same_engine = pids == self.engine_pids;
         let before: BTreeMap<u32, u64> =
             self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
         for (cpu, now) in &counts {
@@ -338,7 +322,7 @@ impl Agent {
             let own_now = grown(&own).saturating_sub(grown(&self.engine_switches));
             let switches = now.switches.saturating_sub(was.switches);
             let foreign =
-                interference::foreign_switches(switches, own_now, engine_cpu == Some(*cpu));
+                interference::foreign_switches(switches, own_now, engine_cpus.contains(cpu));
             let foreign = if same_engine { foreign } else { 0 };
             self.core_status.push(Core {
                 cpu: *cpu,
@@ -350,7 +334,7 @@ impl Agent {
             });
         }
         self.counts = counts;
-        self.engine_pid = pid;
+        self.engine_pids = pids;
         self.engine_switches = own;
     }
 
@@ -379,11 +363,13 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
-        let engine = self.page().map(|page| Engine::read(&page));
+        let engines = self.engines();
         let containers: Vec<Container> =
             self.declared.iter().map(|service| self.container(service)).collect();
         let partition = hotpartition::stands(&self.cores);
-        let trading = engine.as_ref().is_some_and(|engine| engine.state == "trading");
+        // A shard that does not run has pages, but none that lives.
+        let expected = abi::shards::shard_pages(&self.paths.pages).len().max(1);
+        let trading = engines.iter().filter(|engine| engine.state == "trading").count() == expected;
         let running = self.declared.iter().all(|service| {
             let task = self.observed.get(&service.name).and_then(|observed| observed.task);
             task == Some(Task::Running) || is_over(service, task)
@@ -392,7 +378,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             ready: trading && running && partition,
             partition,
-            engine,
+            engines,
             cores: self.core_status.clone(),
             containers,
             problems: self

@@ -1,9 +1,11 @@
 //! The local socket: one line of JSON in, one line out. Only root reaches it.
 
+use crate::engines;
 use crate::limits::REQUEST_LEN_MAX;
 use crate::risklimits as limits;
 use crate::status::Status;
 use abi::control::{ControlPage, Orders};
+use abi::shards::shard_pages;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +39,9 @@ pub enum Request {
     },
     /// Put other risk limits in force, or none to see them.
     Limits {
+        /// Of which shard; may be left out if there is one engine.
+        #[serde(default)]
+        shard: Option<String>,
         /// Names of `abi::control::LIMIT_NAMES` and their new values.
         changes: BTreeMap<String, u64>,
     },
@@ -92,10 +97,13 @@ async fn answer(
     while let Some(line) = lines.next_line().await? {
         let response = match serde_json::from_str(&line) {
             // The kill switch waits for nothing, least of all for a containerd that hangs.
-            Ok(Request::Control { kill, drain }) => {
-                tell_engine(&pages.join("control"), kill, drain)
+            Ok(Request::Control { kill, drain }) => tell_engines(&pages, kill, drain),
+            Ok(Request::Limits { shard, changes }) => {
+                match engines::pages_of(&pages, shard.as_deref()) {
+                    Ok(pages) => limits::change(&pages, &changes).await,
+                    Err(why) => Response::Error(why),
+                }
             }
-            Ok(Request::Limits { changes }) => limits::change(&pages, &changes).await,
             Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
             Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),
@@ -107,24 +115,34 @@ async fn answer(
     Ok(())
 }
 
-/// Kill and drain add up; neither lifts the other. Only asking for neither clears both.
-fn tell_engine(control: &Path, kill: bool, drain: bool) -> Response {
-    let page = match ControlPage::open_existing(control) {
-        Ok(page) => page,
-        Err(error) => {
-            return Response::Error(format!("{error}; the engine has not run since the boot"));
-        }
-    };
-    let now = page.orders();
-    let resume = !kill && !drain;
-    let orders = Orders {
-        kill: !resume && (kill || now.kill),
-        drain: !resume && (drain || now.drain),
-        ..now
-    };
-    page.set(orders);
-    warn!(kill = orders.kill, drain = orders.drain, "engine control changed");
-    Response::Done
+/// Tells every shard. Kill and drain add up; neither lifts the other. Only asking for neither clears both.
+fn tell_engines(pages: &Path, kill: bool, drain: bool) -> Response {
+    let all = shard_pages(pages);
+    if all.is_empty() {
+        let root = pages.display();
+        return Response::Error(format!("{root}: the engine has not run since the boot"));
+    }
+    let mut failed = None;
+    for (shard, directory) in all {
+        let page = match ControlPage::open_existing(&directory.join("control")) {
+            Ok(page) => page,
+            // The others are told all the same.
+            Err(error) => {
+                failed = Some(Response::Error(error.to_string()));
+                continue;
+            }
+        };
+        let now = page.orders();
+        let resume = !kill && !drain;
+        let orders = Orders {
+            kill: !resume && (kill || now.kill),
+            drain: !resume && (drain || now.drain),
+            ..now
+        };
+        page.set(orders);
+        warn!(shard, kill = orders.kill, drain = orders.drain, "engine control changed");
+    }
+    failed.unwrap_or(Response::Done)
 }
 
 async fn ask(question: Question, to_agent: &mpsc::Sender<Asked>) -> Response {

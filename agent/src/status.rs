@@ -14,8 +14,8 @@ pub struct Status {
     pub ready: bool,
     /// Whether the isolated partition stands.
     pub partition: bool,
-    /// The engine; absent if it has no counters page.
-    pub engine: Option<Engine>,
+    /// The engines that run: one, or one for each shard.
+    pub engines: Vec<Engine>,
     /// Cores, by number.
     pub cores: Vec<Core>,
     /// Containers, by name.
@@ -27,6 +27,8 @@ pub struct Status {
 /// The engine as its counters page shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
+    /// Its shard's name; empty for an engine without shards.
+    pub shard: String,
     /// See [`State`].
     pub state: String,
     /// Its process.
@@ -92,7 +94,7 @@ pub struct Container {
 
 impl Engine {
     /// Reads a counters page.
-    pub fn read(page: &CountersPage) -> Self {
+    pub fn read(shard: String, page: &CountersPage) -> Self {
         let value = |counter: &Counter| {
             let word = page.get(*counter);
             if counter.is_signed() { i128::from(word as i64) } else { i128::from(word) }
@@ -105,6 +107,7 @@ impl Engine {
             pnl_ticks: view.pnl_ticks,
         });
         Self {
+            shard,
             state: page.state().map_or("unknown", State::name).into(),
             pid: page.word(Word::Pid) as u32,
             cpu: u32::try_from(page.word(Word::HotCpu)).ok(),

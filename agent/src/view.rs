@@ -10,20 +10,18 @@ pub fn page(status: &Status, colour: bool) -> String {
         |words: &str| if colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_string() };
     let readiness = if status.ready { "trading" } else { "not ready" };
     let _ = writeln!(text, "{}  {}  {readiness}", bold("Quietcore"), status.version);
-    match &status.engine {
-        Some(engine) => show_engine(&mut text, engine, &bold),
-        None => {
-            let _ = writeln!(text, "\nengine: not running");
-        }
+    status.engines.iter().for_each(|engine| show_engine(&mut text, engine, &bold));
+    if status.engines.is_empty() {
+        let _ = writeln!(text, "\nengine: not running");
     }
     let _ = writeln!(
         text,
         "\n{}",
         bold("CORE  ROLE          TIMER IRQ/S  FOREIGN SWITCH/S  (SINCE START)")
     );
-    let cpu = status.engine.as_ref().and_then(|engine| engine.cpu);
+    let engine_cpus: Vec<_> = status.engines.iter().filter_map(|engine| engine.cpu).collect();
     for core in &status.cores {
-        let role = match (core.hot, cpu == Some(core.cpu)) {
+        let role = match (core.hot, engine_cpus.contains(&core.cpu)) {
             (true, true) => "hot, engine",
             (true, false) => "hot, journal",
             (false, _) => "housekeeping",
@@ -84,7 +82,8 @@ fn show_engine(text: &mut String, engine: &Engine, bold: &dyn Fn(&str) -> String
         );
     }
     let count = |name: &str| engine.counter(name);
-    let _ = writeln!(text, "\n{} {}", bold("engine"), engine.state);
+    let name = format!("engine {}", engine.shard);
+    let _ = writeln!(text, "\n{} {}", bold(name.trim_end()), engine.state);
     let _ = writeln!(
         text,
         "  feed messages {:<10} gaps {:<6} orders sent {:<8} replaced {:<8}\n  fills {:<8} shares {:<10} open {:<5} rejects {:<6} refused by risk {}\n  position {:<8} P&L {}",
@@ -149,7 +148,7 @@ mod tests {
         };
         let cores =
             vec![Core { cpu: 0, ..Core::default() }, Core { cpu: 2, hot: true, ..Core::default() }];
-        let status = Status { engine: Some(engine), cores, ready: true, ..Status::default() };
+        let status = Status { engines: vec![engine], cores, ready: true, ..Status::default() };
         let text = page(&status, false);
         assert!(
             text.contains("585.33 (18)") && text.contains("-1234.56") && text.contains("0.58"),

@@ -114,16 +114,20 @@ impl Books {
 pub type Wanted = oneshot::Sender<Vec<u8>>;
 
 /// Takes connections until the owner is gone.
-pub async fn serve(listener: TcpListener, login: (String, String), owner: mpsc::Sender<Wanted>) {
+pub async fn serve(
+    listener: TcpListener,
+    logins: Vec<(String, String)>,
+    owner: mpsc::Sender<Wanted>,
+) {
     while !owner.is_closed() {
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, login.clone(), owner.clone()));
+            tokio::spawn(answer(stream, logins.clone(), owner.clone()));
         }
     }
 }
 
 /// One client: its login, the snapshot, the end. A client that goes away is none any more.
-async fn answer(mut stream: TcpStream, login: (String, String), owner: mpsc::Sender<Wanted>) {
+async fn answer(mut stream: TcpStream, logins: Vec<(String, String)>, owner: mpsc::Sender<Wanted>) {
     let mut bytes = Vec::new();
     let request = loop {
         match Packet::decode(&bytes) {
@@ -136,7 +140,7 @@ async fn answer(mut stream: TcpStream, login: (String, String), owner: mpsc::Sen
         }
     };
     let mut out = Vec::new();
-    if (request.username.text(), request.password.text()) == login {
+    if logins.contains(&(request.username.text(), request.password.text())) {
         let (wanted, snapshot) = oneshot::channel();
         if owner.send(wanted).await.is_err() {
             return;

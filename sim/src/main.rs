@@ -32,12 +32,9 @@ struct Arguments {
     /// Where orders are taken (TCP).
     #[arg(long, default_value = "127.0.0.1:31010")]
     orders: SocketAddrV4,
-    /// Username of the account, at most 6 characters.
-    #[arg(long, default_value = "quiet")]
-    username: String,
-    /// Password of the account, at most 10 characters.
-    #[arg(long, default_value = "core")]
-    password: String,
+    /// Username and password of each account, at most 6 and 10 characters.
+    #[arg(long, value_name = "USER:PASSWORD", value_delimiter = ',', default_value = "quiet:core", value_parser = login)]
+    logins: Vec<(String, String)>,
     /// Where snapshots of the books are given (TCP, GLIMPSE 5.0), to the same account.
     #[arg(long)]
     snapshots: Option<SocketAddrV4>,
@@ -77,6 +74,13 @@ struct Arguments {
     /// Close the order-entry connection every so many seconds.
     #[arg(long)]
     disconnect_every: Option<u64>,
+}
+
+fn login(text: &str) -> Result<(String, String)> {
+    let (username, password) = text.split_once(':').context("USER:PASSWORD")?;
+    let fits = (1..=6).contains(&username.len()) && password.len() <= 10 && text.is_ascii();
+    ensure!(fits, "at most 6 and 10 ASCII characters");
+    Ok((username.into(), password.into()))
 }
 
 fn market(arguments: &Arguments) -> Result<Box<dyn Market>> {
@@ -119,7 +123,7 @@ fn serve(arguments: Arguments) -> Result<()> {
         interface: arguments.interface,
         request: arguments.request,
         orders: arguments.orders,
-        login: (arguments.username, arguments.password),
+        logins: arguments.logins,
         faults: FaultRates { loss_ppm, duplicate_ppm, reorder_ppm },
         disconnect_every: arguments
             .disconnect_every

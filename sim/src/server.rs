@@ -31,8 +31,8 @@ pub struct ServerSettings {
     pub request: SocketAddrV4,
     /// Where orders are taken.
     pub orders: SocketAddrV4,
-    /// Username and password of the one account.
-    pub login: (String, String),
+    /// Username and password of each account.
+    pub logins: Vec<(String, String)>,
     /// Faults of the lines.
     pub faults: FaultRates,
     /// Disconnect order entry about this often; `None` for never.
@@ -56,9 +56,16 @@ enum FromClient {
 struct Connection {
     to_client: mpsc::Sender<Vec<u8>>,
     stream: Vec<u8>,
-    logged_in: bool,
+    /// The account that is logged in.
+    account: Option<usize>,
     heard: Instant,
     sent: Instant,
+}
+
+/// One account's port.
+struct Port {
+    account: Account,
+    log: SequencedLog,
 }
 
 /// The running exchange.
@@ -67,8 +74,7 @@ pub struct Server {
     market: Box<dyn Market>,
     publisher: Publisher,
     books: Books,
-    account: Account,
-    log: SequencedLog,
+    ports: Vec<Port>,
     connections: HashMap<u64, Connection>,
     faults: [Faults; 2],
     line_socket: UdpSocket,
@@ -116,14 +122,17 @@ pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()
     if let Some(address) = settings.snapshots {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("snapshots on {address}"))?;
-        tokio::spawn(glimpse::serve(listener, settings.login.clone(), to_server.clone()));
+        tokio::spawn(glimpse::serve(listener, settings.logins.clone(), to_server.clone()));
     }
     let mut server = Server {
         line_socket: line_socket(settings.interface).context("multicast lines")?,
         publisher,
         books: Books::default(),
-        account: Account::new(),
-        log: SequencedLog::new(session),
+        ports: settings
+            .logins
+            .iter()
+            .map(|_| Port { account: Account::new(), log: SequencedLog::new(session) })
+            .collect(),
         connections: HashMap::new(),
         faults: [Faults::new(settings.faults, seed), Faults::new(settings.faults, seed + 1)],
         opened: None,
@@ -163,7 +172,8 @@ impl Server {
         if !self.settings.wait_for_login {
             self.open().await;
         }
-        while !self.publisher.is_full() && self.log.count() < ACCOUNT_MESSAGES_MAX {
+        let has_room = |port: &Port| port.log.count() < ACCOUNT_MESSAGES_MAX;
+        while !self.publisher.is_full() && self.ports.iter().all(has_room) {
             let due = self.next_due();
             tokio::select! {
                 _ = sleep_until(due) => self.step().await,
@@ -202,7 +212,7 @@ impl Server {
         self.opened = Some(Instant::now());
         let mut events = Vec::new();
         self.market.open(day_time(), &mut events);
-        self.deliver(&events, false).await;
+        self.deliver(&events, None).await;
     }
 
     /// Lets everything happen that is due, so that a late timer does not slow the market down, but
@@ -214,21 +224,24 @@ impl Server {
             while self.next_due() == Some(due) && !self.publisher.is_full() {
                 self.market.step(day_time(), &mut events);
             }
-            self.deliver(&events, true).await;
+            self.deliver(&events, None).await;
         }
     }
 
-    /// Publishes events and, unless the account has answered them itself, tells it of its fills.
-    async fn deliver(&mut self, events: &[Event], answer: bool) {
+    /// Publishes events and tells every account of its fills, but the one that has answered them itself.
+    async fn deliver(&mut self, events: &[Event], answered: Option<usize>) {
         let now = day_time();
-        let mut answers = Vec::new();
         for event in events {
             let mut bytes = Vec::new();
             match event {
                 Event::Feed(message) => message.encode_to(&mut bytes),
                 Event::Recorded(recorded) => bytes.clone_from(recorded),
-                Event::Fill { .. } if answer => answers.extend(self.account.on_event(event, now)),
-                Event::Fill { .. } => {}
+                Event::Fill { .. } => {
+                    for index in (0..self.ports.len()).filter(|index| Some(*index) != answered) {
+                        let answer = self.ports[index].account.on_event(event, now);
+                        self.send_answers(index, answer.into_iter().collect());
+                    }
+                }
             }
             if !bytes.is_empty() {
                 if self.settings.snapshots.is_some()
@@ -239,7 +252,6 @@ impl Server {
                 self.publisher.push(&bytes);
             }
         }
-        self.send_answers(answers);
         for datagram in self.publisher.take_new() {
             self.publish(&datagram).await;
         }
@@ -262,18 +274,21 @@ impl Server {
         }
     }
 
-    fn send_answers(&mut self, answers: Answers) {
+    fn send_answers(&mut self, account: usize, answers: Answers) {
         let mut bytes = Vec::new();
         for answer in answers {
             let mut message = Vec::new();
             answer.encode_with(&[], &mut message);
-            bytes.extend(self.log.push(&message));
+            bytes.extend(self.ports[account].log.push(&message));
         }
-        let logged_in: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.logged_in).map(|(id, _)| *id).collect();
-        for id in logged_in {
+        for id in self.logged_in(account) {
             self.send(id, bytes.clone());
         }
+    }
+
+    fn logged_in(&self, account: usize) -> Vec<u64> {
+        let connections = self.connections.iter();
+        connections.filter(|(_, c)| c.account == Some(account)).map(|(id, _)| *id).collect()
     }
 
     /// Sends to one client; one that does not read is disconnected.
@@ -294,7 +309,7 @@ impl Server {
                 let connection = Connection {
                     to_client,
                     stream: Vec::new(),
-                    logged_in: false,
+                    account: None,
                     heard: now,
                     sent: now,
                 };
@@ -311,11 +326,12 @@ impl Server {
     }
 
     async fn on_gone(&mut self, id: u64) {
-        if self.connections.remove(&id).is_some_and(|connection| connection.logged_in) {
-            let mut events = Vec::new();
-            let answers = self.account.on_disconnect(&mut *self.market, day_time(), &mut events);
-            self.send_answers(answers);
-            self.deliver(&events, false).await;
+        let connection = self.connections.remove(&id);
+        if let Some(account) = connection.and_then(|connection| connection.account) {
+            let (mut events, port) = (Vec::new(), &mut self.ports[account]);
+            let answers = port.account.on_disconnect(&mut *self.market, day_time(), &mut events);
+            self.send_answers(account, answers);
+            self.deliver(&events, Some(account)).await;
         }
     }
 
@@ -323,7 +339,7 @@ impl Server {
         loop {
             let Some(connection) = self.connections.get_mut(&id) else { return };
             let stream = std::mem::take(&mut connection.stream);
-            let logged_in = connection.logged_in;
+            let account = connection.account;
             let (packet, len) = match Packet::decode(&stream) {
                 Ok(Some(found)) => found,
                 Ok(None) => {
@@ -335,11 +351,13 @@ impl Server {
                     return self.on_gone(id).await;
                 }
             };
-            match packet {
-                Packet::LoginRequest(request) if !logged_in => self.log_in(id, &request).await,
-                Packet::Unsequenced(message) if logged_in => self.on_order(message).await,
-                Packet::ClientHeartbeat | Packet::Debug(_) => {}
-                Packet::LogoutRequest => return self.on_gone(id).await,
+            match (packet, account) {
+                (Packet::LoginRequest(request), None) => self.log_in(id, &request).await,
+                (Packet::Unsequenced(message), Some(account)) => {
+                    self.on_order(account, message).await;
+                }
+                (Packet::ClientHeartbeat | Packet::Debug(_), _) => {}
+                (Packet::LogoutRequest, _) => return self.on_gone(id).await,
                 _ => {
                     println!(
                         "exchange: client {id} disconnected: a packet that a client may not send now"
@@ -354,24 +372,17 @@ impl Server {
     }
 
     async fn log_in(&mut self, id: u64, request: &abi::soup::LoginRequest) {
-        let (username, password) = &self.settings.login;
-        let known = request.username.text() == *username && request.password.text() == *password;
-        let answer =
-            if known { self.log.login(request) } else { Err(LoginRejectReason::NotAuthorized) };
-        match answer {
-            Ok(bytes) => {
-                let others: Vec<u64> = self
-                    .connections
-                    .iter()
-                    .filter(|(other, c)| **other != id && c.logged_in)
-                    .map(|(other, _)| *other)
-                    .collect();
-                for other in others {
+        let login = (request.username.text(), request.password.text());
+        let account = self.settings.logins.iter().position(|known| *known == login);
+        let account = account.ok_or(LoginRejectReason::NotAuthorized);
+        match account.and_then(|index| Ok((index, self.ports[index].log.login(request)?))) {
+            Ok((account, bytes)) => {
+                for other in self.logged_in(account) {
                     self.on_gone(other).await;
                 }
                 self.send(id, bytes);
                 if let Some(connection) = self.connections.get_mut(&id) {
-                    connection.logged_in = true;
+                    connection.account = Some(account);
                 }
                 if self.opened.is_none() {
                     self.open().await;
@@ -386,15 +397,15 @@ impl Server {
         }
     }
 
-    async fn on_order(&mut self, message: &[u8]) {
+    async fn on_order(&mut self, account: usize, message: &[u8]) {
         let Ok((message, _)) = Inbound::decode(message) else {
             println!("exchange: a message that is not OUCH 5.0 was ignored");
             return;
         };
-        let mut events = Vec::new();
-        let answers = self.account.on_message(&message, &mut *self.market, day_time(), &mut events);
-        self.send_answers(answers);
-        self.deliver(&events, false).await;
+        let (mut events, port) = (Vec::new(), &mut self.ports[account]);
+        let answers = port.account.on_message(&message, &mut *self.market, day_time(), &mut events);
+        self.send_answers(account, answers);
+        self.deliver(&events, Some(account)).await;
     }
 
     async fn keep_alive(&mut self) {
@@ -410,7 +421,7 @@ impl Server {
             let connection = &self.connections[&id];
             if connection.heard.elapsed() > Duration::from_nanos(SILENCE_MAX_NS) {
                 self.on_gone(id).await;
-            } else if connection.logged_in && connection.sent.elapsed() >= interval {
+            } else if connection.account.is_some() && connection.sent.elapsed() >= interval {
                 self.send(id, heartbeat.clone());
             }
         }
@@ -436,7 +447,7 @@ impl Server {
         println!(
             "exchange: session over after {} market-data and {} order-entry messages",
             self.publisher.count(),
-            self.log.count()
+            self.ports.iter().map(|port| port.log.count()).sum::<usize>()
         );
     }
 }

@@ -61,6 +61,9 @@ enum Command {
     Resume,
     /// Show the engine's risk limits, or put others in force until its next configuration.
     Limits {
+        /// The shard, if the engine has several.
+        #[arg(long)]
+        shard: Option<String>,
         /// NAME=VALUE; none shows all.
         changes: Vec<String>,
     },
@@ -141,14 +144,14 @@ fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
     }
 }
 
-fn limits(client: &mut Client, changes: &[String]) -> Result<()> {
+fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Result<()> {
     let change = |text: &String| {
         let (name, value) = text.split_once('=').with_context(|| format!("{text}: NAME=VALUE"))?;
         let value = value.parse().with_context(|| format!("{text}: a whole number"))?;
         Ok((name.to_string(), value))
     };
     let changes = changes.iter().map(change).collect::<Result<_>>()?;
-    match client.ask(&Request::Limits { changes })? {
+    match client.ask(&Request::Limits { shard: shard.cloned(), changes })? {
         Response::Limits(limits) => {
             limits.iter().for_each(|(name, value)| println!("{name:<24} {value:>20}"));
             Ok(())
@@ -179,7 +182,7 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
         Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
-        Command::Limits { changes } => limits(&mut client, changes)?,
+        Command::Limits { shard, changes } => limits(&mut client, shard.as_ref(), changes)?,
         Command::Ready { .. } => {}
     }
     Ok(())

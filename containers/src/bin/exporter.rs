@@ -1,6 +1,6 @@
 //! `quietcore-exporter`: serves the engine's counters page to Prometheus.
 
-use abi::counters::{CountersPage, PAGE_WORDS};
+use abi::shards::alive_pages;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The engine's counters page.
+    /// The directory of the engine's pages, or of its shards' directories.
     #[arg(long)]
-    counters: PathBuf,
+    pages: PathBuf,
     /// Where to listen.
     #[arg(long)]
     listen: SocketAddr,
@@ -29,29 +29,22 @@ fn now_ns() -> u64 {
     now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
-/// The page is opened for every request: an engine that restarts keeps the file, a missing one is said.
-fn scrape(path: &Path) -> String {
-    match CountersPage::open(path) {
-        Ok(page) if page.is_alive(now_ns()) => containers::metrics::render(&page),
-        _ => containers::metrics::render_down(),
-    }
+/// The pages are opened for every request: an engine that restarts keeps the file, a missing one is said.
+fn scrape(root: &Path) -> String {
+    containers::metrics::render(&alive_pages(root, now_ns()))
 }
 
 async fn serve(arguments: Arguments) -> Result<()> {
-    let counters = Arc::new(arguments.counters);
+    let pages = Arc::new(arguments.pages);
     let metrics = move || {
-        let text = scrape(&counters);
+        let text = scrape(&pages);
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
     };
     let router =
         Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n"));
     let listener = tokio::net::TcpListener::bind(arguments.listen).await;
     let listener = listener.with_context(|| format!("listen on {}", arguments.listen))?;
-    println!(
-        "exporter: a page of {} bytes, metrics on http://{}/metrics",
-        PAGE_WORDS * 8,
-        arguments.listen
-    );
+    println!("exporter: metrics on http://{}/metrics", arguments.listen);
     let stop = async {
         if let Ok(mut terminate) =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())

@@ -88,6 +88,8 @@ pub struct Host {
     pub contract: Contract,
     /// The CPU of the hot thread; absent, the first hot CPU of the kernel's plan.
     pub cpu: Option<u32>,
+    /// The CPUs of the workers that write the journal; absent, all hot CPUs but the hot thread's.
+    pub journal_cpus: Option<Vec<u32>>,
     /// Nothing is sent but cancels while the agent has given no sign of life for so many milliseconds:
     /// 2,000 to 3,600,000. Absent, the engine trades without an agent.
     pub agent_silence_max_ms: Option<u64>,
@@ -227,8 +229,31 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the key and the remedy.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&Self::read_text(path)?, path)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`].
+    pub fn read_text(path: &Path) -> Result<String, ConfigError> {
         let read = |source| ConfigError::Read { path: path.into(), source };
-        Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
+        std::fs::read_to_string(path).map_err(read)
+    }
+
+    /// Checks a text that was made from a file's: its line numbers would say nothing.
+    ///
+    /// # Errors
+    /// As [`Self::read`], without lines.
+    pub fn parse_made(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(text, path).map_err(|error| match error {
+            ConfigError::Schema { path, message } => {
+                let rest = message.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+                let message = rest.map_or(message.clone(), |(_, message)| message.to_owned());
+                ConfigError::Schema { path, message }
+            }
+            error => error,
+        })
     }
 
     /// Checks a text; `path` is for messages.

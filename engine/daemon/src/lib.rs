@@ -31,7 +31,11 @@ pub mod replay;
 pub mod report;
 /// The io_uring ring and its provided buffers.
 pub mod ring;
+/// Instruments over several hot threads.
+pub mod shards;
 /// The strategies that a program can trade with.
 pub mod strategies;
-/// The order-entry connection over the ring.
+/// The parent of a configuration's shards.
+pub mod supervisor;
+/// A stream: connect, receive, send, try again.
 pub mod wire;

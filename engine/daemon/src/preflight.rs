@@ -39,6 +39,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     let checks = [
         kernel(),
         isolation(config),
+        shard(config),
         partition(),
         huge_pages(),
         memory_lock(),
@@ -82,6 +83,16 @@ fn isolation(config: &Config) -> Option<Finding> {
     let remedy = format!("set host.cpu to one of {}, or leave it out", plan.hot());
     (!plan.hot().contains(cpu))
         .then(|| finding("host.cpu", format!("{cpu} is not a hot core"), remedy))
+        .flatten()
+}
+
+/// Every shard has a hot CPU of its own, and the journals' workers have one.
+fn shard(config: &Config) -> Option<Finding> {
+    let workers = config.host.journal_cpus.as_ref()?;
+    let remedy = "make one more CPU hot than there are shards, or give fewer shards";
+    workers
+        .is_empty()
+        .then(|| finding("host.journal_cpus", "no hot CPU is left for the journals", remedy))
         .flatten()
 }
 

@@ -3,7 +3,7 @@
 
 use crate::arena::Arena;
 use crate::baseline::{self, Baseline};
-use crate::config::{Config, Contract};
+use crate::config::{Config, ConfigError, Contract};
 use crate::host::Signals;
 use crate::hot::{End, Hot, Memory};
 use crate::journal::{Files, Layout};
@@ -11,12 +11,14 @@ use crate::limits::ARENA_LEN;
 use crate::port::Port;
 use crate::ring::{Handles, Ring};
 use crate::strategies::{AnyStrategy, Strategies};
-use crate::{host, net, preflight, replay, report};
+use crate::{host, net, preflight, replay, report, shards, supervisor};
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, State, Word};
-use abi::hostplan::CpuSet;
+use abi::hostplan::{CorePlan, CpuSet};
 use clap::{Parser, Subcommand};
 use engine_core::pipeline::Core;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,6 +44,9 @@ struct Arguments {
     /// Record nothing, for measurements.
     #[arg(long)]
     no_journal: bool,
+    /// Run one shard of the configuration; without it, all of them, each as a process of its own.
+    #[arg(long)]
+    shard: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -122,27 +127,61 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     line
 }
 
+/// The configurations that the arguments ask for, by the names of their shards; one without a name if there
+/// are none.
+fn read_configs(arguments: &Arguments) -> Result<Vec<(String, Config)>, ConfigError> {
+    let path = &arguments.config;
+    let text = Config::read_text(path)?;
+    let cores = host::core_plan().unwrap_or_else(|_| CorePlan::without_hot());
+    let shards = shards::split(&text, path, &cores)?;
+    let names = || shards.iter().map(|shard| shard.name.clone()).collect::<Vec<_>>().join(", ");
+    match &arguments.shard {
+        None if shards.is_empty() => Ok(vec![(String::new(), Config::parse(&text, path)?)]),
+        Some(name) if !shards.iter().any(|shard| shard.name == *name) => {
+            let message = format!("--shard {name}: the configuration's shards are: {}", names());
+            Err(ConfigError::Schema { path: path.clone(), message })
+        }
+        wanted => shards
+            .into_iter()
+            .filter(|shard| wanted.as_ref().is_none_or(|name| *name == shard.name))
+            .map(|shard| {
+                let shown = format!("{}, shard {}", path.display(), shard.name);
+                Ok((shard.name, Config::parse_made(&shard.text, Path::new(&shown))?))
+            })
+            .collect(),
+    }
+}
+
 fn run(arguments: &Arguments, strategies: &Strategies) -> Result<ExitCode, Box<dyn Error>> {
-    let config = match Config::read(&arguments.config) {
-        Ok(config) => config,
+    let configs = match read_configs(arguments) {
+        Ok(configs) => configs,
         Err(error) => {
             eprintln!("quietcore-engine: {}", chain(&error));
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
     };
-    let strategy = match strategies.make(&config.strategy, config.symbols.len()) {
-        Ok(strategy) => strategy,
-        Err(error) => {
-            eprintln!("quietcore-engine: {}: {error}", arguments.config.display());
-            return Ok(ExitCode::from(EXIT_CONFIG));
+    let mut made = Vec::with_capacity(configs.len());
+    for (_, config) in &configs {
+        match strategies.make(&config.strategy, config.symbols.len()) {
+            Ok(strategy) => made.push(strategy),
+            Err(error) => {
+                eprintln!("quietcore-engine: {}: {error}", arguments.config.display());
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            }
         }
-    };
+    }
     if arguments.check_config {
         println!("{}: valid", arguments.config.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let findings = preflight::findings(&config);
-    if arguments.preflight || config.host.contract == Contract::Enforce {
+    let mut findings = Vec::new();
+    for finding in configs.iter().flat_map(|(_, config)| preflight::findings(config)) {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    let enforced = configs.iter().any(|(_, config)| config.host.contract == Contract::Enforce);
+    if arguments.preflight || enforced {
         findings.iter().for_each(|finding| eprintln!("quietcore-engine: {finding}"));
         if !findings.is_empty() {
             return Ok(ExitCode::from(EXIT_CONTRACT));
@@ -153,7 +192,33 @@ fn run(arguments: &Arguments, strategies: &Strategies) -> Result<ExitCode, Box<d
         return Ok(ExitCode::SUCCESS);
     }
     findings.iter().for_each(|finding| warn!("host contract: {finding}"));
-    trade(&config, strategy, arguments)
+    match (&configs[..], made.pop()) {
+        ([(name, config)], Some(strategy)) if name.is_empty() || arguments.shard.is_some() => {
+            if name.is_empty() {
+                shards::settle_pages(&config.pages.directory, &[])?;
+            } else {
+                // A shard does not outlive its parent, which would start it a second time.
+                prctl::set_pdeathsig(Signal::SIGTERM)?;
+            }
+            trade(config, strategy, arguments)
+        }
+        _ => supervise(&configs, &arguments.config),
+    }
+}
+
+/// Runs every shard as a process of its own, on behalf of one that sleeps.
+fn supervise(configs: &[(String, Config)], path: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let names: Vec<_> = configs.iter().map(|(name, _)| name.as_str()).collect();
+    let (_, first) = &configs[0];
+    if let Some(root) = first.pages.directory.parent() {
+        shards::settle_pages(root, &names)?;
+    }
+    if let Some(cpu) = first.host.journal_cpus.as_ref().and_then(|cpus| cpus.last()) {
+        host::pin_to(*cpu)?;
+    }
+    let program = std::env::current_exe()?;
+    let hopeless = [EXIT_CONFIG, EXIT_CONTRACT];
+    Ok(supervisor::supervise(&program, path, &names, &hopeless)?.into())
 }
 
 fn trade(
@@ -242,7 +307,12 @@ impl Parts<'_> {
 fn spare_cores(config: &Config) -> Option<CpuSet> {
     let plan = host::core_plan().ok()?;
     let own = preflight::hot_cpu(config)?;
-    let spare: CpuSet = plan.hot().iter().filter(|cpu| *cpu != own).collect();
+    let named = config.host.journal_cpus.as_ref();
+    let spare: CpuSet = plan
+        .hot()
+        .iter()
+        .filter(|cpu| *cpu != own && named.is_none_or(|named| named.contains(cpu)))
+        .collect();
     (!spare.is_empty()).then_some(spare)
 }
 

@@ -207,7 +207,7 @@ pub fn control_noise(image: &ImageFiles) -> Result<Noise> {
         .check("until systemctl is-active quietcore-agent; do sleep 1; done", READY_LIMIT)?;
     booted.shell.check(START_ANYWAY, Duration::from_secs(60))?;
     booted.shell.wait_status("the engine trades without isolation", READY_LIMIT, |status| {
-        status["engine"]["state"] == "trading"
+        status["engines"][0]["state"] == "trading"
     })?;
     measure(&mut booted.shell)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 const ANSWER: Duration = Duration::from_secs(60);
 
 fn engine(status: &serde_json::Value, counter: &str) -> i64 {
-    status["engine"]["counters"][counter].as_i64().unwrap_or(0)
+    status["engines"][0]["counters"][counter].as_i64().unwrap_or(0)
 }
 
 /// The story.
@@ -20,16 +20,16 @@ pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
     })?;
     booted.shell.check("qctl kill", ANSWER)?;
     let killed = booted.shell.wait_status("no order is open", ANSWER, |status| {
-        status["engine"]["state"] == "killed" && engine(status, "orders_open") == 0
+        status["engines"][0]["state"] == "killed" && engine(status, "orders_open") == 0
     })?;
     let sent = engine(&killed, "orders_sent_total");
     booted.shell.check("systemctl restart quietcore-engine", ANSWER)?;
     booted.shell.wait_status("a restarted engine stays killed", ANSWER, |status| {
-        status["engine"]["state"] == "killed"
+        status["engines"][0]["state"] == "killed"
     })?;
     booted.shell.check("qctl resume", ANSWER)?;
     booted.shell.wait_status("it trades again", Duration::from_secs(120), |status| {
-        status["engine"]["state"] == "trading" && engine(status, "orders_sent_total") > 0
+        status["engines"][0]["state"] == "trading" && engine(status, "orders_sent_total") > 0
     })?;
     // The restarted engine fills the next file of its journal; the agent keeps the one before.
     let kept =
