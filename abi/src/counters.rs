@@ -139,6 +139,7 @@ counters! {
     TscErrorPpb = 70, "tsc_error_ppb", "How far the counter has gone apart from CLOCK_MONOTONIC_RAW since then, in parts per billion, as two's complement.";
     SnapshotsLoaded = 71, "snapshots_loaded_total", "Snapshots of all books that were taken in.";
     SnapshotsFailed = 72, "snapshots_failed_total", "Snapshots that could not be used; another one is taken.";
+    MassCancelsSent = 73, "mass_cancels_sent_total", "Mass cancels sent: one message for all orders.";
     LimitsRefused = 68, "limits_refused_total", "Risk limits on the control page that are out of range; the old ones stay.";
 }
 

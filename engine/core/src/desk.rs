@@ -1,6 +1,8 @@
 //! Order entry: intents become OUCH 5.0 messages, the exchange's answers become orders and positions.
 //! Bytes to send collect in an outbox; the rim sends them.
 
+mod cancels;
+
 use crate::counters::{Counter, Counters};
 use crate::limits::{OUTBOX_LEN, OWN_ORDERS_MAX, REFUSALS_MAX};
 use crate::market::{InstrumentId, Market};
@@ -11,7 +13,7 @@ use crate::settings::Settings;
 use crate::strategy::{Execution, Intent};
 use abi::field::{Alpha, Price, Side, Symbol};
 use abi::journal::{Recovery, Refused, StopReason};
-use abi::ouch::inbound::{AccountQuery, CancelOrder, EnterOrder, ReplaceOrder};
+use abi::ouch::inbound::{AccountQuery, EnterOrder, ReplaceOrder};
 use abi::ouch::outbound::{Accepted, Executed, Message, Replaced};
 use abi::ouch::{Capacity, CrossType, Display, OrderState, TimeInForce, UserRefNum};
 use abi::wire::WireError;
@@ -38,6 +40,15 @@ pub(crate) enum Answer {
     Stop(StopReason),
 }
 
+/// Appends a SoupBinTCP Unsequenced packet around a message with an empty appendage.
+#[inline]
+fn put<const LEN: usize>(out: &mut Vec<u8>, message: &[u8; LEN]) {
+    let [high, low] = (1 + LEN as u16 + 2).to_be_bytes();
+    out.extend_from_slice(&[high, low, b'U']);
+    out.extend_from_slice(message);
+    out.extend_from_slice(&[0, 0]);
+}
+
 /// Orders, risk and the bytes to the exchange.
 pub struct Desk {
     /// Our orders and positions.
@@ -47,6 +58,8 @@ pub struct Desk {
     next_user_ref: UserRefNum,
     out: Vec<u8>,
     refusals: Vec<Refused>,
+    /// When a mass cancel went out that is not answered for every order.
+    mass_cancel_at: Option<u64>,
     /// An Account Query was answered on this connection.
     pub(crate) query_answered: bool,
 }
@@ -59,6 +72,7 @@ impl Desk {
             next_user_ref: 1,
             out: Vec::with_capacity(OUTBOX_LEN),
             refusals: Vec::with_capacity(REFUSALS_MAX),
+            mass_cancel_at: None,
             query_answered: false,
         }
     }
@@ -84,13 +98,9 @@ impl Desk {
         self.refusals.drain(..)
     }
 
-    /// Appends a SoupBinTCP Unsequenced packet around a message with an empty appendage.
     #[inline]
     fn send<const LEN: usize>(&mut self, message: &[u8; LEN]) {
-        let [high, low] = (1 + LEN as u16 + 2).to_be_bytes();
-        self.out.extend_from_slice(&[high, low, b'U']);
-        self.out.extend_from_slice(message);
-        self.out.extend_from_slice(&[0, 0]);
+        put(&mut self.out, message);
     }
 
     fn has_room(&self, counters: &mut Counters) -> bool {
@@ -233,42 +243,6 @@ impl Desk {
             Event::ReplaceSent
         });
         counters.count(Counter::ReplacesSent);
-    }
-
-    /// Cancels an order; one that is being replaced, under the number that it is to get: the exchange
-    /// takes the replacement first.
-    fn cancel(&mut self, user_ref: UserRefNum, now: u64, counters: &mut Counters) {
-        let Some(order) = self.orders.apply(user_ref, |_| Event::CancelSent) else { return };
-        // A cancel only lowers risk: it goes out over budget too, but it uses budget up.
-        let _ = self.risk.spend(now);
-        let user_ref_num = order.replacement.map_or(user_ref, |replacement| replacement.user_ref);
-        self.send(&CancelOrder { user_ref_num, quantity: 0 }.to_bytes());
-        counters.count(Counter::CancelsSent);
-    }
-
-    /// Cancels every order that has no cancel on the way.
-    pub(crate) fn cancel_all(&mut self, now: u64, counters: &mut Counters) {
-        while self.orders.cancellable_count() > 0 && self.has_room(counters) {
-            let Some(user_ref) = self.orders.find(OwnOrder::is_cancellable) else { return };
-            self.cancel(user_ref, now, counters);
-        }
-    }
-
-    /// Cancels every order in an instrument whose book missed a message.
-    pub(crate) fn cancel_unsound(&mut self, market: &Market, now: u64, counters: &mut Counters) {
-        let wanted =
-            |order: &OwnOrder| order.is_cancellable() && market.status(order.instrument).is_unsound;
-        while self.orders.cancellable_count() > 0 && self.has_room(counters) {
-            let Some(user_ref) = self.orders.find(wanted) else { return };
-            self.cancel(user_ref, now, counters);
-        }
-    }
-
-    /// Lets orders whose cancel was refused be cancelled again.
-    pub(crate) fn retry_cancels(&mut self) {
-        while let Some(user_ref) = self.orders.find(|order| order.cancel_refused) {
-            self.orders.allow_cancel(user_ref);
-        }
     }
 
     /// Takes one message from the exchange.

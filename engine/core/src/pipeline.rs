@@ -291,6 +291,9 @@ impl<S: Strategy> Core<S> {
         if now.saturating_sub(self.cancels_retried_at) >= CANCEL_RETRY_NS {
             self.cancels_retried_at = now;
             self.desk.retry_cancels();
+            if self.session.phase() == Phase::Up {
+                self.desk.confirm_mass_cancel(now, &mut self.counters);
+            }
         }
         self.publish();
         self.settle(now);

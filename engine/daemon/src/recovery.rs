@@ -88,6 +88,7 @@ impl Past {
             let user_ref = match Message::decode(message) {
                 Ok((Message::EnterOrder(m), _)) => m.user_ref_num,
                 Ok((Message::ReplaceOrder(m), _)) => m.user_ref_num,
+                Ok((Message::MassCancel(m), _)) => m.user_ref_num,
                 _ => 0,
             };
             self.user_ref_max = self.user_ref_max.max(user_ref);
