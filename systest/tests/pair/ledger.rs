@@ -70,7 +70,8 @@ impl Ledger {
     }
 
     fn take(&mut self, message: &Outbound) {
-        let told = !matches!(message, Outbound::AccountQueryResponse(_));
+        let told =
+            !matches!(message, Outbound::AccountQueryResponse(_) | Outbound::MassCancelResponse(_));
         self.reportable += u64::from(told);
         match message {
             Outbound::Accepted(m) => self.enter(m.user_ref_num, m.side.book_side(), m.quantity),
