@@ -35,12 +35,25 @@ pub struct Disk {
     under_way: Vec<Write>,
     /// Every seventh write is dropped, although it is said to be finished.
     pub lies: bool,
+    /// What a write comes to instead.
+    pub failure: Option<Failure>,
+}
+
+/// A disk that does not do what it was asked to, and says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The errno of `EIO`.
+    Error,
+    /// Half of the bytes.
+    Short,
+    /// No answer.
+    Silence,
 }
 
 impl Disk {
     /// Files of zeroes.
     pub fn new(files: usize, len: usize) -> Self {
-        Self { files: vec![vec![0; len]; files], under_way: Vec::new(), lies: false }
+        Self { files: vec![vec![0; len]; files], under_way: Vec::new(), lies: false, failure: None }
     }
 
     /// The files that hold a segment: number and bytes, oldest first.

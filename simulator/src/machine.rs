@@ -1,7 +1,7 @@
 //! The machine under the hot loop: virtual time, a network that loses and reorders, a disk, and the
 //! exchange at the other end. Every promise about the journal is checked where it could be broken.
 
-use crate::disk::{Crash, Disk, Write};
+use crate::disk::{Crash, Disk, Failure, Write};
 use crate::exchange::{Effects, Exchange};
 use abi::journal::{BLOCK_LEN, Header, Kind, Segment};
 use abi::ouch::inbound::Message;
@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 const BUFFERS: usize = 256;
+/// The errno of a failed write.
+const EIO: i32 = 5;
 /// What the network does.
 #[derive(Debug, Clone, Copy)]
 pub struct Network {
@@ -84,6 +86,8 @@ pub struct Machine {
     sent: u64,
     last_len: i32,
     user_ref_floor: u32,
+    /// A journal write failed in this life.
+    journal_lost: bool,
 }
 
 impl Machine {
@@ -123,6 +127,7 @@ impl Machine {
             sent: 0,
             last_len: 0,
             user_ref_floor: 0,
+            journal_lost: false,
         };
         machine.plan(network.beat_ns, Happening::Beat);
         machine
@@ -272,6 +277,20 @@ impl Machine {
     }
 
     fn written(&mut self, number: u32) {
+        match self.disk.failure {
+            Some(Failure::Error) => {
+                self.journal_lost = true;
+                return self.complete(Token::Journal, number, -EIO);
+            }
+            Some(Failure::Short) => {
+                self.journal_lost = true;
+                let len = self.disk.finish(number).map_or(0, |write| write.bytes.len());
+                return self.complete(Token::Journal, number, len as i32 / 2);
+            }
+            // It is asked again when the disk is well.
+            Some(Failure::Silence) => return self.plan(1_000_000, Happening::Written(number)),
+            None => {}
+        }
         if let Some(write) = self.disk.finish(number) {
             self.complete(Token::Journal, number, write.bytes.len() as i32);
             self.durable.insert(number, self.under_way.remove(&number).unwrap_or(0));
@@ -300,7 +319,8 @@ impl Machine {
             Durability::Async => self.recorded,
             Durability::DurableBeforeSend => self.durable_recorded,
         };
-        if self.sent > there {
+        // An engine that has lost its journal may cancel, and nothing else.
+        if self.sent > there && !self.journal_lost {
             let (sent, policy) = (self.sent, self.durability);
             self.break_promise(format!("{sent} bytes sent, {there} recorded under {policy:?}"));
         }
@@ -313,6 +333,9 @@ impl Machine {
                 Ok((Message::ReplaceOrder(m), _)) => m.user_ref_num,
                 _ => continue,
             };
+            if self.journal_lost {
+                self.break_promise(format!("order {user_ref} after the journal failed"));
+            }
             if user_ref <= self.user_ref_floor {
                 self.break_promise(format!("number {user_ref} was used before"));
             }

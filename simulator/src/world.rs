@@ -1,7 +1,7 @@
 //! A run: the engine trades, the machine crashes, the engine starts again, and in the end everything
 //! must add up between journal and exchange.
 
-use crate::disk::{Crash, Disk};
+use crate::disk::{Crash, Disk, Failure};
 use crate::exchange::Exchange;
 use crate::machine::{Machine, Network};
 use abi::control::{ControlPage, Orders};
@@ -157,11 +157,8 @@ impl Bench {
         let durability =
             if durable || hasty { Durability::DurableBeforeSend } else { Durability::Async };
         let durable = durable && !hasty;
-        let symbols = ["AAPL", "MSFT"].map(|symbol| Symbol::new(symbol).expect("four letters"));
-        let exchange = Exchange::new(&symbols, RATE, seed);
-        let machine_rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-        let disk = Disk::new(FILES, SEGMENT_LEN);
-        let mut machine = Machine::new(exchange, disk, durability, Network::HOSTILE, machine_rng);
+        let symbols = symbols();
+        let mut machine = machine(seed, durability);
         machine.disk.lies = sabotage == Sabotage::LyingDisk;
         machine.exchange.loses_fills = sabotage == Sabotage::LostFill;
         self.amnesia = sabotage == Sabotage::Amnesia;
@@ -190,6 +187,31 @@ impl Bench {
         settled?;
         verdict(&machine)?;
         Ok(Summary { crashes, orders: machine.exchange.orders, hash })
+    }
+
+    /// Has the disk fail while the engine trades, for so long as the engine has patience, and says what
+    /// became of it; then the disk is well again, and it may go on.
+    ///
+    /// # Errors
+    /// The broken promise.
+    pub fn run_failing(
+        &mut self,
+        seed: u64,
+        durability: Durability,
+        failure: Failure,
+    ) -> Result<[Outcome; 2], String> {
+        let machine = machine(seed, durability);
+        let durable = durability == Durability::DurableBeforeSend;
+        let mut engine = self.boot(machine, durable, u64::MAX)?;
+        if !self.live(&mut engine, PATIENCE_NS, |e| e.core().state() == State::Trading) {
+            return Err("it does not trade".into());
+        }
+        let outcomes = [Some(failure), None].map(|failure| {
+            engine.port().disk.failure = failure;
+            self.live(&mut engine, PATIENCE_NS, |_| false);
+            Outcome::of(&mut engine)
+        });
+        verdict(&self.part(engine)).map(|()| outcomes)
     }
 
     fn boot(&mut self, mut machine: Machine, durable: bool, crash: u64) -> Result<Engine, String> {
@@ -271,6 +293,42 @@ impl Bench {
             None => Ok(()),
         }
     }
+}
+
+/// Where an engine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it is doing.
+    pub state: State,
+    /// Journal writes that failed.
+    pub errors: u64,
+    /// Inputs that were left to the network for want of room.
+    pub stalled: u64,
+    /// Orders that the exchange received.
+    pub orders: u64,
+    /// Orders that can trade at the exchange.
+    pub live: usize,
+}
+
+impl Outcome {
+    fn of(engine: &mut Engine) -> Self {
+        let get = |counter| engine.core().counters.get(counter);
+        let (errors, stalled) = (get(Counter::JournalErrors), get(Counter::JournalStalled));
+        let state = engine.core().state();
+        let exchange = &engine.port().exchange;
+        Self { state, errors, stalled, orders: exchange.orders, live: exchange.live_count() }
+    }
+}
+
+fn symbols() -> [Symbol; 2] {
+    ["AAPL", "MSFT"].map(|symbol| Symbol::new(symbol).expect("four letters"))
+}
+
+fn machine(seed: u64, durability: Durability) -> Machine {
+    let exchange = Exchange::new(&symbols(), RATE, seed);
+    let rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+    let disk = Disk::new(FILES, SEGMENT_LEN);
+    Machine::new(exchange, disk, durability, Network::HOSTILE, rng)
 }
 
 fn layout(machine: &Machine) -> Layout {
