@@ -37,9 +37,9 @@ run: setup
 image: setup
 	@./image/as-root image/build $(PROFILE)
 
-# The drop copy is judged by QuickFIX.
+# The drop copy is judged by QuickFIX, the count of system calls by strace.
 check: setup
-	@./image/setup g++ libquickfix-dev
+	@./image/setup g++ libquickfix-dev strace
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked

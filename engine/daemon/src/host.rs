@@ -195,3 +195,19 @@ pub fn is_emulated() -> bool {
     let leaf = core::arch::x86_64::__cpuid(0x4000_0000);
     [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_noticed_once_and_moves_nothing() {
+        let mut clock = SteadyClock::new();
+        assert!(!clock.take_step());
+        let before = clock.now_ns();
+        // Somebody has set the wall clock back by an hour.
+        clock.seen_offset += 3_600_000_000_000;
+        assert!(clock.take_step() && !clock.take_step());
+        assert!(clock.now_ns().abs_diff(before) < STEP_NS);
+    }
+}

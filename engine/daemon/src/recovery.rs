@@ -102,3 +102,57 @@ impl Past {
         Recovery { session, messages: self.messages, user_ref_max: self.user_ref_max }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::field::Alpha;
+    use abi::soup::LoginAccepted;
+
+    fn take(past: &mut Past, kind: Kind, payload: &[u8]) {
+        past.take(&Record { kind, sequence: 1, time_ns: 0, payload });
+    }
+
+    fn bytes(packets: &[Packet<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        packets.iter().for_each(|packet| packet.encode_to(&mut bytes));
+        bytes
+    }
+
+    /// The ring has come round in the middle of a run: its beginning, the login included, is gone.
+    #[test]
+    fn a_journal_without_its_runs_beginning_still_says_how_far_the_run_was() {
+        let session = Session::new("DAY").unwrap();
+        let context = Recovery { session: session.0, messages: 70, user_ref_max: 33 };
+        let mut past = Past::default();
+        let rest_of_a_packet = &bytes(&[Packet::Sequenced(b"lost its head")])[4..];
+        take(&mut past, Kind::SessionBytes, rest_of_a_packet);
+        take(&mut past, Kind::Context, &context.to_bytes());
+        take(&mut past, Kind::SessionBytes, &bytes(&[Packet::Sequenced(b"unnumbered")]));
+        assert_eq!(past.recovery(), context);
+        // From the next login on, everything counts again.
+        let sequence = Alpha::decimal_right(72).unwrap();
+        let login = Packet::LoginAccepted(LoginAccepted { session, sequence });
+        take(&mut past, Kind::SessionConnected, &[]);
+        let heard = bytes(&[login, Packet::Sequenced(b"72"), Packet::Sequenced(b"73")]);
+        take(&mut past, Kind::SessionBytes, &heard);
+        assert_eq!(past.recovery(), Recovery { messages: 73, ..context });
+        // A later context, of a segment whose beginning is there, changes nothing.
+        take(&mut past, Kind::Context, &context.to_bytes());
+        assert_eq!(past.recovery().messages, 73);
+    }
+
+    #[test]
+    fn what_the_run_before_had_found_counts_for_the_same_session_only() {
+        let found = Recovery { session: *b"DAY       ", messages: 9, user_ref_max: 5 };
+        let mut past = Past::default();
+        take(&mut past, Kind::Recovered, &found.to_bytes());
+        assert_eq!(past.recovery(), found);
+        let (session, sequence) = (Session::new("NEXT").unwrap(), Alpha::decimal_right(1).unwrap());
+        take(&mut past, Kind::SessionConnected, &[]);
+        let login = Packet::LoginAccepted(LoginAccepted { session, sequence });
+        take(&mut past, Kind::SessionBytes, &bytes(&[login]));
+        let fresh = Recovery { session: session.0, messages: 0, user_ref_max: 0 };
+        assert_eq!(past.recovery(), fresh);
+    }
+}

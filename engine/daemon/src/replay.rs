@@ -245,3 +245,61 @@ pub fn bbo_csv(core: &Core<Tap>) -> String {
     }
     csv
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::field::{Price, Symbol, Time48};
+    use abi::itch::{AddOrder, Message, StockDirectory};
+    use abi::mold::{PacketBuilder, Session};
+    use engine_core::settings::{BookLimits, Login, Settings};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// Says every quote that it is told.
+    struct Listener(Rc<RefCell<Vec<u32>>>);
+
+    impl Strategy for Listener {
+        fn on_quote(&mut self, _: InstrumentId, bbo: &Bbo) {
+            self.0.borrow_mut().push(bbo.bid.map_or(0, |quote| quote.price.0));
+        }
+
+        fn on_bbo(&mut self, _: &View<'_>, _: InstrumentId, _: &mut Actions) {}
+    }
+
+    #[test]
+    fn the_recorded_strategy_is_told_every_quote_of_a_datagram() {
+        let stock = Symbol::new("AAPL").unwrap();
+        let words = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1_000_000, 1, 1];
+        let risk = RiskLimits::from_words(&words).unwrap();
+        let login = Login::new("user", "pass").unwrap();
+        let book = BookLimits { orders_max: 1_024, levels_max: 16 };
+        let settings = Settings::new(vec![stock], risk, &[], login, None, book).unwrap();
+        let quotes = Rc::new(RefCell::new(Vec::new()));
+        let tap = Tap { strategy: Box::new(Listener(quotes.clone())), quotes: Vec::new() };
+        let mut core = Core::new(settings, tap);
+        let mut directory = [b' '; StockDirectory::LEN];
+        directory[..5].copy_from_slice(&[b'R', 0, 1, 0, 0]);
+        directory[11..19].copy_from_slice(&stock.0);
+        let mut builder = PacketBuilder::new(Session::new("S").unwrap(), 1);
+        assert!(builder.push(&directory));
+        for (order_ref, price) in [(1, 1_000_000), (2, 1_000_100), (3, 1_000_200)] {
+            let mut bytes = Vec::new();
+            Message::AddOrder(AddOrder {
+                stock_locate: 1,
+                tracking_number: 0,
+                timestamp: Time48::new(1).unwrap(),
+                order_ref,
+                side: abi::field::Side::Buy,
+                shares: 5,
+                stock,
+                price: Price(price),
+            })
+            .encode_to(&mut bytes);
+            assert!(builder.push(&bytes));
+        }
+        core.on_feed(Line::A, &builder.finish(), 5);
+        assert_eq!(*quotes.borrow(), [1_000_000, 1_000_100, 1_000_200]);
+        assert_eq!(core.strategy().quotes.len(), 3);
+    }
+}

@@ -1,0 +1,60 @@
+//! The engine's own count of its system calls against strace's, while it trades: they agree, and there are no
+//! others than `io_uring_enter`.
+
+mod pair;
+
+use abi::counters::{Counter, Word};
+use pair::Bench;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+/// Calls by name, from the table that `strace -c` writes.
+fn parse(table: &str) -> BTreeMap<String, u64> {
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .filter_map(|words| {
+            let calls = words.get(3)?.parse().ok()?;
+            let name = words.last().filter(|name| **name != "total")?;
+            Some(((*name).to_owned(), calls))
+        })
+        .collect()
+}
+
+#[test]
+fn the_engine_and_strace_count_the_same() {
+    let mut bench = Bench::new("syscalls", 29_750);
+    bench.start_exchange(&["--rate", "300"]);
+    bench.start_engine();
+    bench.wait("it fills", |page| page.get(Counter::Executions) > 5);
+    let page = bench.page().expect("a page");
+    let table = bench.path("strace");
+    let mut strace = Command::new("strace")
+        .args(["-c", "-f", "-o"])
+        .arg(&table)
+        .args(["-p", &page.word(Word::Pid).to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is missing; make check installs it");
+    let attached = format!("TracerPid:\t{}\n", strace.id());
+    let status = format!("/proc/{}/status", page.word(Word::Pid));
+    bench.wait("strace is attached", |_| {
+        std::fs::read_to_string(&status).is_ok_and(|text| text.contains(&attached))
+    });
+    let before = page.get(Counter::Syscalls);
+    let orders = page.get(Counter::OrdersAccepted);
+    bench.wait("it trades for a while", |page| {
+        page.get(Counter::OrdersAccepted) > orders + 100
+            && page.get(Counter::Syscalls) > before + 2_000
+    });
+    let own = page.get(Counter::Syscalls) - before;
+    let ended = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
+    assert!(ended.is_ok_and(|status| status.success()));
+    strace.wait().expect("strace ends");
+    let table = std::fs::read_to_string(table).expect("strace's table");
+    let mut counted = parse(&table);
+    let enters = counted.remove("io_uring_enter").unwrap_or(0);
+    // What happened while strace came and went, and what the page does not show yet, is on one side only.
+    assert!(enters.abs_diff(own) <= own / 20, "strace {enters}, the engine {own}:\n{table}");
+    assert!(counted.is_empty(), "other system calls: {table}");
+    eprintln!("strace {enters} io_uring_enter, the engine {own}, nothing else");
+}
