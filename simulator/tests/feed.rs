@@ -125,8 +125,10 @@ impl Exchange {
     }
 }
 
-/// Everything that a strategy can see of the books.
-fn shown(core: &Core<Watcher>) -> Vec<(Bbo, Vec<(u64, u32)>, String)> {
+/// Everything that a strategy can see of one book: touch, queues, status.
+type Shown = (Bbo, Vec<(u64, u32)>, String);
+
+fn shown(core: &Core<Watcher>) -> Vec<Shown> {
     let market = core.market();
     let all = market.instruments().map(|id| {
         let mut queues = Vec::new();
