@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image story sim backtest bench report setup clean
+.PHONY: help run test check image keys story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
+	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
 	@echo 'make story NAME=...      one story'
 	@echo 'make backtest RECORDING=file.itch  a strategy over a recorded day; STRATEGY=crate for your own'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
@@ -36,6 +37,9 @@ run: setup
 
 image: setup
 	@./image/as-root image/build $(PROFILE)
+
+keys: setup
+	@./image/as-root image/build keys
 
 # The drop copy is judged by QuickFIX, the count of system calls by strace.
 check: setup

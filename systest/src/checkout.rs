@@ -12,6 +12,12 @@ pub fn root() -> PathBuf {
         .to_path_buf()
 }
 
+/// The Secure Boot keys that the image is signed with.
+pub fn keys() -> PathBuf {
+    let given = std::env::var_os("KEYS").filter(|path| !path.is_empty()).map(PathBuf::from);
+    given.unwrap_or_else(|| root().join("target/keys"))
+}
+
 /// Real exchange data, if this machine has it.
 pub fn shared_data() -> Option<PathBuf> {
     let data = root().parent()?.join("shared/data");

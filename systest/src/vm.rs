@@ -1,7 +1,7 @@
 //! A virtual machine: QEMU from the tools root, a disk of its own over the image, sockets to the guest.
 
 use crate::accel::{self, Accel};
-use crate::checkout::ImageFiles;
+use crate::checkout::{ImageFiles, keys};
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,11 +22,23 @@ pub struct Machine {
     pub capture: Option<PathBuf>,
     /// Change one byte of the disk at this offset.
     pub flip: Option<u64>,
+    /// Firmware with Secure Boot on, and our keys enrolled.
+    pub secure_boot: bool,
+    /// Commands that change the ESP first: `$esp` is it, for mtools; `/image` and `/keys` are there.
+    pub esp: Option<String>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { cpus: 4, memory_mib: 2048, kernel: None, capture: None, flip: None }
+        Self {
+            cpus: 4,
+            memory_mib: 2048,
+            kernel: None,
+            capture: None,
+            flip: None,
+            secure_boot: false,
+            esp: None,
+        }
     }
 }
 
@@ -158,16 +170,30 @@ fn unique() -> u128 {
         .map_or(0, |since| since.as_nanos())
 }
 
+/// Our keys into the firmware's variables: platform key, key-exchange key, and the one that signs.
+const ENROL: &str = "; virt-fw-vars --inplace /vm/vars.fd --secure-boot --set-pk $(cat /keys/owner) /keys/PK.crt \
+    --add-kek $(cat /keys/owner) /keys/KEK.crt --add-db $(cat /keys/owner) /keys/db.crt 2> /dev/null";
+
 fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()> {
-    let mut script = format!(
-        "cp /usr/share/OVMF/OVMF_VARS_4M.fd /vm/vars.fd; qemu-img create -q -f qcow2 -b /image/disk.raw -F raw /vm/disk.qcow2 {DISK_SIZE}"
-    );
+    let mut script = String::from("cp /usr/share/OVMF/OVMF_VARS_4M.fd /vm/vars.fd");
+    if machine.secure_boot {
+        script += ENROL;
+    }
+    let mut disk = "/image/disk.raw";
+    if let Some(commands) = &machine.esp {
+        disk = "/vm/changed.raw";
+        script += &format!(
+            "; cp --sparse=always /image/disk.raw {disk}; esp='-i {disk}@@1M'; {commands}"
+        );
+    }
+    script += &format!("; qemu-img create -q -f qcow2 -b {disk} -F raw /vm/disk.qcow2 {DISK_SIZE}");
     if let Some(offset) = machine.flip {
         script += &format!("; qemu-io -c 'write -q -P 0x5a {offset} 1' /vm/disk.qcow2");
     }
     let status = image
-        .in_tools(&[(directory, "/vm"), (&image.directory, "/image")])
+        .in_tools(&[(directory, "/vm"), (&image.directory, "/image"), (&keys(), "/keys")])
         .args(["sh", "-euc", &script])
+        .stdout(Stdio::null())
         .status()?;
     ensure!(status.success(), "make the machine's disk");
     if let Some(capture) = &machine.capture {
@@ -185,10 +211,17 @@ fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()
 
 fn arguments(machine: &Machine) -> Vec<String> {
     let (cpus, memory) = (machine.cpus, machine.memory_mib);
+    let (machine_type, code) = if machine.secure_boot {
+        // Only code in system-management mode may write the firmware's variables.
+        let protected = "q35,smm=on -global driver=cfi.pflash01,property=secure,value=on";
+        (protected, "OVMF_CODE_4M.secboot.fd")
+    } else {
+        ("q35", "OVMF_CODE_4M.fd")
+    };
     let mut text = format!(
-        "-machine q35 -smp {cpus} -m {memory} -display none -no-reboot -nic none -monitor none \
+        "-machine {machine_type} -smp {cpus} -m {memory} -display none -no-reboot -nic none -monitor none \
          -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
-         -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
+         -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
          -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1 \
          -device virtio-rng-pci -serial file:/vm/serial.log -device virtio-serial-pci \

@@ -95,3 +95,45 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
         files.len()
     )))
 }
+
+/// The most exposure that a unit of ours may have, in tenths, as `systemd-analyze security` counts it.
+const EXPOSURE_MAX: &str = "20";
+
+/// Units that are privileged by what they are for; docs/operating.md has the reasons.
+const PRIVILEGED: [&str; 2] = ["containerd.service", "quietcore-shell.service"];
+
+/// The story: every unit that we ship, judged by systemd.
+pub fn units_are_hardened(image: &ImageFiles) -> Result<Verdict> {
+    let units = crate::checkout::root().join("systemd");
+    let judge = |unit: &str| -> Result<(bool, String)> {
+        let output = image
+            .in_tools(&[(&units, "/units")])
+            .args(["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold"])
+            .args([EXPOSURE_MAX, unit])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let overall = text.lines().find(|line| line.contains("Overall exposure level"));
+        Ok((output.status.success(), overall.context("systemd-analyze said nothing")?.to_owned()))
+    };
+    let mut proved = Vec::new();
+    for layer in ["base", "demo", "debug"] {
+        let mut names: Vec<_> = std::fs::read_dir(units.join(layer).join("system"))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.ends_with(".service") && name != "emergency.service")
+            .collect();
+        names.sort();
+        for name in names {
+            let (hardened, overall) = judge(&format!("/units/{layer}/system/{name}"))?;
+            if PRIVILEGED.contains(&name.as_str()) {
+                // The control: the judge does not let everything pass.
+                ensure!(!hardened, "{name} needs no exception: {overall}");
+            } else {
+                ensure!(hardened, "{overall}; at most 2.0 is allowed");
+                let level = overall.split(": ").nth(1).unwrap_or_default();
+                let level = level.split(' ').next().unwrap_or_default();
+                proved.push(format!("{} {level}", name.trim_end_matches(".service")));
+            }
+        }
+    }
+    Ok(Verdict::Proved(format!("exposure of our units, at most 2.0: {}", proved.join(", "))))
+}

@@ -3,12 +3,16 @@
 
 /// Containers: one that is killed, one that wants a hot core.
 mod containers;
+/// A damaged data partition.
+mod data;
 /// The image: what is in it, and what happens when a byte of it changes.
 mod image;
 /// The hot cores are quiet, and without the isolation words they are not.
 mod quiet;
 /// The README's commands.
 mod readme;
+/// Secure Boot with our own keys.
+mod secureboot;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 
@@ -54,6 +58,10 @@ const SHARED: &[(&str, Shared)] = &[
 const ALONE: &[(&str, Alone)] = &[
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("flipped-byte", image::flipped_byte_is_caught),
+    ("secure-boot", secureboot::signed_boots),
+    ("secure-boot-strangers", secureboot::unsigned_is_refused),
+    ("damaged-data", data::damaged_data_never_hangs_a_host),
+    ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
     ("readme", readme::commands_work),
 ];

@@ -1,0 +1,46 @@
+//! A damaged data partition: repaired without asking where that can be done, and else the host restarts
+//! instead of waiting for somebody at its console.
+
+use super::{READY_LIMIT, Verdict, boot};
+use crate::checkout::ImageFiles;
+use crate::vm::{Machine, Vm};
+use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+/// Makes the disk as large as the machine's, and a data partition behind the image's own. `$start` is its first
+/// byte.
+const PARTITION: &str = "disk=/vm/changed.raw; truncate -s 6G $disk; sfdisk -q --relocate gpt-bak-std $disk; \
+    echo 'size=2G, type=linux, name=quietcore-var' | sfdisk -q --append --no-reread --no-tell-kernel $disk; \
+    start=$(($(sfdisk -d $disk | sed -n '/quietcore-var/s/.*start= *\\([0-9]*\\),.*/\\1/p') * 512)); ";
+
+/// A file system whose bitmaps and group descriptors are full of nonsense.
+const DAMAGED: &str = "mkfs.ext4 -q -L var -E offset=$start $disk 2G 2> /dev/null; \
+    dd if=/dev/urandom of=$disk bs=4096 seek=$((start / 4096 + 1)) count=300 conv=notrunc status=none";
+
+fn machine(commands: &str) -> Machine {
+    Machine { esp: Some(format!("{PARTITION}{commands}")), ..Machine::default() }
+}
+
+/// The story.
+pub fn damaged_data_never_hangs_a_host(image: &ImageFiles) -> Result<Verdict> {
+    let mut booted = boot(image, &machine(DAMAGED))?;
+    booted.shell.wait_status("the host is ready", READY_LIMIT, |status| status["ready"] == true)?;
+    let limit = Duration::from_secs(60);
+    let said =
+        booted.shell.check("journalctl -b --no-pager -u 'systemd-fsck@*' | tail -n 40", limit)?;
+    ensure!(said.contains("FILE SYSTEM WAS MODIFIED") || said.contains("FIXED"), "fsck: {said}");
+    drop(booted);
+    // Zeroes are no file system: there is nothing to repair.
+    let mut vm = Vm::start(image, &machine("true"))?;
+    vm.wait_for("Restart of a host that can not start", READY_LIMIT)?;
+    let start = Instant::now();
+    while !vm.has_ended() {
+        ensure!(start.elapsed() < READY_LIMIT, "it does not restart:\n{}", vm.console_end());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(!vm.console().contains("quietcore: ready"), "it became ready without data");
+    Ok(Verdict::Proved(
+        "a damaged file system is repaired at boot and the host trades; where none can be found the host restarts"
+            .into(),
+    ))
+}
