@@ -108,7 +108,8 @@ pub fn units_are_hardened(image: &ImageFiles) -> Result<Verdict> {
     let judge = |unit: &str| -> Result<(bool, String)> {
         let output = image
             .in_tools(&[(&units, "/units")])
-            .args(["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold"])
+            .args(["env", "SYSTEMD_COLORS=0", "systemd-analyze", "security", "--no-pager"])
+            .args(["--offline=true", "--threshold"])
             .args([EXPOSURE_MAX, unit])
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
