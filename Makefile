@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image keys story sim backtest bench report setup clean
+.PHONY: help run test check image keys reproducible story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -19,6 +19,7 @@ help:
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
+	@echo 'make reproducible           build the production image twice and compare every artefact'
 	@echo 'make story NAME=...      one story'
 	@echo 'make backtest RECORDING=file.itch  a strategy over a recorded day; STRATEGY=crate for your own'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
@@ -60,6 +61,9 @@ backtest: setup
 sim: setup
 	$(CARGO) build --quiet --release --locked -p simulator
 	target/release/quietcore-simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+reproducible: setup
+	@./image/as-root image/reproducible
 
 story: setup
 	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest stories $(NAME)

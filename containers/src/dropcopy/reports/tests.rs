@@ -1,3 +1,5 @@
+//! A day of one order and its reports, and the same day over restarts of either side.
+
 use super::*;
 use abi::field::{Alpha, Symbol};
 use abi::ouch::outbound::{BrokenTrade, Canceled, Rejected};

@@ -1,3 +1,5 @@
+//! The session against a counterparty that is spelled out message by message.
+
 use super::super::fix::{Framed, decode};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Configurations with shards, and the pages that are left when they change.
+
 use super::*;
 use crate::config::Config;
 
