@@ -71,11 +71,8 @@ impl Bench {
         bench.core.on_session_connected(bench.now);
         let (session, sequence) = (session(), Alpha::decimal_right(1).unwrap());
         bench.hear(Packet::LoginAccepted(LoginAccepted { session, sequence }));
-        let (timestamp, next_user_ref_num) = (1, 1);
-        bench.answer(outbound::Message::AccountQueryResponse(AccountQueryResponse {
-            timestamp,
-            next_user_ref_num,
-        }));
+        let account = AccountQueryResponse { timestamp: 1, next_user_ref_num: 1 };
+        bench.answer(outbound::Message::AccountQueryResponse(account));
         bench.hear(Packet::ServerHeartbeat);
         for (locate, text) in (1..).zip(SYMBOLS) {
             let stock = Symbol::new(text).unwrap();
