@@ -109,9 +109,11 @@ impl Server {
         let name = format!("{}-{}.qcf", arguments.sender, arguments.target).replace('/', "_");
         let store = Store::open(&arguments.state.join(name)).context("open the store")?;
         let mut reports = Reports::default();
-        for report in store.reports(1, u64::MAX).context("read the store")? {
+        let restored = store.for_each(|report| {
             Fields::parse(&report.text).iter().for_each(|fields| reports.restore(fields));
-        }
+            Ok(())
+        });
+        restored.context("read the store")?;
         let directories = [Some(&arguments.journal), arguments.archive.as_ref()];
         let follower = Follower::new(directories.into_iter().flatten().cloned().collect());
         let names = Names { sender: arguments.sender.clone(), target: arguments.target.clone() };
@@ -167,6 +169,10 @@ impl Server {
                     _ => (Vec::new(), Fate::Close),
                 },
                 _ = interval.tick() => self.poll().context("write the store")?,
+                () = std::future::ready(()), if self.session.is_sending() => {
+                    self.session.send_on(now_ns()).context("read the store")?;
+                    (self.session.take_output().context("write the store")?, Fate::Keep)
+                }
                 _ = terminate.recv(), if !stopping => {
                     stopping = true;
                     let fate = self.session.leave(now_ns());

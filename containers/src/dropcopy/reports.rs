@@ -5,7 +5,7 @@ use super::fix::{Fields, tag, utc_timestamp};
 use abi::mold::Session;
 use abi::ouch::outbound::{Accepted, Executed, Message, Replaced};
 use abi::ouch::{OrderState, Side, UserRefNum};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// An order, as far as reports need it. Prices are in 1/10,000.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +50,10 @@ impl Exec {
 #[derive(Default)]
 pub struct Reports {
     session: String,
-    last_message: u64,
+    /// The message that is being reported.
+    message: u64,
+    /// Numbers of the messages that were reported.
+    reported: HashSet<u64>,
     /// An order keeps its place through all replacements, under each of its numbers.
     places: HashMap<UserRefNum, usize>,
     orders: Vec<Order>,
@@ -85,12 +88,14 @@ impl Reports {
         if self.session != session {
             *self = Self { session, ..Self::default() };
         }
-        if number <= self.last_message {
+        if self.reported.contains(&number) {
             return None;
         }
-        self.last_message = number;
+        self.message = number;
         let (message, _) = Message::decode(bytes).ok()?;
-        self.report(&message, time_ns)
+        let report = self.report(&message, time_ns)?;
+        self.reported.insert(number);
+        Some(report)
     }
 
     fn order(&self, user_ref: UserRefNum) -> Option<&Order> {
@@ -231,7 +236,7 @@ impl Reports {
         let mean = (order.value * 100).checked_div(order.executed).unwrap_or(0);
         let mut fields = Fields::new();
         fields.add(tag::ORDER_ID, &order.order_id).add(tag::CL_ORD_ID, user_ref);
-        fields.add(tag::EXEC_ID, format!("{}-{}", self.session, self.last_message));
+        fields.add(tag::EXEC_ID, format!("{}-{}", self.session, self.message));
         fields.add(tag::EXEC_TYPE, kind.code()).add(tag::ORD_STATUS, status);
         fields.add(tag::SYMBOL, &order.symbol).add(tag::SIDE, order.side);
         fields.add(tag::ORDER_QTY, order.quantity).add(tag::ORD_TYPE, 2);
@@ -256,7 +261,7 @@ impl Reports {
         if self.session != session {
             *self = Self { session: session.to_owned(), ..Self::default() };
         }
-        self.last_message = self.last_message.max(number.parse().unwrap_or(0));
+        self.reported.extend(number.parse::<u64>());
         let ticks = |tag| report.get(tag).map_or(0, parse_price);
         let number = |tag| report.number(tag).unwrap_or(0);
         let Some(user_ref) = report.number(tag::CL_ORD_ID).map(|id| id as UserRefNum) else {

@@ -2,7 +2,7 @@
 //! sent; no sockets. Source: "FIX 4.4 with Errata 20030618", volume 2, "FIX Session Protocol".
 
 use super::fix::{BEGIN_STRING, Fields, tag, utc_timestamp};
-use super::store::{Report, Store};
+use super::store::{Again, Report, Store};
 use std::io;
 
 /// Who speaks with whom.
@@ -16,9 +16,6 @@ pub struct Names {
 
 /// The longest heartbeat interval that a counterparty may ask for: ten minutes.
 const HEARTBEAT_MAX_S: u64 = 600;
-
-/// Reports that one resend hands over at a time: an answer is made in memory.
-const RESEND_MAX: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -39,6 +36,14 @@ pub enum Fate {
     Close,
 }
 
+/// Reports on their way: from `next` to `to`, and whether they were sent before.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    next: u64,
+    to: u64,
+    again: bool,
+}
+
 /// One session, over any number of connections.
 pub struct Session {
     names: Names,
@@ -51,6 +56,8 @@ pub struct Session {
     testing: bool,
     /// A resend was asked for, up to here.
     missing_until: u64,
+    /// Reports that are being sent, in parts.
+    sending: Option<Sending>,
     out: Vec<u8>,
 }
 
@@ -66,6 +73,7 @@ impl Session {
             sent_at: 0,
             testing: false,
             missing_until: 0,
+            sending: None,
             out: Vec::new(),
         }
     }
@@ -90,18 +98,28 @@ impl Session {
         (self.heard_at, self.sent_at) = (now, now);
         self.out.clear();
         self.missing_until = 0;
+        self.sending = None;
     }
 
     /// The connection is gone.
     pub fn lost(&mut self) {
         self.phase = Phase::Down;
         self.out.clear();
+        self.sending = None;
+    }
+
+    /// Whether more reports wait to be sent, once what was sent is on its way.
+    pub fn is_sending(&self) -> bool {
+        self.sending.is_some()
     }
 
     /// Gives a report its number, and sends it if somebody is logged on; else he asks for it later.
     pub fn publish(&mut self, report: &Fields, now: u64) {
         let report = self.store.add_report(report, now);
-        if self.is_up() {
+        // What comes while others are on their way follows them.
+        if let Some(sending) = &mut self.sending {
+            sending.to = report.sequence;
+        } else if self.is_up() {
             self.send_report(&report, false, now);
         }
     }
@@ -227,9 +245,7 @@ impl Session {
             self.restart(now)?;
             let header = self.header("A", 1, now);
             self.put(&header, &body.to_text(), now);
-            for report in self.store.reports(2, u64::MAX)? {
-                self.send_report(&report, false, now);
-            }
+            self.send_parts(Sending { next: 2, to: self.store.next_out - 1, again: false }, now)?;
         } else {
             self.send("A", &body, now);
         }
@@ -245,18 +261,15 @@ impl Session {
     /// way follow it, marked `PossResend`.
     fn restart(&mut self, now: u64) -> io::Result<()> {
         self.store.commit()?;
-        let mut reports = Vec::new();
-        for report in self.store.reports(1, u64::MAX)? {
-            let Some(fields) = Fields::parse(&report.text) else { continue };
+        let mut last = None;
+        self.store.restart(now, |report| {
+            let fields = Fields::parse(&report.text).unwrap_or_default();
             let id = fields.get(tag::EXEC_ID).unwrap_or_default();
             let session = id.rsplit_once('-').map(|(session, _)| session.to_owned());
+            let only_these = last.replace(session.clone()) != Some(session);
             let marked = if fields.flag(tag::POSS_RESEND) { "" } else { "97=Y\u{1}" };
-            reports.push((session, format!("{marked}{}", report.text)));
-        }
-        let last = reports.last().and_then(|(session, _)| session.clone());
-        let again = reports.iter().filter(|(session, _)| *session == last);
-        let again = again.filter_map(|(_, text)| Fields::parse(text)).collect::<Vec<_>>();
-        self.store.restart(&again, now)
+            Again { only_these, text: format!("{marked}{}", report.text) }
+        })
     }
 
     fn ask_for(&mut self, sequence: u64, now: u64) {
@@ -317,17 +330,29 @@ impl Session {
             self.reject(message, 5, "BeginSeqNo (7) and EndSeqNo (16) are no range", now);
             return Ok(());
         }
+        self.send_parts(Sending { next: from, to, again: true }, now)
+    }
+
+    /// Sends the next part of what is on its way.
+    ///
+    /// # Errors
+    /// The store can't be read or written.
+    pub fn send_on(&mut self, now: u64) -> io::Result<()> {
+        self.sending.take().map_or(Ok(()), |sending| self.send_parts(sending, now))
+    }
+
+    fn send_parts(&mut self, sending: Sending, now: u64) -> io::Result<()> {
         self.store.commit()?;
-        let mut next = from;
-        while next <= to {
-            let part_end = (next + RESEND_MAX - 1).min(to);
-            for report in self.store.reports(next, part_end)? {
-                self.fill(next, report.sequence, now);
-                self.send_report(&report, true, now);
-                next = report.sequence + 1;
-            }
-            self.fill(next, part_end + 1, now);
-            next = part_end + 1;
+        let Sending { mut next, to, again } = sending;
+        for report in self.store.reports(next, to)? {
+            self.fill(next, report.sequence, now);
+            self.send_report(&report, again, now);
+            next = report.sequence + 1;
+        }
+        if self.store.has_reports(next, to) {
+            self.sending = Some(Sending { next, to, again });
+        } else {
+            self.fill(next, to + 1, now);
         }
         Ok(())
     }

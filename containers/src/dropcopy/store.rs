@@ -11,11 +11,15 @@
 use super::fix::Fields;
 use abi::checksum::crc32c;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const HEAD_LEN: usize = 32;
+/// A report has some 300 bytes.
+const TEXT_LEN_MAX: usize = 64 << 10;
+/// Reports that are read at a time: a day's would not fit into a small container.
+const PART_LEN: usize = 1_000;
 const REPORT: u8 = 1;
 const SESSION_MESSAGE: u8 = 2;
 const HEARD: u8 = 3;
@@ -61,7 +65,7 @@ impl Store {
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let open = OpenOptions::new().read(true).append(true).create(true).open(path);
         let file = open.map_err(named)?;
-        let bytes = std::fs::read(path).map_err(named)?;
+        let mut entries = BufReader::new(File::open(path).map_err(named)?);
         let mut store = Self {
             path: path.into(),
             file,
@@ -71,16 +75,23 @@ impl Store {
             next_out: 1,
             next_in: 1,
         };
-        while store.take(&bytes[store.end as usize..]).is_some() {}
+        while store.take(&mut entries).is_some() {}
         store.file.set_len(store.end).map_err(named)?;
         Ok(store)
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Option<()> {
-        let head = bytes.first_chunk::<HEAD_LEN>()?;
+    /// Takes the next entry; `None` at the end, or where the rest is none.
+    fn take(&mut self, entries: &mut impl Read) -> Option<()> {
+        let mut entry = vec![0; HEAD_LEN];
+        entries.read_exact(&mut entry).ok()?;
+        let head: [u8; HEAD_LEN] = *entry.first_chunk()?;
         let len = u32::from_le_bytes(*head[4..].first_chunk()?) as usize;
-        let body = bytes.get(4..HEAD_LEN + len)?;
-        if crc32c(body) != u32::from_le_bytes(*head.first_chunk()?) {
+        if len > TEXT_LEN_MAX {
+            return None;
+        }
+        entry.resize(HEAD_LEN + len, 0);
+        entries.read_exact(&mut entry[HEAD_LEN..]).ok()?;
+        if crc32c(&entry[4..]) != u32::from_le_bytes(*head.first_chunk()?) {
             return None;
         }
         let word = |at: usize| head[at..].first_chunk().map(|word| u64::from_le_bytes(*word));
@@ -152,14 +163,29 @@ impl Store {
         Ok(())
     }
 
-    /// The committed reports from one sequence number to another, both included.
+    /// The first of the committed reports from one sequence number to another, both included: as many as are
+    /// read at a time.
     ///
     /// # Errors
     /// What reading says.
     pub fn reports(&self, from: u64, to: u64) -> io::Result<Vec<Report>> {
         let start = self.places.partition_point(|place| place.sequence < from);
         let wanted = self.places[start..].iter().take_while(|place| place.sequence <= to);
-        wanted.map(|place| self.read(place)).collect()
+        wanted.take(PART_LEN).map(|place| self.read(place)).collect()
+    }
+
+    /// Whether there are reports from one sequence number to another, both included.
+    pub fn has_reports(&self, from: u64, to: u64) -> bool {
+        let start = self.places.partition_point(|place| place.sequence < from);
+        self.places.get(start).is_some_and(|place| place.sequence <= to)
+    }
+
+    /// Hands over all committed reports.
+    ///
+    /// # Errors
+    /// What reading says, or what `take` does.
+    pub fn for_each(&self, mut take: impl FnMut(Report) -> io::Result<()>) -> io::Result<()> {
+        self.places.iter().try_for_each(|place| take(self.read(place)?))
     }
 
     fn read(&self, place: &Place) -> io::Result<Report> {
@@ -169,22 +195,28 @@ impl Store {
         Ok(Report { sequence: place.sequence, time_ns: place.time_ns, text })
     }
 
-    /// Starts numbering anew: 1 for a session message, the numbers from 2 on for `reports`. The old log stays
-    /// until the new one is whole.
+    /// Starts numbering anew: 1 for a session message, the numbers from 2 on for those of the reports that
+    /// `again` makes of the present ones; `None` takes back all before. The old log stays until the new one is
+    /// whole.
     ///
     /// # Errors
     /// What the file system says; the old log is in force then.
-    pub fn restart(&mut self, reports: &[Fields], time_ns: u64) -> io::Result<()> {
+    pub fn restart(
+        &mut self,
+        time_ns: u64,
+        mut again: impl FnMut(&Report) -> Again,
+    ) -> io::Result<()> {
         let partial = self.path.with_extension("partial");
-        match std::fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut fresh = Self::open(&partial)?;
-        fresh.add_session_message(time_ns);
-        for report in reports {
-            fresh.add_report(report, time_ns);
-        }
+        let mut fresh = Self::blank(&partial, time_ns)?;
+        self.for_each(|report| {
+            let Again { only_these, text } = again(&report);
+            if only_these {
+                fresh = Self::blank(&partial, time_ns)?;
+            }
+            let sequence = fresh.next_out;
+            fresh.append(REPORT, sequence, time_ns, &text);
+            if fresh.pending.len() > 1 << 20 { fresh.commit() } else { Ok(()) }
+        })?;
         fresh.commit()?;
         fresh.file.sync_all()?;
         std::fs::rename(&partial, &self.path)?;
@@ -195,6 +227,26 @@ impl Store {
         *self = fresh;
         Ok(())
     }
+
+    /// A new log whose first number is a session message's.
+    fn blank(path: &Path, time_ns: u64) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut fresh = Self::open(path)?;
+        fresh.add_session_message(time_ns);
+        Ok(fresh)
+    }
+}
+
+/// A report as it is sent under other numbers.
+#[derive(Debug)]
+pub struct Again {
+    /// It is the first of those that are sent at all.
+    pub only_these: bool,
+    /// Its fields.
+    pub text: String,
 }
 
 #[cfg(test)]
@@ -230,9 +282,14 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         let mut store = Store::open(&path).unwrap();
         assert_eq!(store.reports(3, 3).unwrap(), [two]);
-        store.restart(&[fields("two")], 5).unwrap();
+        let again = |report: &Report| Again {
+            only_these: report.sequence == 3,
+            text: format!("97=Y\u{1}{}", report.text),
+        };
+        store.restart(5, again).unwrap();
         assert_eq!((store.next_out, store.next_in), (3, 1));
-        assert_eq!(Store::open(&path).unwrap().reports(1, 9).unwrap()[0].text, "58=two\u{1}");
+        let kept = Store::open(&path).unwrap().reports(1, 9).unwrap();
+        assert_eq!((kept.len(), kept[0].text.as_str()), (1, "97=Y\u{1}58=two\u{1}"));
         std::fs::remove_file(&path).unwrap();
     }
 }

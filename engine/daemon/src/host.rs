@@ -152,6 +152,11 @@ pub struct Tsc {
 /// How long the counter is watched at the start: a clock read of 100 ns is then 5 ppm of it.
 const TSC_WATCH_NS: u64 = 20_000_000;
 
+/// A reading of the counter between two of the clock that are so close was not interrupted.
+const TSC_APART_NS: u64 = 500;
+/// Attempts at one.
+const TSC_ATTEMPTS: u32 = 16;
+
 impl Tsc {
     /// Watches the counter for a while. `None` on an emulated machine, whose counter is made up.
     pub fn calibrate() -> Option<Self> {
@@ -169,10 +174,20 @@ impl Tsc {
         Some(Self { cycles, raw_ns, khz: u64::try_from(per_second).ok()? })
     }
 
+    /// Both at one moment, or at the closest of some attempts: any may be interrupted in the middle.
     fn read() -> (u64, u64) {
-        // SAFETY: every x86-64 processor has the instruction, and Linux lets user space use it.
-        let cycles = unsafe { core::arch::x86_64::_rdtsc() };
-        (cycles, time_of(ClockId::CLOCK_MONOTONIC_RAW))
+        let mut best = (u64::MAX, 0, 0);
+        for _ in 0..TSC_ATTEMPTS {
+            let before = time_of(ClockId::CLOCK_MONOTONIC_RAW);
+            // SAFETY: every x86-64 processor has the instruction, and Linux lets user space use it.
+            let cycles = unsafe { core::arch::x86_64::_rdtsc() };
+            let after = time_of(ClockId::CLOCK_MONOTONIC_RAW);
+            best = best.min((after.saturating_sub(before), cycles, before.midpoint(after)));
+            if best.0 <= TSC_APART_NS {
+                break;
+            }
+        }
+        (best.1, best.2)
     }
 
     /// How far the counter's time is ahead of the clock's since the start, in parts per billion.

@@ -122,6 +122,16 @@ fn a_restarted_engine_hears_everything_again_and_nothing_is_reported_twice() {
     assert!(reports.on_message(session, 1, &bytes(&accepted(1, 5, 10)), 5).is_some());
 }
 
+/// The journal was overwritten before it was read; the engine hears its session again.
+#[test]
+fn what_was_missed_is_reported_when_it_is_heard_again() {
+    let (mut reports, session) = (Reports::default(), Session::new("DAY").unwrap());
+    let day = a_day();
+    assert!(reports.on_message(session, 1, &bytes(&day[0]), 5).is_some());
+    assert!(reports.on_message(session, 8, &bytes(&day[7]), 5).is_some());
+    assert_eq!(run(&mut reports, &day).len(), 6);
+}
+
 #[test]
 fn a_restarted_drop_copy_goes_on_where_the_last_one_was() {
     for cut in 0..8 {

@@ -88,6 +88,22 @@ fn what_was_missed_is_sent_on_request_with_gaps_filled() {
 }
 
 #[test]
+fn a_long_day_is_sent_in_parts_and_what_comes_meanwhile_follows() {
+    let mut pair = Pair::new("parts");
+    (1..=2_500).for_each(|number| pair.report(&format!("D-{number}")));
+    assert_eq!(pair.say(LOGON).1, ["A 2501"]);
+    let mut heard = pair.say("35=2|34=2|7=1|16=0").1;
+    assert_eq!((heard.len(), pair.session.is_sending()), (1_000, true));
+    pair.report("D-2501");
+    while pair.session.is_sending() {
+        pair.session.send_on(5).unwrap();
+        heard.extend(pair.output());
+    }
+    assert_eq!(heard.len(), 2_502);
+    assert_eq!(heard[2_499..], ["8 2500 D-2500Y", "4 2501 to 2502", "8 2502 D-2501Y"]);
+}
+
+#[test]
 fn our_gap_is_asked_for_once_and_filled() {
     let mut pair = Pair::new("gap");
     assert_eq!(pair.say("35=A|34=4|98=0|108=30").1, ["A 1", "2 2 1 0"]);
