@@ -17,8 +17,10 @@ pub struct Ledger {
     pub open: BTreeMap<UserRefNum, u32>,
     pub position: i64,
     pub executions: u64,
-    /// Messages that a back office is told of.
-    pub reportable: u64,
+    /// Messages so far.
+    messages: u64,
+    /// The numbers of those that a back office is told of, and what they are.
+    pub reportable: BTreeMap<u64, String>,
     pub reused: Vec<UserRefNum>,
 }
 
@@ -72,7 +74,10 @@ impl Ledger {
     fn take(&mut self, message: &Outbound) {
         let told =
             !matches!(message, Outbound::AccountQueryResponse(_) | Outbound::MassCancelResponse(_));
-        self.reportable += u64::from(told);
+        self.messages += 1;
+        if told {
+            self.reportable.insert(self.messages, format!("{message:?}"));
+        }
         match message {
             Outbound::Accepted(m) => self.enter(m.user_ref_num, m.side.book_side(), m.quantity),
             Outbound::Replaced(m) => {

@@ -3,7 +3,7 @@
 
 pub mod ledger;
 
-use abi::counters::{Counter, CountersPage, State};
+use abi::counters::{Counter, CountersPage, State, Word};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -86,8 +86,12 @@ impl Bench {
         self.engine = Some(child.expect("start the engine"));
     }
 
+    /// The page of the engine that runs, or else of the one that ran: a killed engine's page says that it
+    /// trades until the next one starts.
     pub fn page(&self) -> Option<CountersPage> {
-        CountersPage::open(&self.path("pages").join("counters")).ok()
+        let page = CountersPage::open(&self.path("pages").join("counters")).ok()?;
+        let pid = self.engine.as_ref().map(|engine| u64::from(engine.id()));
+        pid.is_none_or(|pid| page.word(Word::Pid) == pid).then_some(page)
     }
 
     pub fn get(&self, counter: Counter) -> u64 {
@@ -144,6 +148,11 @@ impl Drop for Bench {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = std::fs::remove_dir_all(&self.directory);
+        // What a failed test leaves is what one wants to look at.
+        if std::thread::panicking() {
+            eprintln!("kept: {}", self.directory.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
     }
 }
