@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image keys reproducible story sim backtest bench report setup clean
+.PHONY: help run test check image release keys reproducible story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
+	@echo 'make release PROFILE=...    a signed release in target/releases; VERSION=1.2.3 for another version'
 	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
 	@echo 'make reproducible           build the production image twice and compare every artefact'
 	@echo 'make story NAME=...      one story'
@@ -38,6 +39,9 @@ run: setup
 
 image: setup
 	@./image/as-root image/build $(PROFILE)
+
+release: setup
+	@./image/as-root image/release $(PROFILE)
 
 keys: setup
 	@./image/as-root image/build keys

@@ -31,5 +31,7 @@ pub mod hostplan;
 pub mod journal;
 /// Shared pages as arrays of atomic words.
 pub mod page;
+/// A release of the operating system.
+pub mod release;
 /// Where the pages of an engine and its shards lie.
 pub mod shards;

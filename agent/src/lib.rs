@@ -10,6 +10,8 @@ pub mod compose;
 pub mod containerd;
 /// The engine's pages, of one or of several shards.
 pub mod engines;
+/// Files that are whole after a power cut.
+pub mod files;
 /// The isolated cpuset partition on the hot cores.
 pub mod hotpartition;
 /// What a core was interrupted by.
@@ -20,6 +22,8 @@ pub mod limits;
 pub mod ociarchive;
 /// What is to be done so that what runs is what is declared.
 pub mod plan;
+/// Name servers, from DHCP to `/etc/resolv.conf`.
+pub mod resolver;
 /// The engine's risk limits.
 pub mod risklimits;
 /// The agent's main loop.
@@ -32,6 +36,8 @@ pub mod server;
 pub mod status;
 /// Containers' output to the journal.
 pub mod tail;
+/// Updates of the operating system.
+pub mod update;
 /// Status as a page for a terminal.
 pub mod view;
 /// Directories that containers keep what is theirs in.

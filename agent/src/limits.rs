@@ -39,5 +39,21 @@ pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
 /// Time that a container has to end by itself before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// A release's description has a kilobyte.
+pub const RELEASE_LEN_MAX: u64 = 64 << 10;
+
+/// How often a file of a release is asked for again when the server breaks off.
+pub const FETCH_ATTEMPTS: u32 = 10;
+/// Between two of them.
+pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// One answer: the largest file at 1 MiB a second. Past this it is asked for again, from where it was.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// udev sees a partition's new name within this.
+pub const PARTITION_WAIT: Duration = Duration::from_secs(20);
+
+/// A boot is healthy once everything has stayed up for so long.
+pub const HEALTHY_FOR: Duration = Duration::from_secs(10);
+
 /// Between two signs of life to the engine, whose patience is 2 s or more.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
 
 use agent::run::{Paths, run};
+use agent::update::{Places, fetch, install};
 use agent::{compose, hotpartition, server};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -49,6 +50,10 @@ enum Command {
     },
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
+    /// Fetch the release that was asked for, and leave.
+    FetchUpdate,
+    /// Write the release that was fetched to the other slot, and leave.
+    InstallUpdate,
     /// Check a compose file against this host's cores, and leave.
     CheckCompose {
         /// The file.
@@ -81,6 +86,7 @@ fn act(command: Command) -> Result<()> {
                 host_plan,
                 journal,
                 archive,
+                update: Places::default(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(run(paths))
@@ -94,6 +100,8 @@ fn act(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::FetchUpdate => fetch::run(&Places::default()),
+        Command::InstallUpdate => install::run(&Places::default()),
         Command::CheckCompose { file } => {
             let text = std::fs::read_to_string(&file)
                 .with_context(|| format!("read {}", file.display()))?;

@@ -5,21 +5,24 @@ use crate::archive;
 use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
 use crate::engines::Events;
+use crate::files::write_whole;
 use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
 use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
 use crate::plan::{Action, History, Observed, Task, is_over, plan};
+use crate::resolver;
 use crate::server::{self, Asked, Question, Response};
 use crate::status::{self, Container, Core, Engine, Status};
 use crate::tail::Tail;
+use crate::update::{self, ask};
 use crate::volumes;
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
@@ -48,6 +51,8 @@ pub struct Paths {
     pub journal: PathBuf,
     /// Where its files are kept.
     pub archive: PathBuf,
+    /// What updates work with.
+    pub update: update::Places,
 }
 
 /// The running agent.
@@ -85,13 +90,14 @@ pub async fn run(paths: Paths) -> Result<()> {
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wake = agent.wake.clone();
+    ask::settle(&agent.paths.update);
     notify_systemd("READY=1");
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {
         tokio::select! {
             _ = ticks.tick() => { agent.sample(); agent.reconcile().await; }
             () = wake.notified() => agent.reconcile().await,
-            Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question)); }
+            Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question).await); }
             ended = &mut serving => { ended?.context("local socket")?; }
             _ = terminate.recv() => return Ok(()),
         }
@@ -190,6 +196,8 @@ impl Agent {
             hotpartition::apply(&self.cores)
         };
         self.problem("hot partition", partition.err().map(|error| error.to_string()));
+        let resolver = resolver::update();
+        self.problem("name servers", resolver.err().map(|error| format!("{error:#}")));
         let done = self.reconcile_containers().await;
         if done.is_err() {
             self.containerd = None;
@@ -222,6 +230,7 @@ impl Agent {
             containerd.import(&image).await?;
             info!(image = image.name, "image {} is in containerd", image.name);
         }
+        containerd.adopt().await?;
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
         tokio::spawn(async move { watcher.watch(|| wake.notify_one()).await });
         Ok(containerd)
@@ -338,13 +347,14 @@ impl Agent {
         self.engine_switches = own;
     }
 
-    fn answer(&mut self, question: Question) -> Response {
-        match question {
-            Question::Status => Response::Status(Box::new(self.status())),
-            Question::Apply(compose) => self
-                .apply(&compose)
-                .map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done),
-        }
+    async fn answer(&mut self, question: Question) -> Response {
+        let done = match question {
+            Question::Status => return Response::Status(Box::new(self.status())),
+            Question::Apply(compose) => self.apply(&compose),
+            Question::Update(url) => ask::start(&self.paths.update, &url).await,
+            Question::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
+        };
+        done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
     }
 
     /// A file that is refused changes nothing.
@@ -374,9 +384,14 @@ impl Agent {
             let task = self.observed.get(&service.name).and_then(|observed| observed.task);
             task == Some(Task::Running) || is_over(service, task)
         });
+        let running_version = update::Running::read(&self.paths.update.os_release);
+        let version =
+            running_version.map_or(env!("CARGO_PKG_VERSION").into(), |it| it.version.to_string());
         Status {
-            version: env!("CARGO_PKG_VERSION").into(),
+            version,
             ready: trading && running && partition,
+            healthy: engines.len() == expected && running && partition,
+            update: ask::Update::read(&self.paths.update),
             partition,
             engines,
             cores: self.core_status.clone(),
@@ -404,19 +419,4 @@ impl Agent {
             cpuset: service.cpuset.clone(),
         }
     }
-}
-
-/// Writes a file so that after a power cut it is the old one or the new one.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    let next = path.with_extension("next");
-    let mut file =
-        std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))?;
-    if let Some(directory) = path.parent() {
-        std::fs::File::open(directory)?.sync_all()?;
-    }
-    Ok(())
 }

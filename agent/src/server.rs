@@ -37,6 +37,16 @@ pub enum Request {
         /// Cancel what works and open nothing new.
         drain: bool,
     },
+    /// Fetch a release of the operating system and write it to the other slot.
+    Update {
+        /// The release's directory: `http://` or `https://`.
+        url: String,
+    },
+    /// Restart the host.
+    Reboot {
+        /// Although the engine holds a position.
+        holding: bool,
+    },
     /// Put other risk limits in force, or none to see them.
     Limits {
         /// Of which shard; may be left out if there is one engine.
@@ -68,6 +78,13 @@ pub enum Question {
     Status,
     /// See [`Request::Apply`].
     Apply(String),
+    /// See [`Request::Update`].
+    Update(String),
+    /// See [`Request::Reboot`].
+    Reboot {
+        /// Although the engine holds a position.
+        holding: bool,
+    },
 }
 
 /// A question with the way back.
@@ -106,6 +123,8 @@ async fn answer(
             }
             Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
             Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
+            Ok(Request::Update { url }) => ask(Question::Update(url), &to_agent).await,
+            Ok(Request::Reboot { holding }) => ask(Question::Reboot { holding }, &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),
         };
         let mut text = serde_json::to_string(&response)?;

@@ -1,6 +1,7 @@
 //! What the agent knows, for people and programs: one value, served as JSON.
 
 use crate::interference::CoreCounts;
+use crate::update::ask::Update;
 use abi::counters::{Counter, CountersPage, State, Word};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,6 +13,11 @@ pub struct Status {
     pub version: String,
     /// Whether the engine trades and every container that should run does.
     pub ready: bool,
+    /// Whether the engine runs, past its preflight, and every container that should run does; the exchange may
+    /// be closed.
+    pub healthy: bool,
+    /// The operating system's own version.
+    pub update: Update,
     /// Whether the isolated partition stands.
     pub partition: bool,
     /// The engines that run: one, or one for each shard.

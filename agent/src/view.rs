@@ -9,7 +9,8 @@ pub fn page(status: &Status, colour: bool) -> String {
     let bold =
         |words: &str| if colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_string() };
     let readiness = if status.ready { "trading" } else { "not ready" };
-    let _ = writeln!(text, "{}  {}  {readiness}", bold("Quietcore"), status.version);
+    let on_trial = if status.update.on_trial { ", on trial" } else { "" };
+    let _ = writeln!(text, "{}  {}  {readiness}{on_trial}", bold("Quietcore"), status.version);
     status.engines.iter().for_each(|engine| show_engine(&mut text, engine, &bold));
     if status.engines.is_empty() {
         let _ = writeln!(text, "\nengine: not running");

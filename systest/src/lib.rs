@@ -11,6 +11,10 @@ mod bench_engine;
 pub mod checkout;
 /// `make run`: a trading VM with a live view.
 pub mod demo;
+/// A web server for the guest.
+pub mod http;
+/// Releases, good and broken.
+pub mod releases;
 /// A shell in the guest.
 pub mod shell;
 /// What is proved in a booted VM.

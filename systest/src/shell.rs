@@ -38,8 +38,17 @@ impl Shell {
         let stream = vm.connect("shell.sock")?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         let mut shell = Self { stream, pending: Vec::new(), commands: 0 };
+        shell.await_boot(vm, limit)?;
+        Ok(shell)
+    }
+
+    /// Waits until the shell of the next boot is there.
+    ///
+    /// # Errors
+    /// It is not within the limit.
+    pub fn await_boot(&mut self, vm: &mut Vm, limit: Duration) -> Result<()> {
         let start = Instant::now();
-        while shell.read_until(BANNER, Duration::from_secs(1)).is_err() {
+        while self.read_until(BANNER, Duration::from_secs(1)).is_err() {
             if vm.has_ended() {
                 bail!("QEMU ended; the console:\n{}", vm.console_end());
             }
@@ -49,12 +58,17 @@ impl Shell {
         }
         // systemd resets the terminal once more before the shell reads from it, and what came is lost.
         while start.elapsed() < limit {
-            shell.send("stty -echo; echo hello-$((20 + 22))\n")?;
-            if shell.read_until("hello-42", Duration::from_secs(2)).is_ok() {
-                return Ok(shell);
+            self.send("stty -echo; echo hello-$((20 + 22))\n")?;
+            if self.read_until("hello-42", Duration::from_secs(2)).is_ok() {
+                return Ok(());
             }
         }
         bail!("the shell does not answer; the console:\n{}", vm.console_end())
+    }
+
+    /// Whether the guest has started anew since it was last asked something.
+    pub fn has_booted(&self) -> bool {
+        String::from_utf8_lossy(&self.pending).contains(BANNER)
     }
 
     fn send(&mut self, text: &str) -> Result<()> {
@@ -71,6 +85,9 @@ impl Shell {
                 let (before, after) = (before.to_string(), after.as_bytes().to_vec());
                 self.pending = after;
                 return Ok(before);
+            }
+            if marker != BANNER && text.contains(BANNER) {
+                bail!("the guest has started anew");
             }
             match self.stream.read(&mut buffer) {
                 Ok(0) => bail!("the guest's console is gone"),
@@ -143,6 +160,7 @@ impl Shell {
             let status = self.status();
             match status {
                 Ok(status) if wanted(&status) => return Ok(status),
+                Err(error) if self.has_booted() => return Err(error),
                 other if start.elapsed() > limit => {
                     bail!("not within {} s: {what}; the last status: {other:?}", limit.as_secs())
                 }

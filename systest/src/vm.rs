@@ -24,6 +24,10 @@ pub struct Machine {
     pub flip: Option<u64>,
     /// Firmware with Secure Boot on, and our keys enrolled.
     pub secure_boot: bool,
+    /// A network card, behind a router of QEMU's: the host's loopback is at 10.0.2.2.
+    pub network: bool,
+    /// A restart of the guest is one, instead of the machine's end.
+    pub reboots: bool,
     /// Commands that change the ESP first: `$esp` is it, for mtools; `/image` and `/keys` are there.
     pub esp: Option<String>,
 }
@@ -37,6 +41,8 @@ impl Default for Machine {
             capture: None,
             flip: None,
             secure_boot: false,
+            network: false,
+            reboots: false,
             esp: None,
         }
     }
@@ -219,7 +225,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
         ("q35", "OVMF_CODE_4M.fd")
     };
     let mut text = format!(
-        "-machine {machine_type} -smp {cpus} -m {memory} -display none -no-reboot -nic none -monitor none \
+        "-machine {machine_type} -smp {cpus} -m {memory} -display none -monitor none \
          -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
@@ -231,6 +237,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     );
     if machine.capture.is_some() {
         text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
+    }
+    text += if machine.network { " -nic user,model=virtio-net-pci" } else { " -nic none" };
+    if !machine.reboots {
+        text += " -no-reboot";
     }
     if machine.kernel.is_some() {
         text += " -kernel /vm/kernel.efi";

@@ -1,7 +1,9 @@
 //! `qctl`: asks the agent on this host, for people and scripts.
 
+use agent::limits::HEALTHY_FOR;
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
+use agent::update::{Progress, Stage};
 use agent::view;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -47,6 +49,25 @@ enum Command {
         /// Seconds to wait.
         #[arg(long, default_value_t = 60)]
         timeout: u64,
+    },
+    /// Wait until the engine runs, past its preflight, and every container does, and all stay up for 10 s.
+    /// The exchange may be closed.
+    Healthy {
+        /// Seconds to wait.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+    /// Fetch a release of the operating system and write it to the other slot; the next boot tries it. Trading
+    /// goes on meanwhile. Without URL: how the last update went.
+    Update {
+        /// The release's directory, as http://HOST/PATH or https://HOST/PATH.
+        url: Option<String>,
+    },
+    /// Restart the host: the engine cancels its orders first. Refused while it holds a position.
+    Reboot {
+        /// Although the engine holds a position.
+        #[arg(long)]
+        holding: bool,
     },
     /// Run what a compose file declares.
     Apply {
@@ -118,17 +139,21 @@ fn top(client: &mut Client, colour: bool) -> Result<()> {
     }
 }
 
-fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
+/// Looks until the status is as `wanted`; `what` is its name.
+fn wait(
+    socket: &PathBuf,
+    timeout: Duration,
+    what: &str,
+    mut wanted: impl FnMut(&Status) -> bool,
+) -> Result<()> {
     let start = Instant::now();
     let mut last = None;
     while start.elapsed() < timeout {
         match Client::connect(socket).and_then(|mut client| client.status()) {
-            Ok(status) if status.ready => {
+            Ok(status) if wanted(&status) => {
                 let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-                println!(
-                    "quietcore: ready, {} s after the kernel started",
-                    uptime.split(' ').next().unwrap_or("?")
-                );
+                let uptime = uptime.split(' ').next().unwrap_or("?");
+                println!("quietcore: {what}, {uptime} s after the kernel started");
                 return Ok(());
             }
             other => last = Some(other),
@@ -137,11 +162,68 @@ fn ready(socket: &PathBuf, timeout: Duration) -> Result<()> {
     }
     match last {
         Some(Ok(status)) => {
-            bail!("not ready after {} s:\n{}", timeout.as_secs(), view::page(&status, false))
+            bail!("not {what} after {} s:\n{}", timeout.as_secs(), view::page(&status, false))
         }
         Some(Err(error)) => Err(error),
         None => bail!("no time to look"),
     }
+}
+
+/// Healthy without a break, with the same processes.
+fn healthy(socket: &PathBuf, timeout: Duration) -> Result<()> {
+    let mut since = None;
+    wait(socket, timeout, "healthy", |status| {
+        let pids: Vec<u32> = status.engines.iter().map(|engine| engine.pid).collect();
+        let restarts: u32 = status.containers.iter().map(|container| container.restarts).sum();
+        let now = (pids, restarts);
+        match &since {
+            Some((what, at)) if status.healthy && *what == now => {
+                Instant::now().duration_since(*at) >= HEALTHY_FOR
+            }
+            _ => {
+                since = status.healthy.then(|| (now, Instant::now()));
+                false
+            }
+        }
+    })
+}
+
+/// Asks for an update and shows how it goes, until it is staged or has failed.
+fn update(client: &mut Client, url: &str) -> Result<()> {
+    let before = client.status()?.update.progress;
+    client.done(&Request::Update { url: url.into() })?;
+    let mut shown = before.clone();
+    let start = Instant::now();
+    loop {
+        let progress = client.status()?.update.progress;
+        // The unit takes a moment to start; what it says may be what it said the last time.
+        let is_old = progress == before && start.elapsed() < Duration::from_secs(5);
+        if progress != shown || !is_old {
+            let Progress { stage, version, detail } = &progress;
+            let version = version.map_or(String::new(), |version| format!(" {version}"));
+            match stage {
+                Stage::Failed => bail!("update: {detail}; the next boot is as before"),
+                Stage::Staged => {
+                    println!("staged{version}: {detail}; qctl reboot starts it");
+                    return Ok(());
+                }
+                _ if progress != shown => println!("{stage:?}{version}: {detail}"),
+                _ => {}
+            }
+            shown = progress;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn show_update(status: &Status) {
+    let on_trial = if status.update.on_trial { ", on trial: it may still fall back" } else { "" };
+    println!("running     {}{on_trial}", status.version);
+    let Progress { stage, version, detail } = &status.update.progress;
+    let version = version.map_or(String::new(), |version| format!("{version} "));
+    println!("last update {version}{stage:?} {detail}");
+    let failed = &status.update.failed;
+    println!("failed here {}", if failed.is_empty() { "none".into() } else { failed.join(" ") });
 }
 
 fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Result<()> {
@@ -162,8 +244,13 @@ fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Re
 }
 
 fn act(arguments: &Arguments) -> Result<()> {
-    if let Command::Ready { timeout } = arguments.command {
-        return ready(&arguments.socket, Duration::from_secs(timeout));
+    let (socket, seconds) = (&arguments.socket, Duration::from_secs);
+    match arguments.command {
+        Command::Ready { timeout } => {
+            return wait(socket, seconds(timeout), "ready", |status| status.ready);
+        }
+        Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
+        _ => {}
     }
     let mut client = Client::connect(&arguments.socket)?;
     match &arguments.command {
@@ -183,7 +270,10 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
         Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
         Command::Limits { shard, changes } => limits(&mut client, shard.as_ref(), changes)?,
-        Command::Ready { .. } => {}
+        Command::Update { url: Some(url) } => update(&mut client, url)?,
+        Command::Update { url: None } => show_update(&client.status()?),
+        Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
+        Command::Ready { .. } | Command::Healthy { .. } => {}
     }
     Ok(())
 }

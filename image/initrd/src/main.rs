@@ -21,6 +21,10 @@ use std::time::Duration;
 /// How long the root's partitions may take to appear. A disk that needs longer is taken for dead.
 const ROOT_WAIT: Duration = Duration::from_secs(12);
 
+/// How long the way to the root may take in all: a disk or a module that never answers is no reason to wait
+/// for a person.
+const DEADLINE: Duration = Duration::from_secs(45);
+
 /// How long a failure stays on the console before the reboot.
 const FAILURE_SHOWN: Duration = Duration::from_secs(3);
 
@@ -31,7 +35,15 @@ const INIT: &str = "/usr/lib/systemd/systemd";
 type Failure = String;
 
 fn main() {
+    std::thread::spawn(|| {
+        std::thread::sleep(DEADLINE);
+        restart(&format!("the root is not there after {} s", DEADLINE.as_secs()));
+    });
     let Err(failure) = hand_over();
+    restart(&failure);
+}
+
+fn restart(failure: &str) -> ! {
     eprintln!("quietcore-init: {failure}; rebooting");
     std::thread::sleep(FAILURE_SHOWN);
     let _ = reboot(RebootMode::RB_AUTOBOOT);

@@ -15,6 +15,8 @@ mod readme;
 mod secureboot;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
+/// Updates of the operating system.
+mod updates;
 
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
@@ -61,6 +63,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("secure-boot", secureboot::signed_boots),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
     ("damaged-data", data::damaged_data_never_hangs_a_host),
+    ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
     ("readme", readme::commands_work),

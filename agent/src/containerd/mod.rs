@@ -3,29 +3,24 @@
 
 use crate::compose::Service;
 use crate::limits::CONTAINERD_TIMEOUT;
-use crate::ociarchive::{Image, chain_ids};
+use crate::ociarchive::chain_ids;
 use crate::plan::{Observed, Task};
 use crate::runtimespec;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::events_client::EventsClient;
-use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest,
+    ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
 };
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    ApplyRequest, Container, CreateContainerRequest, CreateImageRequest, CreateTaskRequest,
-    DeleteContainerRequest, DeleteTaskRequest, Image as ImageRecord, KillRequest,
-    ListContainersRequest, ListTasksRequest, StartRequest, SubscribeRequest, WaitRequest,
-    WriteAction, WriteContentRequest,
+    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+    DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
+    SubscribeRequest, WaitRequest,
 };
+use containerd_client::types::Mount;
 use containerd_client::types::v1::Status;
-use containerd_client::types::{Descriptor, Mount};
 use oci_spec::image::ImageConfiguration;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -35,12 +30,12 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
+mod images;
+
 const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";
-/// Bytes of a blob in one message: gRPC's default limit is 4 MiB.
-const CHUNK: usize = 1 << 20;
 
 /// Why containerd did not do something.
 #[derive(Debug, Error)]
@@ -110,143 +105,6 @@ impl Containerd {
             |source| ContainerdError::Connect { socket: socket.display().to_string(), source };
         let channel = containerd_client::connect(socket).await.map_err(failed)?;
         Ok(Self { channel, images: HashMap::new() })
-    }
-
-    /// Puts an image into containerd and unpacks it, unless both were done before.
-    ///
-    /// # Errors
-    /// [`ContainerdError::Call`] names the step and the blob.
-    pub async fn import(&mut self, image: &Image) -> Result<(), ContainerdError> {
-        let manifest_labels = {
-            let mut labels = HashMap::new();
-            labels.insert(
-                "containerd.io/gc.ref.content.config".into(),
-                image.manifest.config().digest().to_string(),
-            );
-            for (index, layer) in image.manifest.layers().iter().enumerate() {
-                labels.insert(
-                    format!("containerd.io/gc.ref.content.l.{index}"),
-                    layer.digest().to_string(),
-                );
-            }
-            labels
-        };
-        let chain = chain_ids(image.config.rootfs().diff_ids());
-        for layer in image.manifest.layers() {
-            self.write_blob(image, layer, HashMap::new()).await?;
-        }
-        let mut config_labels = HashMap::new();
-        if let Some(last) = chain.last() {
-            config_labels
-                .insert(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), last.clone());
-        }
-        self.write_blob(image, image.manifest.config(), config_labels).await?;
-        self.write_blob(image, &image.target, manifest_labels).await?;
-        let record = ImageRecord {
-            name: image.name.clone(),
-            target: Some(descriptor(&image.target)),
-            ..Default::default()
-        };
-        let create = CreateImageRequest { image: Some(record), ..Default::default() };
-        call(
-            "name image",
-            &image.name,
-            &[Code::AlreadyExists],
-            ImagesClient::new(self.channel.clone()).create(request(create)),
-        )
-        .await?;
-        self.unpack(image, &chain).await?;
-        self.images.insert(image.name.clone(), image.config.clone());
-        Ok(())
-    }
-
-    async fn write_blob(
-        &self,
-        image: &Image,
-        blob: &oci_spec::image::Descriptor,
-        labels: HashMap<String, String>,
-    ) -> Result<(), ContainerdError> {
-        let digest = blob.digest().to_string();
-        let bytes = &image.blobs[&digest];
-        let total = bytes.len() as i64;
-        let base = WriteContentRequest {
-            r#ref: format!("quietcore-{digest}"),
-            total,
-            expected: digest.clone(),
-            ..Default::default()
-        };
-        let mut messages = Vec::new();
-        for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
-            let offset = (index * CHUNK) as i64;
-            let action = WriteAction::Write.into();
-            messages.push(WriteContentRequest {
-                action,
-                offset,
-                data: chunk.to_vec(),
-                ..base.clone()
-            });
-        }
-        let action = WriteAction::Commit.into();
-        messages.push(WriteContentRequest { action, offset: total, labels, ..base });
-        let mut client = ContentClient::new(self.channel.clone());
-        let write = client.write(request(tokio_stream::iter(messages)));
-        let expected = [Code::AlreadyExists];
-        let Some(mut answers) = call("write blob", &digest, &expected, write).await? else {
-            return Ok(());
-        };
-        // The stream's end says that the commit is done; an existing blob shows up in it too.
-        loop {
-            let failed = |message: String| ContainerdError::Call {
-                action: "write blob",
-                object: digest.clone(),
-                message,
-            };
-            match timeout(CONTAINERD_TIMEOUT, answers.message()).await {
-                Ok(Ok(Some(_))) => {}
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(status)) if status.code() == Code::AlreadyExists => return Ok(()),
-                Ok(Err(status)) => return Err(failed(status.message().to_string())),
-                Err(_) => return Err(failed("no answer".into())),
-            }
-        }
-    }
-
-    async fn unpack(&self, image: &Image, chain: &[String]) -> Result<(), ContainerdError> {
-        let mut snapshots = SnapshotsClient::new(self.channel.clone());
-        let mut parent = String::new();
-        for (layer, id) in image.manifest.layers().iter().zip(chain) {
-            let stat = StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: id.clone() };
-            if call("look up snapshot", id, &[Code::NotFound], snapshots.stat(request(stat)))
-                .await?
-                .is_none()
-            {
-                let key = format!("unpack-{id}");
-                self.remove_snapshot(&key).await?;
-                let mounts = self.prepare(&key, &parent).await?;
-                let diff = Some(descriptor(layer));
-                let apply = ApplyRequest { diff, mounts, ..Default::default() };
-                call(
-                    "unpack layer",
-                    id,
-                    &[],
-                    DiffClient::new(self.channel.clone()).apply(request(apply)),
-                )
-                .await?;
-                // A layer that is known is never unpacked again: its files must be on the disk first.
-                let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
-                let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
-                let commit = CommitSnapshotRequest {
-                    snapshotter: SNAPSHOTTER.into(),
-                    name: id.clone(),
-                    key,
-                    labels,
-                };
-                call("keep layer", id, &[Code::AlreadyExists], snapshots.commit(request(commit)))
-                    .await?;
-            }
-            parent.clone_from(id);
-        }
-        Ok(())
     }
 
     async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, ContainerdError> {
@@ -431,14 +289,5 @@ impl Containerd {
     /// Another handle on the same connection, without its images.
     pub fn watcher(&self) -> Self {
         Self { channel: self.channel.clone(), images: HashMap::new() }
-    }
-}
-
-fn descriptor(from: &oci_spec::image::Descriptor) -> Descriptor {
-    Descriptor {
-        media_type: from.media_type().to_string(),
-        digest: from.digest().to_string(),
-        size: from.size() as i64,
-        ..Default::default()
     }
 }

@@ -1,0 +1,31 @@
+//! Files that are whole after a power cut.
+
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::path::Path;
+
+/// Writes a file so that after a power cut it is the old one or the new one.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    write_whole_bytes(path, text.as_bytes())
+}
+
+/// [`write_whole`] of bytes that are no text.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub fn write_whole_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    let next = path.with_extension("next");
+    let mut file =
+        std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("write {}", next.display()))?;
+    std::fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))?;
+    if let Some(directory) = path.parent() {
+        std::fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The agent's side of updates: starts the units, knows how it went, restarts the host.
+
+use super::history::{History, boot_id};
+use super::{Places, Progress, Request, Running, fetch};
+use crate::files::write_whole;
+use crate::status::Engine;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+/// Installing requires fetching, so that it is what is started.
+const UNIT: &str = "quietcore-install.service";
+
+/// Updates, for the status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The running version may still fall back to the one before.
+    pub on_trial: bool,
+    /// How far the last update is.
+    pub progress: Progress,
+    /// Versions that fell back on this host.
+    pub failed: Vec<String>,
+}
+
+impl Update {
+    /// How things stand. The past is taken as empty if it can't be read; [`settle`] says so once.
+    pub fn read(places: &Places) -> Self {
+        let history = History::read(&places.history).unwrap_or_default();
+        Self {
+            on_trial: places.is_on_trial(),
+            progress: Progress::read(places),
+            failed: history.failed().map(|version| version.to_string()).collect(),
+        }
+    }
+}
+
+/// Draws the conclusions from what runs; once, when the agent starts.
+pub fn settle(places: &Places) {
+    let settled = || -> Result<()> {
+        let mut history = History::read(&places.history)?;
+        let running = Running::read(&places.os_release)?.version;
+        if history.settle(running, places.is_on_trial(), &boot_id()?) {
+            history.write(&places.history)?;
+            let failed: Vec<_> = history.failed().map(|version| version.to_string()).collect();
+            info!(%running, "version {running} runs; failed on this host: {}", failed.join(" "));
+        }
+        Ok(())
+    };
+    if let Err(error) = settled() {
+        warn!("updates: {error:#}");
+    }
+}
+
+async fn systemctl(arguments: &[&str]) -> Result<()> {
+    let output = tokio::process::Command::new("systemctl").args(arguments).output().await;
+    let output = output.context("start systemctl")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "systemctl {}: {}", arguments.join(" "), said.trim());
+    Ok(())
+}
+
+/// Asks for a release; how it goes stands in the status.
+///
+/// # Errors
+/// It can't even be tried.
+pub async fn start(places: &Places, url: &str) -> Result<()> {
+    fetch::check_url(url)?;
+    ensure!(
+        !places.is_on_trial(),
+        "the version that runs has not proved itself yet; wait until qctl status says so"
+    );
+    let request = serde_json::to_string(&Request { url: url.into() })?;
+    write_whole(&places.request, &request)?;
+    info!(url, "update from {url}");
+    systemctl(&["start", "--no-block", UNIT]).await
+}
+
+/// Restarts the host. Its orders are cancelled by the engine's end; a position stays where it is.
+///
+/// # Errors
+/// The engines hold a position, and nobody said that this is fine.
+pub async fn reboot(engines: &[Engine], holding: bool) -> Result<()> {
+    let held = |engine: &Engine| {
+        let instruments = engine.instruments.iter().filter(|instrument| instrument.position != 0);
+        let text = |i: &crate::status::Instrument| format!("{} {}", i.position, i.symbol);
+        instruments.map(text).collect::<Vec<_>>()
+    };
+    let held: Vec<String> = engines.iter().flat_map(held).collect();
+    ensure!(
+        holding || held.is_empty(),
+        "the engine holds {}; close it first, or say --holding",
+        held.join(", ")
+    );
+    warn!("restart of the host was asked for");
+    systemctl(&["reboot"]).await
+}

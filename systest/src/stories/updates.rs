@@ -1,0 +1,151 @@
+//! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not tried
+//! again, a stranger's is refused.
+
+use super::{Booted, READY_LIMIT, Verdict, boot};
+use crate::checkout::{ImageFiles, root};
+use crate::http;
+use crate::releases::{Broken, broken, build, describe, version_after};
+use crate::vm::Machine;
+use abi::release::Version;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A version that falls back has three boots, each as long as it takes to fail.
+const FALLBACK_LIMIT: Duration = Duration::from_secs(1200);
+
+/// Fetching and writing under TCG.
+const UPDATE_LIMIT: Duration = Duration::from_secs(300);
+
+/// A configuration that no host of the stories can hold: the engine's preflight refuses it.
+fn too_large(directory: &Path) -> Result<()> {
+    let demo = std::fs::read_to_string(root().join("engine/config/demo.toml"))?;
+    let config = demo.replace("orders_max = 1000000", "orders_max = 40000000");
+    ensure!(config != demo, "the demonstration's configuration has no such line");
+    let etc = directory.join("etc/quietcore");
+    std::fs::create_dir_all(&etc)?;
+    Ok(std::fs::write(etc.join("engine.toml"), config)?)
+}
+
+struct Host {
+    booted: Booted,
+    port: u16,
+}
+
+impl Host {
+    fn url(&self, release: &Path) -> Result<String> {
+        let name = release.file_name().context("a release has a directory")?.to_string_lossy();
+        Ok(format!("http://10.0.2.2:{}/{name}", self.port))
+    }
+
+    /// Takes a release up to the next boot.
+    fn stage(&mut self, release: &Path) -> Result<()> {
+        let command = format!("qctl update {}", self.url(release)?);
+        let said = self.booted.shell.check(&command, UPDATE_LIMIT)?;
+        ensure!(said.contains("qctl reboot starts it"), "qctl update said: {said}");
+        Ok(())
+    }
+
+    /// A release must not be taken; returns why it was not.
+    fn refused(&mut self, release: &Path) -> Result<String> {
+        let command = format!("qctl update {}", self.url(release)?);
+        let output = self.booted.shell.run(&command, UPDATE_LIMIT)?;
+        ensure!(output.code == 1, "{command} ended with {}: {}", output.code, output.text);
+        Ok(output.text)
+    }
+
+    /// Restarts, and waits until the host trades, healthy and not on trial, with this version.
+    fn restart(&mut self, expected: Version, limit: Duration) -> Result<u32> {
+        self.booted.shell.run("qctl reboot --holding", Duration::from_secs(60))?;
+        let (start, mut boots) = (Instant::now(), 0);
+        while start.elapsed() < limit {
+            let left = limit.saturating_sub(start.elapsed());
+            self.booted.shell.await_boot(&mut self.booted.vm, left)?;
+            boots += 1;
+            let settled = self.booted.shell.wait_status("it has proved itself", left, |status| {
+                status["ready"] == true && status["update"]["on_trial"] == false
+            });
+            match settled {
+                Ok(status) if status["version"] == expected.to_string() => return Ok(boots),
+                Ok(status) => bail!("it runs {} instead of {expected}", status["version"]),
+                // It restarted: one of the boots that fail.
+                Err(_) if self.booted.shell.has_booted() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("{expected} does not run after {} s", limit.as_secs())
+    }
+
+    /// A release that breaks at its boot: the host is back on `good` by itself, and does not try it again.
+    fn falls_back(&mut self, release: &Path, version: Version, good: Version) -> Result<()> {
+        self.stage(release)?;
+        self.restart(good, FALLBACK_LIMIT)?;
+        let status = self.booted.shell.status()?;
+        let failed = status["update"]["failed"].as_array().context("failed versions")?;
+        ensure!(failed.contains(&version.to_string().into()), "failed here: {failed:?}");
+        let why = self.refused(release)?;
+        ensure!(why.contains("was tried on this host and failed"), "refused, but: {why}");
+        Ok(())
+    }
+}
+
+/// The story.
+pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdict> {
+    let versions = (1..=4).map(version_after).collect::<Result<Vec<_>>>()?;
+    let [good, bad_root, bad_preflight, bad_initrd] = versions[..] else { bail!("four versions") };
+    let scratch = root().join("target/releases/extra");
+    too_large(&scratch)?;
+    let good_release = build(good, None)?;
+    let preflight = build(bad_preflight, Some(&scratch))?;
+    let roots = broken(image, &preflight, bad_root, Broken::Root)?;
+    let initrd = broken(image, &preflight, bad_initrd, Broken::Initrd)?;
+    let port = http::serve(root().join("target/releases"))?;
+    let machine = Machine { network: true, reboots: true, ..Machine::default() };
+    let mut host = Host { booted: boot(image, &machine)?, port };
+    host.booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
+    // A compose file that names images of this version, which the next one does not bring.
+    let apply = "qctl apply /etc/quietcore/compose.yaml";
+    host.booted.shell.check(apply, Duration::from_secs(60))?;
+    refuse_strangers(image, &mut host, &good_release)?;
+    host.stage(&good_release)?;
+    host.restart(good, READY_LIMIT)?;
+    let entries = "mkdir -p /run/esp; mount -o ro /dev/disk/by-partlabel/esp /run/esp; ls /run/esp/EFI/Linux; umount /run/esp";
+    let list = host.booted.shell.check(entries, Duration::from_secs(60))?;
+    ensure!(list.contains(&format!("quietcore_{good}.efi")), "it is not blessed: {list}");
+    let mut seconds = Vec::new();
+    for (release, version) in
+        [(&roots, bad_root), (&preflight, bad_preflight), (&initrd, bad_initrd)]
+    {
+        let start = Instant::now();
+        host.falls_back(release, version, good).with_context(|| release.display().to_string())?;
+        seconds.push(start.elapsed().as_secs());
+    }
+    Ok(Verdict::Proved(format!(
+        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it after three boots ({seconds:?} s) and are not tried again; a stranger's signature, another profile and a lower version are refused"
+    )))
+}
+
+/// Releases that are not for this host.
+fn refuse_strangers(image: &ImageFiles, host: &mut Host, good: &Path) -> Result<()> {
+    let directory = root().join("target/releases/refused");
+    std::fs::create_dir_all(&directory)?;
+    let refuse = |host: &mut Host, text: &str, words: &str| -> Result<()> {
+        std::fs::write(directory.join("release.json"), text)?;
+        let why = host.refused(&directory)?;
+        ensure!(why.contains(words), "refused, but not because {words}: {why}");
+        Ok(())
+    };
+    let text = std::fs::read_to_string(good.join("release.json"))?;
+    std::fs::copy(good.join("release.json.sig"), directory.join("release.json.sig"))?;
+    refuse(host, &text.replace("\"format\": 1", "\"format\":  1"), "not signed")?;
+    // The version that runs, signed.
+    let running = version_after(0)?;
+    for name in ["efi", "root-x86-64.", "root-x86-64-verity."] {
+        let end = if name == "efi" { String::new() } else { format!("{}.raw", "0".repeat(32)) };
+        std::fs::write(directory.join(format!("quietcore_{running}.{name}{end}")), "x")?;
+    }
+    describe(image, &directory, running)?;
+    let signed = std::fs::read_to_string(directory.join("release.json"))?;
+    refuse(host, &signed, "is not newer")?;
+    Ok(std::fs::remove_dir_all(&directory)?)
+}
