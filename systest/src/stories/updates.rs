@@ -76,9 +76,20 @@ impl Host {
         bail!("{expected} does not run after {} s", limit.as_secs())
     }
 
-    /// A release that breaks at its boot: the host is back on `good` by itself, and does not try it again.
-    fn falls_back(&mut self, release: &Path, version: Version, good: Version) -> Result<()> {
+    /// A release that breaks at its boot: after so many tries the host is back on `good` by itself, and does not
+    /// take it again.
+    fn falls_back(
+        &mut self,
+        release: &Path,
+        version: Version,
+        good: Version,
+        tries: u32,
+    ) -> Result<()> {
         self.stage(release)?;
+        let fewer = format!(
+            "mount /dev/disk/by-partlabel/esp /run/esp; cd /run/esp/EFI/Linux; ls *+3-0.efi; test {tries} = 3 || mv quietcore_{version}+3-0.efi quietcore_{version}+{tries}-0.efi; cd /; umount /run/esp"
+        );
+        self.booted.shell.check(&fewer, Duration::from_secs(60))?;
         self.restart(good, FALLBACK_LIMIT)?;
         let status = self.booted.shell.status()?;
         let failed = status["update"]["failed"].as_array().context("failed versions")?;
@@ -113,15 +124,17 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     let list = host.booted.shell.check(entries, Duration::from_secs(60))?;
     ensure!(list.contains(&format!("quietcore_{good}.efi")), "it is not blessed: {list}");
     let mut seconds = Vec::new();
-    for (release, version) in
-        [(&roots, bad_root), (&preflight, bad_preflight), (&initrd, bad_initrd)]
+    // All three boots once; to the others one is left from the start, to save time.
+    for (release, version, tries) in
+        [(&roots, bad_root, 3), (&preflight, bad_preflight, 1), (&initrd, bad_initrd, 1)]
     {
         let start = Instant::now();
-        host.falls_back(release, version, good).with_context(|| release.display().to_string())?;
+        let fell = host.falls_back(release, version, good, tries);
+        fell.with_context(|| release.display().to_string())?;
         seconds.push(start.elapsed().as_secs());
     }
     Ok(Verdict::Proved(format!(
-        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it after three boots ({seconds:?} s) and are not tried again; a stranger's signature, another profile and a lower version are refused"
+        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a stranger's signature, another profile and a lower version are refused"
     )))
 }
 

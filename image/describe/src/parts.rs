@@ -1,0 +1,158 @@
+//! What a release is made of: Debian packages and crates.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// A Debian package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    /// SHA-256 of the `.deb`; none for the tools, whose packages are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl Package {
+    /// The name of its file, as APT keeps it.
+    fn file(&self) -> String {
+        let version = self.version.replace(':', "%3a");
+        format!("{}_{version}_{}.deb", self.name, self.architecture)
+    }
+}
+
+#[derive(Deserialize)]
+struct Base {
+    packages: Vec<BasePackage>,
+}
+
+#[derive(Deserialize)]
+struct BasePackage {
+    name: String,
+    version: String,
+    architecture: String,
+}
+
+/// The packages of the image with the hashes of their files.
+pub fn image_packages(manifest: &Path, kept: &Path) -> Result<Vec<Package>> {
+    let text = std::fs::read_to_string(manifest);
+    let text = text.with_context(|| format!("read {}", manifest.display()))?;
+    let base: Base = serde_json::from_str(&text).with_context(|| manifest.display().to_string())?;
+    let package = |package: BasePackage| -> Result<Package> {
+        let BasePackage { name, version, architecture } = package;
+        let mut package = Package { name, version, architecture, sha256: None };
+        let path = kept.join(package.file());
+        let bytes = std::fs::read(&path).with_context(|| {
+            format!("{}: this package's file is not kept; build the base anew", path.display())
+        })?;
+        package.sha256 = Some(hex(&Sha256::digest(&bytes)));
+        Ok(package)
+    };
+    let mut packages = base.packages.into_iter().map(package).collect::<Result<Vec<_>>>()?;
+    packages.sort();
+    Ok(packages)
+}
+
+/// The packages of the tools root, by dpkg's own list.
+pub fn tool_packages(root: &Path) -> Result<Vec<Package>> {
+    let path = root.join("var/lib/dpkg/status");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut packages = Vec::new();
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
+        let field = |name: &str| {
+            let line =
+                paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.map(str::to_owned).with_context(|| format!("{}: no {name}", path.display()))
+        };
+        let (name, version) = (field("Package")?, field("Version")?);
+        packages.push(Package {
+            name,
+            version,
+            architecture: field("Architecture")?,
+            sha256: None,
+        });
+    }
+    packages.sort();
+    Ok(packages)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A crate from a registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Crate {
+    pub name: String,
+    pub version: String,
+    /// SHA-256 of its archive, by Cargo.lock; none for our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Lock {
+    package: Vec<Crate>,
+}
+
+/// All crates of the tree.
+pub struct Crates(BTreeMap<(String, String), Crate>);
+
+impl Crates {
+    pub fn of_lock(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let lock: Lock = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let keyed = |one: Crate| ((one.name.clone(), one.version.clone()), one);
+        Ok(Self(lock.package.into_iter().map(keyed).collect()))
+    }
+
+    pub fn all(&self) -> Vec<&Crate> {
+        self.0.values().collect()
+    }
+
+    /// Those in the output of `cargo tree --prefix=none --format={p}`: `NAME vVERSION`, and words behind it.
+    pub fn named_in(&self, tree: &str) -> Result<Vec<Crate>> {
+        let mut found = BTreeSet::new();
+        for line in tree.lines().filter(|line| !line.trim().is_empty()) {
+            let mut words = line.split_ascii_whitespace();
+            let (name, version) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            let key = (name.to_owned(), version.trim_start_matches('v').to_owned());
+            let Some(known) = self.0.get(&key) else { bail!("{line}: not in Cargo.lock") };
+            found.insert(known.clone());
+        }
+        Ok(found.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_found_by_their_files_names() {
+        let package = Package {
+            name: "bsdutils".into(),
+            version: "1:2.41.5-0+deb13u1".into(),
+            architecture: "amd64".into(),
+            sha256: None,
+        };
+        assert_eq!(package.file(), "bsdutils_1%3a2.41.5-0+deb13u1_amd64.deb");
+    }
+
+    #[test]
+    fn crates_of_a_tree_are_those_of_the_lock() {
+        let path = std::env::temp_dir().join(format!("quietcore-lock-{}", std::process::id()));
+        let text = "version = 4\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nchecksum = \"ab\"\n[[package]]\nname = \"own\"\nversion = \"0.1.0\"\n";
+        std::fs::write(&path, text).unwrap();
+        let crates = Crates::of_lock(&path).unwrap();
+        let found = crates.named_in("own v0.1.0 (path)\na v1.0.0 (*)\na v1.0.0\n").unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].checksum.as_deref(), Some("ab"));
+        assert!(crates.named_in("b v1.0.0").unwrap_err().to_string().contains("Cargo.lock"));
+        std::fs::remove_file(path).unwrap();
+    }
+}
