@@ -55,5 +55,8 @@ pub const PARTITION_WAIT: Duration = Duration::from_secs(20);
 /// A boot is healthy once everything has stayed up for so long.
 pub const HEALTHY_FOR: Duration = Duration::from_secs(10);
 
+/// An engine that is asked to end has ended within this (its unit's `TimeoutStopSec=`).
+pub const ENGINE_STOP_WAIT: Duration = Duration::from_secs(10);
+
 /// Between two signs of life to the engine, whose patience is 2 s or more.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);

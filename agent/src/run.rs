@@ -8,7 +8,7 @@ use crate::engines::Events;
 use crate::files::write_whole;
 use crate::hotpartition;
 use crate::interference::{self, CoreCounts};
-use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
+use crate::limits::{ENGINE_STOP_WAIT, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
 use crate::ociarchive;
 use crate::plan::{Action, History, Observed, Task, is_over, plan};
 use crate::resolver;
@@ -99,7 +99,10 @@ pub async fn run(paths: Paths) -> Result<()> {
             () = wake.notified() => agent.reconcile().await,
             Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question).await); }
             ended = &mut serving => { ended?.context("local socket")?; }
-            _ = terminate.recv() => return Ok(()),
+            _ = terminate.recv() => {
+                agent.leave().await;
+                return Ok(());
+            }
         }
     }
 }
@@ -170,6 +173,35 @@ impl Agent {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
+    /// instead of being killed with whatever is left.
+    async fn leave(&mut self) {
+        let stopping = tokio::process::Command::new("systemctl").arg("is-system-running").output();
+        let is_stopping = stopping.await.is_ok_and(|output| output.stdout.starts_with(b"stopping"));
+        let Some(containerd) = self.containerd.as_ref().filter(|_| is_stopping) else { return };
+        // The engines cancel their orders first, perhaps through a container.
+        let start = Instant::now();
+        let runs = |engine: Engine| PathBuf::from(format!("/proc/{}", engine.pid)).exists();
+        while self.engines().into_iter().any(runs) && start.elapsed() < ENGINE_STOP_WAIT {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut stops = tokio::task::JoinSet::new();
+        let names: Vec<String> = self.observed.keys().cloned().collect();
+        for name in names {
+            let (containerd, signal) = (containerd.watcher(), self.stop_signal(&name));
+            stops.spawn(async move {
+                let stopped = containerd.remove(&name, signal, STOP_GRACE).await;
+                info!(container = name, "the host stops: {name}: {stopped:?}");
+            });
+        }
+        stops.join_all().await;
+    }
+
+    fn stop_signal(&self, name: &str) -> u32 {
+        let declared = self.declared.iter().find(|service| service.name == name);
+        declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal)
     }
 
     /// Says a problem once, not every second.
@@ -258,10 +290,7 @@ impl Agent {
     ) -> Result<(), ContainerdError> {
         match action {
             Action::Remove(name) => {
-                let declared = self.declared.iter().find(|service| service.name == *name);
-                let signal =
-                    declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal);
-                containerd.remove(name, signal, STOP_GRACE).await
+                containerd.remove(name, self.stop_signal(name), STOP_GRACE).await
             }
             Action::Create(name) => {
                 let now = self.now();

@@ -20,6 +20,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("agent", &["abi"]),
     ("containers", &["abi", "engine-core"]),
     ("initrd", &[]),
+    ("describe", &[]),
     ("systest", &["abi"]),
 ];
 

@@ -20,7 +20,7 @@ const UPDATE_LIMIT: Duration = Duration::from_secs(300);
 /// A configuration that no host of the stories can hold: the engine's preflight refuses it.
 fn too_large(directory: &Path) -> Result<()> {
     let demo = std::fs::read_to_string(root().join("engine/config/demo.toml"))?;
-    let config = demo.replace("orders_max = 1000000", "orders_max = 40000000");
+    let config = demo.replace("orders_max = 262144", "orders_max = 40000000");
     ensure!(config != demo, "the demonstration's configuration has no such line");
     let etc = directory.join("etc/quietcore");
     std::fs::create_dir_all(&etc)?;
