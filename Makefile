@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image release keys reproducible story sim backtest bench report setup clean
+.PHONY: help run test check image release audit keys reproducible story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -19,6 +19,8 @@ help:
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo 'make release PROFILE=...    a signed release in target/releases; VERSION=1.2.3 for another version'
+	@echo 'make audit MANIFEST=... DEBIAN=tracker.json RUSTSEC=directory   what is known against a release'
+	@echo '     WAIVERS=file.toml FAIL_AT=high   what is let pass, and what is not'
 	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
 	@echo 'make reproducible           build the production image twice and compare every artefact'
 	@echo 'make story NAME=...      one story'
@@ -42,6 +44,12 @@ image: setup
 
 release: setup
 	@./image/as-root image/release $(PROFILE)
+
+audit: setup
+	@[ -n "$(MANIFEST)" -a -n "$(DEBIAN)" -a -n "$(RUSTSEC)" ] || { echo 'make audit: give MANIFEST=manifest.json of a release, DEBIAN=tracker.json, RUSTSEC=directory' >&2; exit 2; }
+	@$(CARGO) build --quiet --locked -p describe
+	@target/debug/quietcore-describe gate --manifest $(MANIFEST) --debian $(DEBIAN) --rustsec $(RUSTSEC) \
+	    $(if $(WAIVERS),--waivers $(WAIVERS)) $(if $(FAIL_AT),--fail-at $(FAIL_AT))
 
 keys: setup
 	@./image/as-root image/build keys

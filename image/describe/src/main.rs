@@ -1,21 +1,53 @@
 //! `quietcore-describe`: says what a release is made of. Writes `manifest.json` (every Debian package with its
 //! hash, every crate, the tools, the kernel, the commit) and software bills of materials (CycloneDX 1.6), for the
-//! operating system and for each container image. The same inputs give the same bytes.
+//! operating system and for each container image; the same inputs give the same bytes. And holds a release back for
+//! what is known against its parts.
 
+mod gate;
 mod parts;
 mod sbom;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use parts::{Crates, Package};
+use clap::{Args, Parser};
+use gate::Severity;
+use parts::{Crate, Crates, Package};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Say what a release is made of.
+/// Say what a release is made of, and what is known against it.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Arguments {
+enum Arguments {
+    /// Write manifest.json and the bills of materials.
+    Release(Described),
+    /// Hold a release back for what is known against its parts. Asks no network. Exit codes: 0 nothing holds it back,
+    /// 1 something does or can't be read, 2 wrong usage.
+    Gate(Gated),
+}
+
+#[derive(Debug, Args)]
+struct Gated {
+    /// The release's manifest.json.
+    #[arg(long)]
+    manifest: PathBuf,
+    /// Debian's security data: the tracker's JSON.
+    #[arg(long)]
+    debian: PathBuf,
+    /// RustSec's advisory database, a directory.
+    #[arg(long)]
+    rustsec: PathBuf,
+    /// Findings that are let pass, each with its end and its reason.
+    #[arg(long)]
+    waivers: Option<PathBuf>,
+    /// What holds a release back.
+    #[arg(long, value_enum, default_value = "high")]
+    fail_at: Severity,
+}
+
+#[derive(Debug, Args)]
+struct Described {
     /// mkosi's list of the packages in the image.
     #[arg(long)]
     base: PathBuf,
@@ -44,7 +76,7 @@ const IMAGES: [(&str, &str); 3] =
     [("exchange", "sim"), ("exporter", "containers"), ("dropcopy", "containers")];
 
 /// A command's output, trimmed.
-fn output(program: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.with_context(|| format!("start {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -65,7 +97,7 @@ fn write(directory: &Path, name: &str, value: &Value) -> Result<()> {
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-fn describe(arguments: &Arguments) -> Result<()> {
+fn describe(arguments: &Described) -> Result<()> {
     let packages = parts::image_packages(&arguments.base, &arguments.packages)?;
     let tools = parts::tool_packages(&arguments.tools)?;
     let crates = Crates::of_lock(Path::new("Cargo.lock"))?;
@@ -100,8 +132,40 @@ fn describe(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+#[derive(Deserialize)]
+struct Manifest {
+    packages: Vec<Package>,
+    crates: Vec<Crate>,
+}
+
+fn gate(arguments: &Gated) -> Result<()> {
+    let path = &arguments.manifest;
+    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let mut findings = gate::debian(&manifest.packages, &arguments.debian)?;
+    findings.extend(gate::rustsec(&manifest.crates, &arguments.rustsec)?);
+    let waivers = arguments.waivers.as_deref().map(gate::waivers).transpose()?;
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let said = gate::judge(&findings, &waivers.unwrap_or_default(), arguments.fail_at, today);
+    said.iter().for_each(|(line, _)| println!("{line}"));
+    let holding = said.iter().filter(|(_, holds)| *holds).count();
+    ensure!(holding == 0, "{holding} findings from {} on hold this release", arguments.fail_at);
+    println!(
+        "{} packages and {} crates: nothing from {} on holds this release",
+        manifest.packages.len(),
+        manifest.crates.len(),
+        arguments.fail_at
+    );
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    match describe(&Arguments::parse()) {
+    let done = match Arguments::parse() {
+        Arguments::Release(described) => describe(&described),
+        Arguments::Gate(gated) => gate(&gated),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quietcore-describe: {error:#}");

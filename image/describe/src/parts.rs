@@ -7,17 +7,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A Debian package.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
     pub name: String,
     pub version: String,
     pub architecture: String,
     /// SHA-256 of the `.deb`; none for the tools, whose packages are not kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The source package and its version, where they are others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<(String, String)>,
 }
 
 impl Package {
+    /// The source package and its version.
+    pub fn source(&self) -> (&str, &str) {
+        let same = || (self.name.as_str(), self.version.as_str());
+        self.source.as_ref().map_or_else(same, |(name, version)| (name, version))
+    }
+
     /// The name of its file, as APT keeps it.
     fn file(&self) -> String {
         let version = self.version.replace(':', "%3a");
@@ -44,17 +53,28 @@ pub fn image_packages(manifest: &Path, kept: &Path) -> Result<Vec<Package>> {
     let base: Base = serde_json::from_str(&text).with_context(|| manifest.display().to_string())?;
     let package = |package: BasePackage| -> Result<Package> {
         let BasePackage { name, version, architecture } = package;
-        let mut package = Package { name, version, architecture, sha256: None };
+        let mut package = Package { name, version, architecture, sha256: None, source: None };
         let path = kept.join(package.file());
         let bytes = std::fs::read(&path).with_context(|| {
             format!("{}: this package's file is not kept; build the base anew", path.display())
         })?;
         package.sha256 = Some(hex(&Sha256::digest(&bytes)));
+        let path = path.to_str().context("a package's path is no text")?;
+        let field = crate::output("dpkg-deb", &["--field", path, "Source"])?;
+        package.source = source(&field, &package.version);
         Ok(package)
     };
     let mut packages = base.packages.into_iter().map(package).collect::<Result<Vec<_>>>()?;
     packages.sort();
     Ok(packages)
+}
+
+/// A package's `Source` field: nothing, a name, or a name and a version in brackets.
+fn source(field: &str, version: &str) -> Option<(String, String)> {
+    let mut words = field.split_ascii_whitespace();
+    let name = words.next()?.to_owned();
+    let own = words.next().map(|word| word.trim_matches(['(', ')']).to_owned());
+    Some((name, own.unwrap_or_else(|| version.to_owned())))
 }
 
 /// The packages of the tools root, by dpkg's own list.
@@ -69,12 +89,8 @@ pub fn tool_packages(root: &Path) -> Result<Vec<Package>> {
             line.map(str::to_owned).with_context(|| format!("{}: no {name}", path.display()))
         };
         let (name, version) = (field("Package")?, field("Version")?);
-        packages.push(Package {
-            name,
-            version,
-            architecture: field("Architecture")?,
-            sha256: None,
-        });
+        let architecture = field("Architecture")?;
+        packages.push(Package { name, version, architecture, sha256: None, source: None });
     }
     packages.sort();
     Ok(packages)
@@ -139,7 +155,10 @@ mod tests {
             version: "1:2.41.5-0+deb13u1".into(),
             architecture: "amd64".into(),
             sha256: None,
+            source: source("util-linux (2.41.5-0+deb13u1)", "1:2.41.5-0+deb13u1"),
         };
+        assert_eq!(package.source(), ("util-linux", "2.41.5-0+deb13u1"));
+        assert_eq!(source("", "1"), None);
         assert_eq!(package.file(), "bsdutils_1%3a2.41.5-0+deb13u1_amd64.deb");
     }
 

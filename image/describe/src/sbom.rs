@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// The bill of one thing that is shipped.
 pub fn of(name: &str, version: &str, packages: &[Package], crates: &[Crate]) -> Value {
     let packages = packages.iter().map(|package| {
-        let Package { name, version, architecture, sha256 } = package;
+        let Package { name, version, architecture, sha256, .. } = package;
         let escaped = escape(version);
         component(
             name,
@@ -57,6 +57,7 @@ mod tests {
             version: "1:2.41-12+deb13u1".into(),
             architecture: "amd64".into(),
             sha256: Some("ab".into()),
+            source: None,
         };
         let own = Crate { name: "abi".into(), version: "0.1.0".into(), checksum: None };
         let bill = of("quietcore", "0.1.0", &[package], &[own]);
