@@ -5,6 +5,7 @@
 
 mod gate;
 mod parts;
+mod provenance;
 mod sbom;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,11 @@ use std::process::{Command, ExitCode};
 enum Arguments {
     /// Write manifest.json and the bills of materials.
     Release(Described),
+    /// Print where a release comes from, as an in-toto Statement with SLSA provenance.
+    Provenance {
+        /// The release, with SHA256SUMS and manifest.json.
+        release: PathBuf,
+    },
     /// Hold a release back for what is known against its parts. Asks no network. Exit codes: 0 nothing holds it back,
     /// 1 something does or can't be read, 2 wrong usage.
     Gate(Gated),
@@ -132,6 +138,16 @@ fn describe(arguments: &Described) -> Result<()> {
     Ok(())
 }
 
+fn provenance(release: &Path) -> Result<()> {
+    let read = |name: &str| {
+        let path = release.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    let manifest = serde_json::from_str(&read("manifest.json")?).context("manifest.json")?;
+    println!("{}", provenance::of(&read("SHA256SUMS")?, &manifest)?);
+    Ok(())
+}
+
 #[derive(Deserialize)]
 struct Manifest {
     packages: Vec<Package>,
@@ -163,6 +179,7 @@ fn gate(arguments: &Gated) -> Result<()> {
 fn main() -> ExitCode {
     let done = match Arguments::parse() {
         Arguments::Release(described) => describe(&described),
+        Arguments::Provenance { release } => provenance(&release),
         Arguments::Gate(gated) => gate(&gated),
     };
     match done {
