@@ -14,6 +14,7 @@ const BARS: &[(&str, &str, f64)] = &[
     ("initrd_bytes", "at most", 2_097_152.0),
     ("uki_bytes", "at most", 16_777_216.0),
     ("root_bytes", "at most", 157_286_400.0),
+    ("netboot_bytes", "at most", 178_257_920.0),
     ("processes_at_rest", "at most", 25.0),
     ("ram_at_rest_bytes", "at most", 262_144_000.0),
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
@@ -127,6 +128,7 @@ fn image() -> Result<Map<String, Value>> {
     let image = ImageFiles::build("debug")?;
     figures.insert("build_seconds_warm".into(), json!(begin.elapsed().as_secs()));
     figures.insert("uki_bytes".into(), json!(image.len_of(|name| name == "uki.efi")?));
+    figures.insert("netboot_bytes".into(), json!(image.len_of(|name| name == "netboot.efi")?));
     figures.insert("root_bytes".into(), json!(image.len_of(|name| name.contains("root-x86-64."))?));
     let initrd = root().join("target/image/debug.initrd/initrd.cpio.zst");
     figures.insert("initrd_bytes".into(), json!(initrd.metadata().context("the initrd")?.len()));

@@ -24,6 +24,8 @@ pub struct Machine {
     pub flip: Option<u64>,
     /// Firmware with Secure Boot on, and our keys enrolled.
     pub secure_boot: bool,
+    /// No disk at all.
+    pub diskless: bool,
     /// A network card, behind a router of QEMU's: the host's loopback is at 10.0.2.2.
     pub network: bool,
     /// A restart of the guest is one, instead of the machine's end.
@@ -41,6 +43,7 @@ impl Default for Machine {
             capture: None,
             flip: None,
             secure_boot: false,
+            diskless: false,
             network: false,
             reboots: false,
             esp: None,
@@ -229,7 +232,6 @@ fn arguments(machine: &Machine) -> Vec<String> {
          -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
-         -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1 \
          -device virtio-rng-pci -serial file:/vm/serial.log -device virtio-serial-pci \
          -chardev socket,id=shell,path=/vm/shell.sock,server=on,wait=off -device virtconsole,chardev=shell \
          -chardev socket,id=view,path=/vm/view.sock,server=on,wait=off \
@@ -237,6 +239,9 @@ fn arguments(machine: &Machine) -> Vec<String> {
     );
     if machine.capture.is_some() {
         text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
+    }
+    if !machine.diskless {
+        text += " -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1";
     }
     text += if machine.network { " -nic user,model=virtio-net-pci" } else { " -nic none" };
     if !machine.reboots {

@@ -1,9 +1,10 @@
 //! The initrd's only program: loads the listed modules, finds the root partition that `roothash=` names,
-//! opens it with dm-verity, hands over to it. Reboots on any failure, so that boot counting can go on to
+//! opens it with dm-verity, hands over to it. In a netboot UKI the root lies beside it, under the UKI's signature. Reboots on any failure, so that boot counting can go on to
 //! the other version; never waits for a person.
 
 mod devicemapper;
 mod gpt;
+mod loopdevice;
 mod partitions;
 mod verity;
 
@@ -27,6 +28,9 @@ const DEADLINE: Duration = Duration::from_secs(45);
 
 /// How long a failure stays on the console before the reboot.
 const FAILURE_SHOWN: Duration = Duration::from_secs(3);
+
+/// The root of a netboot UKI.
+const NETBOOT_ROOT: &str = "/root.erofs";
 
 /// The program that the root is handed over to.
 const INIT: &str = "/usr/lib/systemd/systemd";
@@ -52,6 +56,10 @@ fn restart(failure: &str) -> ! {
 
 fn hand_over() -> Result<Infallible, Failure> {
     mount_kernel_file_systems()?;
+    if Path::new(NETBOOT_ROOT).exists() {
+        load_modules()?;
+        return switch_root(&loopdevice::over(Path::new(NETBOOT_ROOT))?);
+    }
     let cmdline = fs::read_to_string("/proc/cmdline").map_err(failed("read /proc/cmdline"))?;
     let root_hash = verity::RootHash::from_cmdline(&cmdline)?;
     load_modules()?;
@@ -124,4 +132,6 @@ fn switch_root(device: &Path) -> Result<Infallible, Failure> {
 fn free_initrd() {
     let _ = fs::remove_dir_all("/modules");
     let _ = fs::remove_file("/init");
+    // The loop device keeps it.
+    let _ = fs::remove_file(NETBOOT_ROOT);
 }

@@ -31,6 +31,23 @@ pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
     )))
 }
 
+/// The story: the netboot UKI, with no disk anywhere.
+pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
+    let kernel = Some(image.directory.join("netboot.efi"));
+    let machine = Machine { kernel, diskless: true, ..Machine::default() };
+    let mut booted = super::boot(image, &machine)?;
+    booted.shell.wait_status("the host trades", READY_LIMIT, |status| status["ready"] == true)?;
+    let mounts = "grep -E ' (/|/var) ' /proc/mounts; ls /sys/block";
+    let mounts = booted.shell.check(mounts, Duration::from_secs(60))?;
+    ensure!(mounts.contains("/ erofs") && mounts.contains("/var tmpfs"), "mounted: {mounts}");
+    ensure!(!mounts.contains("vda"), "there is a disk: {mounts}");
+    let failed =
+        booted.shell.check("systemctl --failed --no-legend --plain", Duration::from_secs(60))?;
+    ensure!(failed.trim().is_empty(), "failed units: {failed}");
+    let len = image.len_of(|name| name == "netboot.efi")?;
+    Ok(Verdict::Proved(format!("one file of {} MB trades without a disk", len / 1_000_000)))
+}
+
 /// The story: the first block of the root, in a place that no file system reads for itself.
 pub fn flipped_byte_is_caught(image: &ImageFiles) -> Result<Verdict> {
     let (start, _) = partition(&image.disk(), ROOT_TYPE)?;

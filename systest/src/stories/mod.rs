@@ -63,6 +63,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("secure-boot", secureboot::signed_boots),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
     ("damaged-data", data::damaged_data_never_hangs_a_host),
+    ("netboot", image::boots_without_a_disk),
     ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
