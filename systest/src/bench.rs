@@ -17,6 +17,10 @@ const BARS: &[(&str, &str, f64)] = &[
     ("netboot_bytes", "at most", 178_257_920.0),
     ("processes_at_rest", "at most", 25.0),
     ("ram_at_rest_bytes", "at most", 262_144_000.0),
+    // Somewhat above what was measured: the boot does not grow unseen.
+    ("units_started", "at most", 101.0),
+    ("processes_forked_to_ready", "at most", 600.0),
+    ("bytes_read_to_ready", "at most", 64_000_000.0),
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
     ("hot_core_foreign_switches_per_10s", "at most", 0.0),
     ("hot_core_timer_irqs_per_10s_control", "at least", 1000.0),
@@ -36,7 +40,7 @@ const BARS: &[(&str, &str, f64)] = &[
 ];
 
 /// What the guest is asked once it is ready, and how.
-const GUEST_FIGURES: &[(&str, &str)] = &[
+pub(crate) const GUEST_FIGURES: &[(&str, &str)] = &[
     ("processes_forked_to_ready", "awk '/^processes/ {print $2}' /proc/stat"),
     ("bytes_read_to_ready", "awk '{print $3 * 512}' /sys/block/vda/stat"),
     ("units_started", "systemctl list-units --state=active --no-legend --plain | wc -l"),
@@ -107,13 +111,19 @@ pub fn report() -> Result<()> {
     Ok(())
 }
 
+/// Whether a figure that has a bar meets it.
+pub(crate) fn is_met(name: &str, value: f64) -> Option<bool> {
+    let (_, sense, bar) = BARS.iter().find(|(bar, ..)| *bar == name)?;
+    Some(if *sense == "at most" { value <= *bar } else { value >= *bar })
+}
+
 fn beside(name: &str, value: &Value) -> String {
     let (Some((_, sense, bar)), Some(value)) =
         (BARS.iter().find(|(bar, ..)| *bar == name), value.as_f64())
     else {
         return String::new();
     };
-    let met = if *sense == "at most" { value <= *bar } else { value >= *bar };
+    let met = is_met(name, value).is_some_and(|met| met);
     format!("{sense} {bar}: {}", if met { "met" } else { "MISSED" })
 }
 

@@ -237,11 +237,11 @@ fn arguments(machine: &Machine) -> Vec<String> {
          -chardev socket,id=view,path=/vm/view.sock,server=on,wait=off \
          -device virtserialport,chardev=view,name=quietcore.view"
     );
-    if machine.capture.is_some() {
-        text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
-    }
     if !machine.diskless {
         text += " -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1";
+    }
+    if machine.capture.is_some() {
+        text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
     }
     text += if machine.network { " -nic user,model=virtio-net-pci" } else { " -nic none" };
     if !machine.reboots {
