@@ -49,6 +49,9 @@ pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// One answer: the largest file at 1 MiB a second. Past this it is asked for again, from where it was.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// An update says something within this, also on a slow line: 4 MiB, or an attempt that failed.
+pub const UPDATE_SILENCE_MAX: Duration = Duration::from_secs(600);
+
 /// udev sees a partition's new name within this.
 pub const PARTITION_WAIT: Duration = Duration::from_secs(20);
 

@@ -1,7 +1,7 @@
 //! A virtual machine: QEMU from the tools root, a disk of its own over the image, sockets to the guest.
 
 use crate::accel::{self, Accel};
-use crate::checkout::{ImageFiles, keys};
+use crate::checkout::{ImageFiles, keys, root};
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -30,7 +30,8 @@ pub struct Machine {
     pub network: bool,
     /// A restart of the guest is one, instead of the machine's end.
     pub reboots: bool,
-    /// Commands that change the ESP first: `$esp` is it, for mtools; `/image` and `/keys` are there.
+    /// Commands that change the disk first: `$esp` is its ESP, for mtools; `/image`, `/keys` and, with
+    /// systemd-repart's definitions, `/slots` are there.
     pub esp: Option<String>,
 }
 
@@ -199,11 +200,11 @@ fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()
     if let Some(offset) = machine.flip {
         script += &format!("; qemu-io -c 'write -q -P 0x5a {offset} 1' /vm/disk.qcow2");
     }
-    let status = image
-        .in_tools(&[(directory, "/vm"), (&image.directory, "/image"), (&keys(), "/keys")])
-        .args(["sh", "-euc", &script])
-        .stdout(Stdio::null())
-        .status()?;
+    let slots = root().join("systemd/base/repart.d");
+    let binds: [(&Path, &str); 4] =
+        [(directory, "/vm"), (&image.directory, "/image"), (&keys(), "/keys"), (&slots, "/slots")];
+    let status =
+        image.in_tools(&binds).args(["sh", "-euc", &script]).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "make the machine's disk");
     if let Some(capture) = &machine.capture {
         let mut bytes =

@@ -1,6 +1,6 @@
 //! `qctl`: asks the agent on this host, for people and scripts.
 
-use agent::limits::HEALTHY_FOR;
+use agent::limits::{HEALTHY_FOR, UPDATE_SILENCE_MAX};
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
 use agent::update::{Progress, Stage};
@@ -193,7 +193,7 @@ fn update(client: &mut Client, url: &str) -> Result<()> {
     let before = client.status()?.update.progress;
     client.done(&Request::Update { url: url.into() })?;
     let mut shown = before.clone();
-    let start = Instant::now();
+    let (start, mut last) = (Instant::now(), Instant::now());
     loop {
         let progress = client.status()?.update.progress;
         // The unit takes a moment to start; what it says may be what it said the last time.
@@ -210,7 +210,14 @@ fn update(client: &mut Client, url: &str) -> Result<()> {
                 _ if progress != shown => println!("{stage:?}{version}: {detail}"),
                 _ => {}
             }
+            last = if progress == shown { last } else { Instant::now() };
             shown = progress;
+        }
+        if last.elapsed() > UPDATE_SILENCE_MAX {
+            bail!(
+                "no progress for {} s; journalctl -u quietcore-fetch -u quietcore-install says why",
+                UPDATE_SILENCE_MAX.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -7,15 +7,17 @@ use crate::vm::{Machine, Vm};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
-/// Makes the disk as large as the machine's, and a data partition behind the image's own. `$start` is its first
-/// byte.
-const PARTITION: &str = "disk=/vm/changed.raw; truncate -s 6G $disk; sfdisk -q --relocate gpt-bak-std $disk 2> /dev/null; \
-    echo 'size=2G, type=linux, name=quietcore-var' | sfdisk -q --append --no-reread --no-tell-kernel $disk 2> /dev/null; \
+/// Makes the disk what the first boot makes of it: slots and a data partition. `$start` is its first byte.
+const PARTITION: &str = "disk=/vm/changed.raw; truncate -s 6G $disk; \
+    systemd-repart --definitions=/slots --dry-run=no --seed=random $disk > /dev/null 2>&1; \
     start=$(($(sfdisk -d $disk | sed -n '/quietcore-var/s/.*start= *\\([0-9]*\\),.*/\\1/p') * 512)); ";
 
-/// A file system whose bitmaps and group descriptors are full of nonsense.
-const DAMAGED: &str = "mkfs.ext4 -q -L var -E offset=$start $disk 2G 2> /dev/null; \
-    dd if=/dev/urandom of=$disk bs=4096 seek=$((start / 4096 + 1)) count=300 conv=notrunc status=none";
+/// Bitmaps and group descriptors are full of nonsense.
+const DAMAGED: &str = "dd if=/dev/urandom of=$disk bs=4096 seek=$((start / 4096 + 1)) count=300 conv=notrunc status=none";
+
+/// Nothing is a file system any more.
+const ERASED: &str =
+    "dd if=/dev/zero of=$disk bs=1M seek=$((start / 1048576)) count=1200 conv=notrunc status=none";
 
 fn machine(commands: &str) -> Machine {
     Machine { esp: Some(format!("{PARTITION}{commands}")), ..Machine::default() }
@@ -31,7 +33,7 @@ pub fn damaged_data_never_hangs_a_host(image: &ImageFiles) -> Result<Verdict> {
     ensure!(said.contains("FILE SYSTEM WAS MODIFIED") || said.contains("FIXED"), "fsck: {said}");
     drop(booted);
     // Zeroes are no file system: there is nothing to repair.
-    let mut vm = Vm::start(image, &machine("true"))?;
+    let mut vm = Vm::start(image, &machine(ERASED))?;
     vm.wait_for("this host can not start; it restarts", READY_LIMIT)?;
     let start = Instant::now();
     while !vm.has_ended() {

@@ -56,7 +56,8 @@ impl Host {
 
     /// Restarts, and waits until the host trades, healthy and not on trial, with this version.
     fn restart(&mut self, expected: Version, limit: Duration) -> Result<u32> {
-        self.booted.shell.run("qctl reboot --holding", Duration::from_secs(60))?;
+        // The shell may end before it answers.
+        let _ = self.booted.shell.run("qctl reboot --holding", Duration::from_secs(60));
         let (start, mut boots) = (Instant::now(), 0);
         while start.elapsed() < limit {
             let left = limit.saturating_sub(start.elapsed());
@@ -120,6 +121,9 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     refuse_strangers(image, &mut host, &good_release)?;
     host.stage(&good_release)?;
     host.restart(good, READY_LIMIT)?;
+    let timer = "systemctl is-active quietcore-fallback.timer";
+    let timer = host.booted.shell.run(timer, Duration::from_secs(60))?.text;
+    ensure!(timer.trim() == "active", "nothing ends a boot on trial that hangs: {timer}");
     let entries = "mkdir -p /run/esp; mount -o ro /dev/disk/by-partlabel/esp /run/esp; ls /run/esp/EFI/Linux; umount /run/esp";
     let list = host.booted.shell.check(entries, Duration::from_secs(60))?;
     ensure!(list.contains(&format!("quietcore_{good}.efi")), "it is not blessed: {list}");
