@@ -120,6 +120,7 @@ fn unsafe_code_stands_in_named_modules_only() {
         "engine/daemon/src/host.rs",
         "engine/daemon/src/ring.rs",
         "image/initrd/src/devicemapper.rs",
+        "image/initrd/src/loopdevice.rs",
     ];
     let files = tracked();
     for path in with_extension(&files, "rs") {
