@@ -88,7 +88,7 @@ impl Host {
     ) -> Result<()> {
         self.stage(release)?;
         let fewer = format!(
-            "mount /dev/disk/by-partlabel/esp /run/esp; cd /run/esp/EFI/Linux; ls *+3-0.efi; test {tries} = 3 || mv quietcore_{version}+3-0.efi quietcore_{version}+{tries}-0.efi; cd /; umount /run/esp"
+            "set -e; mkdir -p /run/esp; mount /dev/disk/by-partlabel/esp /run/esp; cd /run/esp/EFI/Linux; ls *+3-0.efi; test {tries} = 3 || mv quietcore_{version}+3-0.efi quietcore_{version}+{tries}-0.efi; cd /; umount /run/esp"
         );
         self.booted.shell.check(&fewer, Duration::from_secs(60))?;
         self.restart(good, FALLBACK_LIMIT)?;
