@@ -282,13 +282,13 @@ fn a_book_that_missed_a_message_is_healed() {
     core.on_tick(exchange.now);
     assert_eq!(core.counters.get(Counter::BooksUnsound), 1);
     assert_eq!(
-        core.market().instruments().filter(|id| core.market().status(*id).is_unsound).count(),
+        core.market().instruments().filter(|id| core.market().status(*id).is_unsound()).count(),
         1
     );
     assert!(core.wants_snapshot());
     let stream = exchange.connect_snapshots(&mut core);
     core.on_snapshot_bytes(&stream, exchange.now);
     assert_eq!(core.counters.get(Counter::BooksUnsound), 0);
-    assert!(core.market().instruments().all(|id| !core.market().status(id).is_unsound));
+    assert!(core.market().instruments().all(|id| !core.market().status(id).is_unsound()));
     assert!(!core.wants_snapshot());
 }

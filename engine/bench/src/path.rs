@@ -306,11 +306,11 @@ pub fn risk(rounds: u64) -> Result<u64> {
     orders.insert(OwnOrder::new(2, id, Side::Sell, Price(1_000_600), 100));
     let quote = |price| Some(Quote { price: Price(price), shares: 100 });
     let bbo = Bbo { bid: quote(1_000_000), ask: quote(1_000_500) };
-    let status = Status { state: TradingState::Trading, ..Status::default() };
+    let status = Status::in_state(TradingState::Trading);
     let mut risk = Risk::new(limits(), vec![false]);
     for round in 0..rounds {
         let now = 1_000_000 * (round + 1);
-        let situation = Situation { bbo, status: &status, orders: &orders, feed_heard_at: now };
+        let situation = Situation::new(id, bbo, &status, &orders, now);
         let (side, price) = (Side::Buy, Price(1_000_000));
         let order = Candidate { instrument: id, side, price, shares: 100, replaces: None };
         ensure!(measured_risk(&mut risk, &order, &situation, now), "order {round} was refused");

@@ -154,8 +154,11 @@ impl Desk {
         if let Some(doubled) = bbo.mid_doubled() {
             self.orders.mark(order.instrument, Price((doubled / 2) as u32));
         }
+        if self.orders.may_meet(order) {
+            self.orders.tighten(order.instrument);
+        }
         let status = market.status(order.instrument);
-        let situation = Situation { bbo, status, orders: &self.orders, feed_heard_at };
+        let situation = Situation::new(order.instrument, bbo, status, &self.orders, feed_heard_at);
         let Err(reason) = self.risk.check(order, &situation, now) else { return true };
         counters.count(Counter::RiskRejected);
         counters.count(Counter::of_refusal(reason));

@@ -28,13 +28,13 @@ const CENT: u32 = 100;
 const INVERSE_OF_25: u32 = 0xc28f_5c29;
 const _: () = assert!(INVERSE_OF_25.wrapping_mul(25) == 1);
 /// Cents that a price can have.
-const CENTS_MAX: u32 = u32::MAX / CENT;
+pub(crate) const CENTS_MAX: u32 = u32::MAX / CENT;
 
 /// The cents of a price; more than [`CENTS_MAX`] if it is no whole number of them. Multiplication by
 /// the inverse maps the multiples of 25 onto the least numbers, and the rotation those of 4 among them
 /// (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019, section 3.2).
 #[inline(always)]
-fn cents(price: Price) -> u32 {
+pub(crate) fn cents(price: Price) -> u32 {
     price.0.wrapping_mul(INVERSE_OF_25).rotate_right(2)
 }
 

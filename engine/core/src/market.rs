@@ -356,8 +356,8 @@ impl Market {
                 at..at + 1
             }),
         };
-        let sound = self.statuses[named].iter_mut().filter(|status| !status.is_unsound);
-        sound.map(|status| status.is_unsound = true).count()
+        let sound = self.statuses[named].iter_mut().filter(|status| !status.is_unsound());
+        sound.map(Status::mark_unsound).count()
     }
 
     fn change_status(&mut self, locate: u16, change: impl FnOnce(&mut Status)) -> Change {

@@ -4,6 +4,7 @@
 use crate::limits::{EXECUTIONS_KEPT, OWN_ORDERS_MAX};
 use crate::market::InstrumentId;
 use crate::order_state::{Event, State, next};
+use crate::risk::Candidate;
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
@@ -111,7 +112,59 @@ impl Position {
     }
 }
 
-/// Money at risk over all instruments, in 1/10,000, positions at their marks.
+/// What one instrument's orders and executions come to.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// Shares and money.
+    pub position: Position,
+    /// No buy order of ours works at a higher price, no sell order at a lower one. Orders that are gone
+    /// may still count; [`Orders::tighten`] forgets them.
+    buys_up_to: Price,
+    sells_down_to: Price,
+    /// The slot of its first order.
+    head: u16,
+}
+
+const NOTHING: Own = Own {
+    position: Position { shares: 0, cash: 0, working_buy: 0, working_sell: 0, mark: Price(0) },
+    buys_up_to: Price(0),
+    sells_down_to: Price(u32::MAX),
+    head: NO_SLOT,
+};
+
+impl Own {
+    /// Net shares as an order of the side adds to them.
+    #[inline(always)]
+    pub(crate) fn held<const BUY: bool>(&self) -> i64 {
+        if BUY { self.position.shares } else { -self.position.shares }
+    }
+
+    /// The most shares that working orders of the side can trade.
+    #[inline(always)]
+    pub(crate) fn working<const BUY: bool>(&self) -> u64 {
+        if BUY { self.position.working_buy } else { self.position.working_sell }
+    }
+
+    /// Whether an order at `price` may trade with one of ours; if not, it can't.
+    #[inline(always)]
+    pub(crate) fn may_meet<const BUY: bool>(&self, price: Price) -> bool {
+        if BUY { price >= self.sells_down_to } else { price <= self.buys_up_to }
+    }
+
+    fn widen(&mut self, order: &OwnOrder) {
+        let replaced = order.replacement.map_or(order.price, |r| r.price);
+        match order.side {
+            Side::Buy => self.buys_up_to = self.buys_up_to.max(order.price).max(replaced),
+            Side::Sell => self.sells_down_to = self.sells_down_to.min(order.price).min(replaced),
+        }
+    }
+}
+
+/// What an exposure is cut off at: far above every limit (`settings`), and far enough below the ends of
+/// its type that an order can be added.
+const EXPOSURE_MAX: u64 = 1 << 61;
+
+/// Money at risk over all instruments, in 1/10,000, positions at their marks. Each figure is at most 2^61.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Exposure {
     /// The sum of the positions' values, short ones negative.
@@ -144,12 +197,11 @@ enum Slot {
 /// All own orders that can still trade, and the positions that their executions made.
 pub struct Orders {
     slots: Box<[Slot]>,
-    /// The first slot of each instrument's orders, and for each slot the ones before and after it.
-    heads: Vec<u16>,
+    instruments: Box<[Own]>,
+    /// For each slot the ones of its instrument before and after it.
     links: Box<[(u16, u16)]>,
     open_count: usize,
     cancellable_count: usize,
-    positions: Vec<Position>,
     exposure: Exposure,
     booked: Vec<Booked>,
     booked_next: usize,
@@ -168,11 +220,10 @@ impl Orders {
     pub fn new(instruments: usize) -> Self {
         Self {
             slots: vec![Slot::Empty; OWN_ORDERS_MAX].into_boxed_slice(),
-            heads: vec![NO_SLOT; instruments],
+            instruments: vec![NOTHING; instruments].into_boxed_slice(),
             links: vec![(NO_SLOT, NO_SLOT); OWN_ORDERS_MAX].into_boxed_slice(),
             open_count: 0,
             cancellable_count: 0,
-            positions: vec![Position::default(); instruments],
             exposure: Exposure::default(),
             booked: Vec::with_capacity(EXECUTIONS_KEPT),
             booked_next: 0,
@@ -192,7 +243,18 @@ impl Orders {
     /// An instrument's position.
     #[inline]
     pub fn position(&self, id: InstrumentId) -> &Position {
-        &self.positions[usize::from(id.0)]
+        &self.own(id).position
+    }
+
+    /// What an instrument's orders and executions come to.
+    #[inline(always)]
+    pub(crate) fn own(&self, id: InstrumentId) -> &Own {
+        &self.instruments[usize::from(id.0)]
+    }
+
+    #[inline(always)]
+    fn own_mut(&mut self, id: InstrumentId) -> &mut Own {
+        &mut self.instruments[usize::from(id.0)]
     }
 
     /// Money at risk.
@@ -214,13 +276,46 @@ impl Orders {
     #[inline]
     pub fn of(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
         let in_use = |slot: u16| (slot != NO_SLOT).then_some(usize::from(slot));
-        let first = in_use(self.heads[usize::from(id.0)]);
+        let first = in_use(self.own(id).head);
         std::iter::successors(first, move |slot| in_use(self.links[*slot].1))
             .filter_map(|slot| self.at(slot))
     }
 
+    /// Whether an order would trade with one of ours, pending replacements included.
+    #[cold]
+    pub(crate) fn meets(&self, order: &Candidate) -> bool {
+        let meets = |price: Price| match order.side {
+            Side::Buy => order.price >= price,
+            Side::Sell => order.price <= price,
+        };
+        let mut others = self.of(order.instrument).filter(|other| other.side != order.side);
+        others.any(|other| meets(other.price) || other.replacement.is_some_and(|r| meets(r.price)))
+    }
+
+    /// Whether an order may trade with one of ours, as far as [`Self::tighten`] has looked.
+    #[inline(always)]
+    pub(crate) fn may_meet(&self, order: &Candidate) -> bool {
+        let own = self.own(order.instrument);
+        match order.side {
+            Side::Buy => own.may_meet::<true>(order.price),
+            Side::Sell => own.may_meet::<false>(order.price),
+        }
+    }
+
+    /// Has [`Own::may_meet`] know the orders that are there, and no others.
+    #[cold]
+    pub(crate) fn tighten(&mut self, id: InstrumentId) {
+        let mut own = Own {
+            buys_up_to: NOTHING.buys_up_to,
+            sells_down_to: NOTHING.sells_down_to,
+            ..*self.own(id)
+        };
+        self.of(id).for_each(|order| own.widen(order));
+        *self.own_mut(id) = own;
+    }
+
     fn link(&mut self, id: InstrumentId, slot: usize) {
-        let head = &mut self.heads[usize::from(id.0)];
+        let head = &mut self.instruments[usize::from(id.0)].head;
         self.links[slot] = (NO_SLOT, *head);
         if *head != NO_SLOT {
             self.links[usize::from(*head)].0 = slot as u16;
@@ -231,7 +326,7 @@ impl Orders {
     fn unlink(&mut self, id: InstrumentId, slot: usize) {
         let (before, after) = self.links[slot];
         match before {
-            NO_SLOT => self.heads[usize::from(id.0)] = after,
+            NO_SLOT => self.own_mut(id).head = after,
             before => self.links[usize::from(before)].1 = after,
         }
         if after != NO_SLOT {
@@ -406,7 +501,7 @@ impl Orders {
     }
 
     fn move_position(&mut self, booked: &Booked) {
-        let position = &mut self.positions[usize::from(booked.instrument.0)];
+        let position = &mut self.own_mut(booked.instrument).position;
         let money =
             i64::from(booked.shares).saturating_mul(booked.price.min(i64::MAX as u64) as i64);
         let (shares, money) = match booked.side {
@@ -424,7 +519,7 @@ impl Orders {
     /// Says what a share of an instrument is worth now.
     #[inline]
     pub fn mark(&mut self, id: InstrumentId, mark: Price) {
-        let position = &mut self.positions[usize::from(id.0)];
+        let position = &mut self.own_mut(id).position;
         if position.mark != mark {
             let before = *position;
             position.mark = mark;
@@ -435,14 +530,19 @@ impl Orders {
 
     fn expose(&mut self, before: &Position, after: &Position) {
         let (old, new) = (before.value(), after.value());
-        self.exposure.net = self.exposure.net.saturating_sub(old).saturating_add(new);
+        let net = self.exposure.net.saturating_sub(old).saturating_add(new);
+        self.exposure.net = net.clamp(-(EXPOSURE_MAX as i64), EXPOSURE_MAX as i64);
         let gross = self.exposure.gross.saturating_sub(old.unsigned_abs());
-        self.exposure.gross = gross.saturating_add(new.unsigned_abs());
+        self.exposure.gross = gross.saturating_add(new.unsigned_abs()).min(EXPOSURE_MAX);
     }
 
     #[inline]
     fn work(&mut self, order: &OwnOrder, add: bool) {
-        let position = &mut self.positions[usize::from(order.instrument.0)];
+        let own = &mut self.instruments[usize::from(order.instrument.0)];
+        if add {
+            own.widen(order);
+        }
+        let position = &mut own.position;
         let working = match order.side {
             Side::Buy => &mut position.working_buy,
             Side::Sell => &mut position.working_sell,

@@ -2,8 +2,9 @@
 //! and sends nothing. Cancels always pass.
 
 use crate::book::Bbo;
+use crate::ladder::{CENTS_MAX, cents};
 use crate::market::InstrumentId;
-use crate::orders::{Orders, Position};
+use crate::orders::{Orders, Own};
 use crate::settings::RiskLimits;
 use crate::status::{ShortSale, Status};
 use abi::field::{Price, Side};
@@ -38,17 +39,30 @@ pub struct Replaced {
 /// What the limits are held against.
 #[derive(Clone, Copy)]
 pub struct Situation<'a> {
-    /// The touch.
-    pub bbo: Bbo,
-    /// What the exchange says about the instrument.
-    pub status: &'a Status,
-    /// Our orders and positions.
-    pub orders: &'a Orders,
-    /// When the feed was last heard, 0 for never.
-    pub feed_heard_at: u64,
+    bbo: Bbo,
+    status: &'a Status,
+    orders: &'a Orders,
+    own: &'a Own,
+    feed_heard_at: u64,
 }
 
-/// The last new order of an instrument, to tell a repetition.
+impl<'a> Situation<'a> {
+    /// The situation of an instrument: its touch, what the exchange says about it, our orders and
+    /// positions, and when the feed was last heard, 0 for never.
+    #[inline(always)]
+    pub fn new(
+        instrument: InstrumentId,
+        bbo: Bbo,
+        status: &'a Status,
+        orders: &'a Orders,
+        feed_heard_at: u64,
+    ) -> Self {
+        Self { bbo, status, orders, own: orders.own(instrument), feed_heard_at }
+    }
+}
+
+/// The last new order of an instrument, to tell a repetition. Before the first one it has no shares, as
+/// no order that comes so far has.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     side: Side,
@@ -57,17 +71,61 @@ struct Last {
     at: u64,
 }
 
+impl Last {
+    fn is_for_the_same(&self, order: &Candidate) -> bool {
+        (self.side, self.price, self.shares) == (order.side, order.price, order.shares)
+    }
+}
+
+const NO_ORDER: Last = Last { side: Side::Buy, price: Price(0), shares: 0, at: 0 };
+
+/// What risk itself keeps of an instrument.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    is_restricted: bool,
+    last: Last,
+}
+
+/// What the limits come to in the units that are compared.
+#[derive(Debug, Clone, Copy)]
+struct Derived {
+    /// `order_notional_max`, `gross_notional_max`, `net_notional_max` in 1/10,000.
+    order_money_max: u64,
+    gross_money_max: u64,
+    net_money_max: u64,
+    /// What one message costs of a second's budget.
+    cost_ns: u64,
+    /// 2^64 / `lot_shares`, rounded up, modulo 2^64. Its product with a multiple of the lot is less than it,
+    /// and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by direct
+    /// computation, 2019, section 3.2).
+    lot_inverse: u64,
+}
+
+impl Derived {
+    fn of(limits: &RiskLimits) -> Self {
+        Self {
+            order_money_max: money(limits.order_notional_max),
+            gross_money_max: money(limits.gross_notional_max),
+            net_money_max: money(limits.net_notional_max),
+            cost_ns: SECOND_NS / u64::from(limits.orders_per_second_max),
+            lot_inverse: (u64::MAX / u64::from(limits.lot_shares)).wrapping_add(1),
+        }
+    }
+
+    #[inline(always)]
+    fn is_whole_lots(&self, shares: u32) -> bool {
+        u64::from(shares).wrapping_mul(self.lot_inverse) <= self.lot_inverse.wrapping_sub(1)
+    }
+}
+
 /// The checks, with the state that rate and repetition need.
 pub struct Risk {
     limits: RiskLimits,
-    /// `order_notional_max`, `gross_notional_max`, `net_notional_max` in 1/10,000.
-    money: [u64; 3],
-    restricted: Vec<bool>,
-    last: Vec<Option<Last>>,
-    /// Nanoseconds of message budget; one message costs `cost_ns`, one second refills it.
-    budget_ns: u64,
-    cost_ns: u64,
-    refilled_at: u64,
+    derived: Derived,
+    kept: Box<[Kept]>,
+    /// When the message budget is full again. One message moves it on by its cost; it may lie a second
+    /// ahead, which is all of the budget.
+    budget_full_at: u64,
     rejects_in_a_row: u32,
 }
 
@@ -75,19 +133,43 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// The least price of which a quote must be a whole number of cents (Reg NMS rule 612).
 const DOLLAR: u32 = Price::SCALE;
-const CENT: u32 = Price::SCALE / 100;
 
+const NOTHING: Replaced = Replaced { user_ref: 0, shares: 0, price: Price(0) };
+
+/// Shares and money of one order, and of the one that it replaces: of both, only one can trade.
+#[derive(Clone, Copy)]
+struct Size {
+    /// Shares by which it adds to what works.
+    added_shares: u64,
+    value: u64,
+    /// The value of the replaced order, which is counted as working already.
+    counted: u64,
+}
+
+impl Size {
+    #[inline(always)]
+    fn of<const NEW: bool>(order: &Candidate, old: Replaced) -> Self {
+        let (added_shares, counted) = if NEW {
+            (order.shares, 0)
+        } else {
+            (order.shares.saturating_sub(old.shares), notional(old.price, old.shares))
+        };
+        let value = notional(order.price, order.shares);
+        Self { added_shares: added_shares.into(), value, counted }
+    }
+}
+
+// No sum here overflows. An order of ours has fewer than 2^20 shares (`settings`), at less than 2^32 each;
+// there are 2^32 order numbers, so that no position passes 2^52 shares; `Exposure` is bounded.
 impl Risk {
     /// Checks against `limits`; `restricted` instruments are not traded at all.
     pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
+        let keep = |is_restricted| Kept { is_restricted, last: NO_ORDER };
         Self {
             limits,
-            money: limits_in_money(&limits),
-            last: vec![None; restricted.len()],
-            restricted,
-            budget_ns: SECOND_NS,
-            cost_ns: SECOND_NS / u64::from(limits.orders_per_second_max),
-            refilled_at: 0,
+            derived: Derived::of(&limits),
+            kept: restricted.into_iter().map(keep).collect(),
+            budget_full_at: 0,
             rejects_in_a_row: 0,
         }
     }
@@ -100,8 +182,7 @@ impl Risk {
     /// Puts other limits in force, from the next order on.
     pub fn set_limits(&mut self, limits: RiskLimits) {
         self.limits = limits;
-        self.money = limits_in_money(&limits);
-        self.cost_ns = SECOND_NS / u64::from(limits.orders_per_second_max);
+        self.derived = Derived::of(&limits);
     }
 
     /// Passes an order or says why not. A passed order uses up rate budget.
@@ -115,155 +196,84 @@ impl Risk {
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
-        self.check_market(order, now, now_ns)?;
-        self.check_order(order, now)?;
-        self.check_others(order, now)?;
-        self.check_repetition(order, now_ns)?;
-        self.check_position(order, now)?;
-        self.check_exposure(order, now.orders)?;
-        self.spend(now_ns)?;
-        self.remember(order, now_ns);
-        Ok(())
+        let plainly = match (order.side, order.replaces) {
+            (Side::Buy, None) => self.judge::<true, true, true>(order, NOTHING, now, now_ns),
+            (Side::Sell, None) => self.judge::<false, true, true>(order, NOTHING, now, now_ns),
+            (Side::Buy, Some(old)) => self.judge::<true, false, true>(order, old, now, now_ns),
+            (Side::Sell, Some(old)) => self.judge::<false, false, true>(order, old, now, now_ns),
+        };
+        plainly.or_else(|_| self.check_unusual(order, now, now_ns))
     }
 
-    #[inline(always)]
-    fn check_market(
-        &self,
+    #[cold]
+    #[inline(never)]
+    fn check_unusual(
+        &mut self,
         order: &Candidate,
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
-        if self.restricted[usize::from(order.instrument.0)] {
-            return Err(Refusal::Restricted);
+        match (order.side, order.replaces) {
+            (Side::Buy, None) => self.judge::<true, true, false>(order, NOTHING, now, now_ns),
+            (Side::Sell, None) => self.judge::<false, true, false>(order, NOTHING, now, now_ns),
+            (Side::Buy, Some(old)) => self.judge::<true, false, false>(order, old, now, now_ns),
+            (Side::Sell, Some(old)) => self.judge::<false, false, false>(order, old, now, now_ns),
         }
-        if !now.status.is_trading() {
-            return Err(Refusal::Halted);
-        }
-        if now.status.is_unsound {
-            return Err(Refusal::Unsound);
-        }
-        if now_ns.saturating_sub(now.feed_heard_at) > self.limits.feed_age_max_ns {
-            return Err(Refusal::Stale);
-        }
-        Ok(())
     }
 
+    /// All checks, for a side and for new orders or others, so that none has to ask which. `old` is what
+    /// a new order replaces: nothing. The `PLAIN` one refuses what is not sure to pass at a glance; it
+    /// calls nothing, and so keeps everything in registers.
     #[inline(always)]
-    fn check_order(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
-        let limits = &self.limits;
-        if order.shares == 0 || order.shares > limits.order_shares_max {
-            return Err(Refusal::Shares);
-        }
-        if limits.lot_shares > 1 && !order.shares.is_multiple_of(limits.lot_shares) {
-            return Err(Refusal::Lot);
-        }
-        if order.price.0 >= DOLLAR && !order.price.0.is_multiple_of(CENT) {
-            return Err(Refusal::Tick);
-        }
-        if notional(order.price, order.shares) > self.money[0] {
-            return Err(Refusal::Notional);
-        }
-        let uncrossed = Some(now.bbo).filter(|bbo| !bbo.is_crossed());
-        let mid_doubled =
-            uncrossed.and_then(|bbo| bbo.mid_doubled()).ok_or(Refusal::NoReference)?;
-        let distance_doubled = mid_doubled.abs_diff(u64::from(order.price.0) * 2);
-        if distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps) {
-            return Err(Refusal::Collar);
-        }
-        Ok(())
-    }
+    fn judge<const BUY: bool, const NEW: bool, const PLAIN: bool>(
+        &mut self,
+        order: &Candidate,
+        old: Replaced,
+        now: &Situation<'_>,
+        now_ns: u64,
+    ) -> Result<(), Refusal> {
+        let Self { limits, derived, kept, .. } = self;
+        let kept = &mut kept[usize::from(order.instrument.0)];
+        let own = now.own;
+        let size = Size::of::<NEW>(order, old);
 
-    /// What our other orders in the instrument forbid: trading with ourselves, selling short at the bid.
-    #[inline(always)]
-    fn check_others(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
-        let meets = |price: Price| match order.side {
-            Side::Buy => order.price >= price,
-            Side::Sell => order.price <= price,
-        };
-        for other in now.orders.of(order.instrument).filter(|other| other.side != order.side) {
-            if meets(other.price) || other.replacement.is_some_and(|r| meets(r.price)) {
-                return Err(Refusal::SelfTrade);
-            }
+        check_market(kept, now, now_ns, limits)?;
+        check_order::<PLAIN>(order, size, limits, derived)?;
+        check_price(order.price, now.bbo, limits)?;
+        check_others::<BUY, PLAIN>(order, size, now)?;
+        if NEW
+            && now_ns < kept.last.at + limits.duplicate_window_ns
+            && (PLAIN || kept.last.is_for_the_same(order))
+        {
+            return Err(Refusal::Duplicate);
         }
-        if now.status.short_sale != ShortSale::Free && order.side == Side::Sell {
-            let position = now.orders.position(order.instrument);
-            let added = added_shares(order);
-            let short = position.shares < (position.working_sell + added) as i64;
-            if short && now.bbo.bid.is_none_or(|bid| order.price <= bid.price) {
-                return Err(Refusal::ShortSale);
-            }
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn check_repetition(&self, order: &Candidate, now_ns: u64) -> Result<(), Refusal> {
-        let repeats = |last: &Last| {
-            (last.side, last.price, last.shares) == (order.side, order.price, order.shares)
-                && now_ns.saturating_sub(last.at) < self.limits.duplicate_window_ns
-        };
-        let last = &self.last[usize::from(order.instrument.0)];
-        let repeated = order.replaces.is_none() && last.as_ref().is_some_and(repeats);
-        if repeated { Err(Refusal::Duplicate) } else { Ok(()) }
-    }
-
-    #[inline(always)]
-    fn check_position(&self, order: &Candidate, now: &Situation<'_>) -> Result<(), Refusal> {
-        let position = now.orders.position(order.instrument);
-        let (working, held) = match order.side {
-            Side::Buy => (position.working_buy, position.shares),
-            Side::Sell => (position.working_sell, -position.shares),
-        };
-        let worst = held.saturating_add((working + added_shares(order)) as i64);
-        if worst > i64::from(self.limits.position_shares_max) {
+        if own.held::<BUY>() + (own.working::<BUY>() + size.added_shares) as i64
+            > i64::from(limits.position_shares_max)
+        {
             return Err(Refusal::Position);
         }
-        let open_max = self.limits.orders_open_max as usize;
-        if order.replaces.is_none() && now.orders.open_count() >= open_max {
+        if NEW && now.orders.open_count() >= limits.orders_open_max as usize {
             return Err(Refusal::OpenOrders);
         }
-        Ok(())
-    }
-
-    /// Every working order counts as filled at its price; a short position counts as much as a long one.
-    /// What can only make a position smaller is never refused for it.
-    #[inline(always)]
-    fn check_exposure(&self, order: &Candidate, orders: &Orders) -> Result<(), Refusal> {
-        let exposure = orders.exposure();
-        let value = notional(order.price, order.shares);
-        // The order and the one it replaces can't both trade: the larger of the two counts.
-        let counted = order.replaces.map_or(0, |old| notional(old.price, old.shares));
-        let working = exposure.working - counted + value.max(counted);
-        let too_much = exposure.gross.saturating_add(working) > self.money[1];
-        if too_much && !is_closing(order, orders.position(order.instrument)) {
-            return Err(Refusal::Gross);
+        check_exposure::<BUY, PLAIN>(size, now, derived)?;
+        let budget_full_at = self.budget_full_at.max(now_ns) + derived.cost_ns;
+        if budget_full_at > now_ns + SECOND_NS {
+            return Err(Refusal::Rate);
         }
-        let signed = if order.side == Side::Buy { value as i64 } else { -(value as i64) };
-        let net = exposure.net.saturating_add(signed).unsigned_abs();
-        // An order that brings the net towards zero is never refused for it.
-        let grows = net > exposure.net.unsigned_abs();
-        if grows && net > self.money[2] {
-            return Err(Refusal::Net);
-        }
-        Ok(())
-    }
-
-    /// Takes one message's worth from the rate budget. Cancels are never refused, but they count.
-    ///
-    /// # Errors
-    /// [`Refusal::Rate`] when the budget of the last second is used up.
-    pub fn spend(&mut self, now_ns: u64) -> Result<(), Refusal> {
-        let passed = now_ns.saturating_sub(self.refilled_at);
-        self.refilled_at = now_ns;
-        self.budget_ns = self.budget_ns.saturating_add(passed).min(SECOND_NS);
-        self.budget_ns = self.budget_ns.checked_sub(self.cost_ns).ok_or(Refusal::Rate)?;
-        Ok(())
-    }
-
-    fn remember(&mut self, order: &Candidate, at: u64) {
-        if order.replaces.is_none() {
+        self.budget_full_at = budget_full_at;
+        if NEW {
             let (side, price, shares) = (order.side, order.price, order.shares);
-            self.last[usize::from(order.instrument.0)] = Some(Last { side, price, shares, at });
+            kept.last = Last { side, price, shares, at: now_ns };
+        }
+        Ok(())
+    }
+
+    /// Takes one message's worth from the rate budget, if there is as much: a cancel is never refused,
+    /// but it counts.
+    pub fn spend(&mut self, now_ns: u64) {
+        let budget_full_at = self.budget_full_at.max(now_ns) + self.derived.cost_ns;
+        if budget_full_at <= now_ns + SECOND_NS {
+            self.budget_full_at = budget_full_at;
         }
     }
 
@@ -290,6 +300,112 @@ impl Risk {
 }
 
 #[inline(always)]
+fn check_market(
+    kept: &Kept,
+    now: &Situation<'_>,
+    now_ns: u64,
+    limits: &RiskLimits,
+) -> Result<(), Refusal> {
+    if kept.is_restricted {
+        return Err(Refusal::Restricted);
+    }
+    if !now.status.may_be_traded() {
+        return Err(if now.status.is_trading() { Refusal::Unsound } else { Refusal::Halted });
+    }
+    if now_ns > now.feed_heard_at + limits.feed_age_max_ns {
+        return Err(Refusal::Stale);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn check_order<const PLAIN: bool>(
+    order: &Candidate,
+    size: Size,
+    limits: &RiskLimits,
+    derived: &Derived,
+) -> Result<(), Refusal> {
+    if order.shares == 0 || order.shares > limits.order_shares_max {
+        return Err(Refusal::Shares);
+    }
+    if !derived.is_whole_lots(order.shares) {
+        return Err(Refusal::Lot);
+    }
+    if cents(order.price) > CENTS_MAX && (PLAIN || order.price.0 >= DOLLAR) {
+        return Err(Refusal::Tick);
+    }
+    if size.value > derived.order_money_max {
+        return Err(Refusal::Notional);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn check_price(price: Price, bbo: Bbo, limits: &RiskLimits) -> Result<(), Refusal> {
+    let Some(bid) = bbo.bid else { return Err(Refusal::NoReference) };
+    let Some(ask) = bbo.ask else { return Err(Refusal::NoReference) };
+    if bid.price >= ask.price {
+        return Err(Refusal::NoReference);
+    }
+    let mid_doubled = u64::from(bid.price.0) + u64::from(ask.price.0);
+    let distance_doubled = mid_doubled.abs_diff(u64::from(price.0) * 2);
+    if distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps) {
+        return Err(Refusal::Collar);
+    }
+    Ok(())
+}
+
+/// What our other orders in the instrument forbid: trading with ourselves, selling short at the bid.
+#[inline(always)]
+fn check_others<const BUY: bool, const PLAIN: bool>(
+    order: &Candidate,
+    size: Size,
+    now: &Situation<'_>,
+) -> Result<(), Refusal> {
+    if now.own.may_meet::<BUY>(order.price) && (PLAIN || now.orders.meets(order)) {
+        return Err(Refusal::SelfTrade);
+    }
+    if !BUY && now.status.short_sale != ShortSale::Free {
+        let position = &now.own.position;
+        let short = position.shares < (position.working_sell + size.added_shares) as i64;
+        if PLAIN || short && now.bbo.bid.is_none_or(|bid| order.price <= bid.price) {
+            return Err(Refusal::ShortSale);
+        }
+    }
+    Ok(())
+}
+
+/// Every working order counts as filled at its price; a short position counts as much as a long one.
+/// What can only make a position smaller is never refused for it, nor what brings the net nearer to zero.
+#[inline(always)]
+fn check_exposure<const BUY: bool, const PLAIN: bool>(
+    size: Size,
+    now: &Situation<'_>,
+    derived: &Derived,
+) -> Result<(), Refusal> {
+    let exposure = now.orders.exposure();
+    // The order and the one it replaces can't both trade: the larger of the two counts.
+    let added = size.value.saturating_sub(size.counted);
+    if exposure.gross + exposure.working + added > derived.gross_money_max
+        && (PLAIN || !is_closing::<BUY>(size, now.own))
+    {
+        return Err(Refusal::Gross);
+    }
+    let value = if BUY { size.value as i64 } else { -(size.value as i64) };
+    let net = (exposure.net + value).unsigned_abs();
+    if net > derived.net_money_max && (PLAIN || net > exposure.net.unsigned_abs()) {
+        return Err(Refusal::Net);
+    }
+    Ok(())
+}
+
+/// Whether the order, filled with all that works on its side, leaves no more than the position was.
+fn is_closing<const BUY: bool>(size: Size, own: &Own) -> bool {
+    let held = own.held::<BUY>();
+    held < 0 && held.unsigned_abs() >= own.working::<BUY>() + size.added_shares
+}
+
+#[inline(always)]
 fn notional(price: Price, shares: u32) -> u64 {
     u64::from(price.0) * u64::from(shares)
 }
@@ -298,25 +414,6 @@ fn notional(price: Price, shares: u32) -> u64 {
 #[inline(always)]
 fn money(units: u64) -> u64 {
     units.saturating_mul(u64::from(Price::SCALE))
-}
-
-/// Whether the order, filled with all that works on its side, leaves no more than the position was.
-fn is_closing(order: &Candidate, position: &Position) -> bool {
-    let (working, held) = match order.side {
-        Side::Buy => (position.working_buy, position.shares),
-        Side::Sell => (position.working_sell, -position.shares),
-    };
-    held < 0 && held.unsigned_abs() >= working + added_shares(order)
-}
-
-fn limits_in_money(limits: &RiskLimits) -> [u64; 3] {
-    [limits.order_notional_max, limits.gross_notional_max, limits.net_notional_max].map(money)
-}
-
-/// Shares by which the order adds to what is working.
-#[inline(always)]
-fn added_shares(order: &Candidate) -> u64 {
-    u64::from(order.shares.saturating_sub(order.replaces.map_or(0, |old| old.shares)))
 }
 
 #[cfg(test)]

@@ -54,13 +54,40 @@ pub struct Cross {
     pub shares: u64,
 }
 
+/// What keeps an instrument from being traded: one bit each, so that one comparison tells that nothing does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Obstacles(u8);
+
+impl Obstacles {
+    /// Its state is not [`TradingState::Trading`].
+    const STATE: u8 = 1;
+    /// Nasdaq itself can't trade it (Operational Halt), whatever the state.
+    const OPERATIONAL_HALT: u8 = 2;
+    /// A message about it could not be applied: its book is not the exchange's.
+    const UNSOUND: u8 = 4;
+
+    fn set(&mut self, obstacle: u8, is_there: bool) {
+        self.0 = if is_there { self.0 | obstacle } else { self.0 & !obstacle };
+    }
+
+    #[inline(always)]
+    fn has(self, any_of: u8) -> bool {
+        self.0 & any_of != 0
+    }
+}
+
+impl Default for Obstacles {
+    fn default() -> Self {
+        Self(Self::STATE)
+    }
+}
+
 /// An instrument's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
     /// The trading state.
-    pub state: TradingState,
-    /// Nasdaq itself can't trade it (Operational Halt), whatever the state.
-    pub operationally_halted: bool,
+    state: TradingState,
+    obstacles: Obstacles,
     /// Whether short sales are restricted.
     pub short_sale: ShortSale,
     /// The collars of the last LULD auction; forgotten when trading starts again.
@@ -69,24 +96,54 @@ pub struct Status {
     pub cross: Option<Cross>,
     /// Shares of a round lot, from the stock directory; 0 before it.
     pub round_lot: u32,
-    /// Whether a message about the instrument could not be applied: its book is not the exchange's.
-    pub is_unsound: bool,
 }
 
 impl Status {
+    /// The status of an instrument in a trading state of which nothing else is known.
+    pub fn in_state(state: TradingState) -> Self {
+        let mut status = Self::default();
+        status.set_state(state);
+        status
+    }
+
+    /// The trading state.
+    pub fn state(&self) -> TradingState {
+        self.state
+    }
+
     /// Whether continuous trading is on.
     #[inline(always)]
     pub fn is_trading(&self) -> bool {
-        self.state == TradingState::Trading && !self.operationally_halted
+        !self.obstacles.has(Obstacles::STATE | Obstacles::OPERATIONAL_HALT)
+    }
+
+    /// Whether a message about the instrument could not be applied: its book is not the exchange's.
+    pub fn is_unsound(&self) -> bool {
+        self.obstacles.has(Obstacles::UNSOUND)
+    }
+
+    /// Whether continuous trading is on, and the book is the exchange's.
+    #[inline(always)]
+    pub fn may_be_traded(&self) -> bool {
+        self.obstacles == Obstacles(0)
+    }
+
+    pub(crate) fn mark_unsound(&mut self) {
+        self.obstacles.set(Obstacles::UNSOUND, true);
+    }
+
+    fn set_state(&mut self, state: TradingState) {
+        self.state = state;
+        self.obstacles.set(Obstacles::STATE, state != TradingState::Trading);
     }
 
     pub(crate) fn on_action(&mut self, message: &TradingAction) {
-        self.state = match message.trading_state {
+        self.set_state(match message.trading_state {
             b'T' => TradingState::Trading,
             b'Q' => TradingState::QuotationOnly,
             b'P' => TradingState::Paused,
             _ => TradingState::Halted,
-        };
+        });
         if self.state == TradingState::Trading {
             self.collar = None;
         }
@@ -95,7 +152,7 @@ impl Status {
     /// Another market centre's halt (`B` BX, `X` PSX) is not ours.
     pub(crate) fn on_operational_halt(&mut self, message: &OperationalHalt) {
         if message.market_code == b'Q' {
-            self.operationally_halted = message.halt_action != b'T';
+            self.obstacles.set(Obstacles::OPERATIONAL_HALT, message.halt_action != b'T');
         }
     }
 

@@ -179,7 +179,7 @@ impl Bench {
     }
 
     fn is_unsound(&self, instrument: u16) -> bool {
-        self.core.market().status(InstrumentId(instrument)).is_unsound
+        self.core.market().status(InstrumentId(instrument)).is_unsound()
     }
 }
 

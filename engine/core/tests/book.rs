@@ -298,7 +298,7 @@ fn the_status_follows_the_feed() {
             reason: abi::field::Alpha::BLANK,
         }))
     };
-    assert_eq!(market.status(id).state, TradingState::Halted);
+    assert_eq!(market.status(id).state(), TradingState::Halted);
     for (code, state) in [
         (b'T', TradingState::Trading),
         (b'P', TradingState::Paused),
@@ -307,7 +307,7 @@ fn the_status_follows_the_feed() {
         (b'T', TradingState::Trading),
     ] {
         assert_eq!(market.apply(&action(code), |_, _| {}), Ok(Change::Status(id)));
-        assert_eq!(market.status(id).state, state);
+        assert_eq!(market.status(id).state(), state);
     }
     let reg_sho = |action| {
         let sho = RegSho { stock_locate, tracking_number, timestamp, stock, action };

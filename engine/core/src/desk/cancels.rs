@@ -21,7 +21,7 @@ impl Desk {
     pub(super) fn cancel(&mut self, user_ref: UserRefNum, now: u64, counters: &mut Counters) {
         let Some(order) = self.orders.apply(user_ref, |_| Event::CancelSent) else { return };
         // A cancel only lowers risk: it goes out over budget too, but it uses budget up.
-        let _ = self.risk.spend(now);
+        self.risk.spend(now);
         let user_ref_num = order.replacement.map_or(user_ref, |replacement| replacement.user_ref);
         self.send(&CancelOrder { user_ref_num, quantity: 0 }.to_bytes());
         counters.count(Counter::CancelsSent);
@@ -41,7 +41,7 @@ impl Desk {
             self.send(&MassCancel { user_ref_num, firm, symbol }.to_bytes());
             self.next_user_ref = user_ref_num + 1;
             self.mass_cancel_at = Some(now);
-            let _ = self.risk.spend(now);
+            self.risk.spend(now);
             counters.count(Counter::MassCancelsSent);
         }
         while self.orders.cancellable_count() > 0 && self.has_room(counters) {
@@ -68,8 +68,9 @@ impl Desk {
 
     /// Cancels every order in an instrument whose book missed a message.
     pub(crate) fn cancel_unsound(&mut self, market: &Market, now: u64, counters: &mut Counters) {
-        let wanted =
-            |order: &OwnOrder| order.is_cancellable() && market.status(order.instrument).is_unsound;
+        let wanted = |order: &OwnOrder| {
+            order.is_cancellable() && market.status(order.instrument).is_unsound()
+        };
         while self.orders.cancellable_count() > 0 && self.has_room(counters) {
             let Some(user_ref) = self.orders.find(wanted) else { return };
             self.cancel(user_ref, now, counters);

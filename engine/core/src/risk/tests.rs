@@ -41,7 +41,7 @@ impl World {
         let quote = |price| Some(Quote { price: Price(price), shares: 100 });
         Self {
             limits: limits(),
-            status: Status { state: TradingState::Trading, ..Status::default() },
+            status: Status::in_state(TradingState::Trading),
             bbo: Bbo { bid: quote(999_900), ask: quote(1_000_100) },
             orders: Orders::new(1),
             heard: 0,
@@ -54,9 +54,7 @@ impl World {
     }
 
     fn situation(&self) -> Situation<'_> {
-        let (bbo, status, orders, feed_heard_at) =
-            (self.bbo, &self.status, &self.orders, self.heard);
-        Situation { bbo, status, orders, feed_heard_at }
+        Situation::new(ID, self.bbo, &self.status, &self.orders, self.heard)
     }
 
     fn verdict(&self, order: Candidate) -> Result<(), R> {
@@ -110,7 +108,8 @@ fn below_a_dollar_a_tick_is_a_hundredth_of_a_cent() {
 #[test]
 fn the_market_must_be_there() {
     let halted = Status::default();
-    let unsound = Status { is_unsound: true, ..World::new().status };
+    let mut unsound = World::new().status;
+    unsound.mark_unsound();
     let crossed = Bbo { bid: World::new().bbo.ask, ask: World::new().bbo.bid };
     let order = buy(1, 1_000_000);
     let verdict = |world: World| world.verdict(order);
