@@ -383,9 +383,11 @@ pub fn encode_record(record: &Record<'_>, mark: u32, out: &mut [u8]) -> usize {
     for (place, word) in head.as_chunks_mut::<8>().0.iter_mut().zip(words) {
         *place = word.to_le_bytes();
     }
-    let (payload, padding) = rest.split_at_mut(record.payload.len());
-    payload.copy_from_slice(record.payload);
-    padding.fill(0);
+    // The padding is in the last word.
+    if let Some(last) = rest.last_chunk_mut::<RECORD_ALIGN>() {
+        *last = [0; RECORD_ALIGN];
+    }
+    rest[..record.payload.len()].copy_from_slice(record.payload);
     let crc = crc32c(&out[4..end]);
     out[..4].copy_from_slice(&crc.to_le_bytes());
     total

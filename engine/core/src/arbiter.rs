@@ -102,6 +102,24 @@ impl Arbiter {
         self.advance(next, now);
     }
 
+    /// One past the last message of a datagram about which nothing is to be decided: it is the next one,
+    /// nothing was missed before it, and nothing waits behind it.
+    #[inline]
+    pub fn plain_end(&self, packet: &Packet<'_>) -> Option<u64> {
+        let is_plain = self.next == self.known_end
+            && self.held_count == 0
+            && self.heard
+            && self.is_next(packet);
+        let end = packet.header.sequence.checked_add(packet.message_count().into());
+        end.filter(|_| is_plain)
+    }
+
+    /// Says that all messages of a plain datagram were applied.
+    #[inline]
+    pub fn advance_plainly(&mut self, end: u64, now: u64) {
+        (self.next, self.known_end, self.advanced_at) = (end, end, now);
+    }
+
     /// Whether a datagram's first message is the next one of the session.
     #[inline]
     pub fn is_next(&self, packet: &Packet<'_>) -> bool {

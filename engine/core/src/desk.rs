@@ -43,10 +43,11 @@ pub(crate) enum Answer {
 /// Appends a SoupBinTCP Unsequenced packet around a message with an empty appendage.
 #[inline]
 fn put<const LEN: usize>(out: &mut Vec<u8>, message: &[u8; LEN]) {
-    let [high, low] = (1 + LEN as u16 + 2).to_be_bytes();
-    out.extend_from_slice(&[high, low, b'U']);
-    out.extend_from_slice(message);
-    out.extend_from_slice(&[0, 0]);
+    let mut packet = [0; MESSAGE_LEN_MAX];
+    packet[..2].copy_from_slice(&(1 + LEN as u16 + 2).to_be_bytes());
+    packet[2] = b'U';
+    packet[3..3 + LEN].copy_from_slice(message);
+    out.extend_from_slice(&packet[..3 + LEN + 2]);
 }
 
 /// Orders, risk and the bytes to the exchange.
@@ -147,7 +148,7 @@ impl Desk {
         free
     }
 
-    #[inline]
+    #[inline(always)]
     fn passes(&mut self, order: &Candidate, moment: Moment<'_>, counters: &mut Counters) -> bool {
         let Moment { market, now, feed_heard_at } = moment;
         let bbo = market.bbo(order.instrument);
@@ -241,10 +242,7 @@ impl Desk {
         };
         self.send(&message.to_bytes());
         self.next_user_ref = new_ref + 1;
-        self.orders.apply(user_ref, |order| {
-            order.replacement = Some(Replacement { user_ref: new_ref, price, quantity });
-            Event::ReplaceSent
-        });
+        self.orders.replace_sent(user_ref, Replacement { user_ref: new_ref, price, quantity });
         counters.count(Counter::ReplacesSent);
     }
 

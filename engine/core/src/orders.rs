@@ -78,11 +78,28 @@ impl OwnOrder {
         self.state != State::PendingCancel && !self.cancel_refused
     }
 
-    /// The most money that it can still trade, in 1/10,000.
-    fn notional_at_most(&self) -> u64 {
+    /// What it adds to what works.
+    #[inline]
+    fn working(&self) -> Working {
         let price = self.replacement.map_or(self.price, |r| r.price.max(self.price));
-        u64::from(price.0) * u64::from(self.open_at_most())
+        let shares = u64::from(self.open_at_most());
+        Working {
+            shares,
+            notional: u64::from(price.0) * shares,
+            cancellable: self.is_cancellable().into(),
+        }
     }
+}
+
+/// What an order adds to what works.
+#[derive(Clone, Copy, Default)]
+struct Working {
+    /// The most shares that it can still trade.
+    shares: u64,
+    /// The most money that it can still trade, in 1/10,000.
+    notional: u64,
+    /// 1 if it can be cancelled.
+    cancellable: usize,
 }
 
 /// Shares and money of one instrument.
@@ -151,6 +168,16 @@ impl Own {
         if BUY { price >= self.sells_down_to } else { price <= self.buys_up_to }
     }
 
+    #[inline]
+    fn move_working(&mut self, side: Side, before: u64, after: u64) {
+        let working = match side {
+            Side::Buy => &mut self.position.working_buy,
+            Side::Sell => &mut self.position.working_sell,
+        };
+        *working = *working - before + after;
+    }
+
+    #[inline]
     fn widen(&mut self, order: &OwnOrder) {
         let replaced = order.replacement.map_or(order.price, |r| r.price);
         match order.side {
@@ -196,10 +223,10 @@ enum Slot {
 
 /// All own orders that can still trade, and the positions that their executions made.
 pub struct Orders {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; OWN_ORDERS_MAX]>,
     instruments: Box<[Own]>,
     /// For each slot the ones of its instrument before and after it.
-    links: Box<[(u16, u16)]>,
+    links: Box<[(u16, u16); OWN_ORDERS_MAX]>,
     open_count: usize,
     cancellable_count: usize,
     exposure: Exposure,
@@ -219,9 +246,9 @@ impl Orders {
     /// No orders, flat in every instrument.
     pub fn new(instruments: usize) -> Self {
         Self {
-            slots: vec![Slot::Empty; OWN_ORDERS_MAX].into_boxed_slice(),
+            slots: Box::new([Slot::Empty; OWN_ORDERS_MAX]),
             instruments: vec![NOTHING; instruments].into_boxed_slice(),
-            links: vec![(NO_SLOT, NO_SLOT); OWN_ORDERS_MAX].into_boxed_slice(),
+            links: Box::new([(NO_SLOT, NO_SLOT); OWN_ORDERS_MAX]),
             open_count: 0,
             cancellable_count: 0,
             exposure: Exposure::default(),
@@ -275,7 +302,7 @@ impl Orders {
     /// All orders of an instrument that can still trade, in no order that means anything.
     #[inline]
     pub fn of(&self, id: InstrumentId) -> impl Iterator<Item = &OwnOrder> {
-        let in_use = |slot: u16| (slot != NO_SLOT).then_some(usize::from(slot));
+        let in_use = |slot: u16| (slot != NO_SLOT).then_some(slot_of(slot.into()));
         let first = in_use(self.own(id).head);
         std::iter::successors(first, move |slot| in_use(self.links[*slot].1))
             .filter_map(|slot| self.at(slot))
@@ -356,10 +383,13 @@ impl Orders {
     pub fn insert(&mut self, order: OwnOrder) {
         let slot = slot_of(order.user_ref);
         debug_assert!(matches!(self.slots[slot], Slot::Empty));
-        self.work(&order, true);
+        self.shift(&order, Working::default());
         self.link(order.instrument, slot);
-        self.write(&order);
+        self.slots[slot] = Slot::Order(order);
         self.open_count += 1;
+        if let Some(replacement) = order.replacement {
+            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(order.user_ref);
+        }
     }
 
     /// Changes an order by an event; one that is gone is forgotten. `None` if there is no such order or
@@ -370,51 +400,87 @@ impl Orders {
         user_ref: UserRefNum,
         event: impl FnOnce(&mut OwnOrder) -> Event,
     ) -> Option<OwnOrder> {
-        let before = *self.get(user_ref)?;
-        let mut order = before;
-        let event = event(&mut order);
-        order.state = next(order.state, event, order.executed > 0)?;
+        let slot = slot_of(user_ref);
+        let order = match &mut self.slots[slot] {
+            Slot::Order(order) if order.user_ref == user_ref => order,
+            _ => return None,
+        };
+        let before = *order;
+        let event = event(order);
+        let Some(state) = next(before.state, event, order.executed > 0) else {
+            *order = before;
+            return None;
+        };
+        order.state = state;
         order.is_accepted |= event == Event::Accepted;
         if matches!(event, Event::Replaced | Event::ReplacedDead | Event::ReplaceRejected) {
             order.replacement = None;
         }
-        self.work(&before, false);
-        if order.state.is_gone() {
+        let after = *order;
+        if after.state.is_gone() {
+            self.end_work(&after, before.working());
             self.take_out(&before);
             self.open_count -= 1;
         } else {
-            self.work(&order, true);
-            self.put(&before, &order);
+            self.shift(&after, before.working());
+            self.put(&before, &after);
         }
-        Some(order)
+        Some(after)
     }
 
-    /// Puts an order in the place of what it was.
+    /// We sent a replacement of an order that is at rest; of another one, nothing is changed.
+    #[inline]
+    pub(crate) fn replace_sent(&mut self, user_ref: UserRefNum, replacement: Replacement) {
+        let Slot::Order(order) = &mut self.slots[slot_of(user_ref)] else { return };
+        let Some(state) = next(order.state, Event::ReplaceSent, order.executed > 0) else { return };
+        if order.user_ref == user_ref {
+            let before = order.working();
+            (order.state, order.replacement) = (state, Some(replacement));
+            let after = order.working();
+            let own = &mut self.instruments[usize::from(order.instrument.0)];
+            own.widen(order);
+            own.move_working(order.side, before.shares, after.shares);
+            self.exposure.working = self.exposure.working - before.notional + after.notional;
+            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(user_ref);
+        }
+    }
+
+    /// Puts an order that was changed in its slot where it belongs now.
     #[inline]
     fn put(&mut self, before: &OwnOrder, after: &OwnOrder) {
         if before.user_ref != after.user_ref || before.replacement.is_some() {
-            self.take_out(before);
-            self.link(after.instrument, slot_of(after.user_ref));
+            self.put_elsewhere(before, after);
         }
-        self.write(after);
+        if let Some(replacement) = after.replacement {
+            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(after.user_ref);
+        }
+    }
+
+    #[inline(never)]
+    fn put_elsewhere(&mut self, before: &OwnOrder, after: &OwnOrder) {
+        self.take_out(before);
+        let slot = slot_of(after.user_ref);
+        self.link(after.instrument, slot);
+        self.slots[slot] = Slot::Order(*after);
     }
 
     /// Forgets an order without an event.
     pub fn forget(&mut self, user_ref: UserRefNum) {
         if let Some(order) = self.get(user_ref).copied() {
-            self.work(&order, false);
+            self.end_work(&order, order.working());
             self.take_out(&order);
             self.open_count -= 1;
         }
     }
 
     fn rewrite(&mut self, user_ref: UserRefNum, change: impl FnOnce(&mut OwnOrder)) {
-        if let Some(before) = self.get(user_ref).copied() {
-            let mut order = before;
-            change(&mut order);
-            self.work(&before, false);
-            self.work(&order, true);
-            self.put(&before, &order);
+        let Slot::Order(order) = &mut self.slots[slot_of(user_ref)] else { return };
+        if order.user_ref == user_ref {
+            let before = *order;
+            change(order);
+            let after = *order;
+            self.shift(&after, before.working());
+            self.put(&before, &after);
         }
     }
 
@@ -453,15 +519,6 @@ impl Orders {
             self.slots[slot_of(replacement.user_ref)] = Slot::Empty;
         }
         self.unlink(order.instrument, slot);
-    }
-
-    /// Writes an order into its slot, and into that of its replacement that it is one.
-    #[inline]
-    fn write(&mut self, order: &OwnOrder) {
-        self.slots[slot_of(order.user_ref)] = Slot::Order(*order);
-        if let Some(replacement) = order.replacement {
-            self.slots[slot_of(replacement.user_ref)] = Slot::Replacing(order.user_ref);
-        }
     }
 
     /// The number of the first order that is so.
@@ -520,9 +577,9 @@ impl Orders {
     #[inline]
     pub fn mark(&mut self, id: InstrumentId, mark: Price) {
         let position = &mut self.own_mut(id).position;
-        if position.mark != mark {
-            let before = *position;
-            position.mark = mark;
+        let before = *position;
+        position.mark = mark;
+        if before.shares != 0 && before.mark != mark {
             let after = *position;
             self.expose(&before, &after);
         }
@@ -536,27 +593,22 @@ impl Orders {
         self.exposure.gross = gross.saturating_add(new.unsigned_abs()).min(EXPOSURE_MAX);
     }
 
+    /// An order adds something else to what works than before.
     #[inline]
-    fn work(&mut self, order: &OwnOrder, add: bool) {
+    fn shift(&mut self, order: &OwnOrder, before: Working) {
+        let after = order.working();
         let own = &mut self.instruments[usize::from(order.instrument.0)];
-        if add {
-            own.widen(order);
-        }
-        let position = &mut own.position;
-        let working = match order.side {
-            Side::Buy => &mut position.working_buy,
-            Side::Sell => &mut position.working_sell,
-        };
-        let (shares, notional) = (u64::from(order.open_at_most()), order.notional_at_most());
-        let cancellable = usize::from(order.is_cancellable());
-        if add {
-            self.cancellable_count += cancellable;
-            *working += shares;
-            self.exposure.working += notional;
-        } else {
-            self.cancellable_count -= cancellable;
-            *working -= shares;
-            self.exposure.working -= notional;
-        }
+        own.widen(order);
+        own.move_working(order.side, before.shares, after.shares);
+        self.exposure.working = self.exposure.working - before.notional + after.notional;
+        self.cancellable_count = self.cancellable_count - before.cancellable + after.cancellable;
+    }
+
+    /// An order adds nothing any more.
+    #[inline]
+    fn end_work(&mut self, order: &OwnOrder, before: Working) {
+        self.own_mut(order.instrument).move_working(order.side, before.shares, 0);
+        self.exposure.working -= before.notional;
+        self.cancellable_count -= before.cancellable;
     }
 }

@@ -6,6 +6,7 @@ use crate::counters::{Counter, Event};
 use crate::market::{BookError, Change};
 use crate::strategy::Strategy;
 use crate::touch::BBO_HASH_EMPTY;
+use abi::counters::State;
 use abi::mold::Packet;
 
 impl<S: Strategy> Core<S> {
@@ -16,13 +17,36 @@ impl<S: Strategy> Core<S> {
             self.counters.count(Counter::FeedPacketsMalformed);
             return Verdict::Dropped;
         };
+        let Some(end) = self.arbiter.plain_end(&packet) else {
+            return self.on_unusual(line, &packet, datagram, now);
+        };
+        (self.own_session_heard_at, self.feed_heard_at) = (now, now);
+        self.counters.count(Counter::FeedPackets);
+        for bytes in packet.messages() {
+            self.apply_message(bytes);
+        }
+        self.arbiter.advance_plainly(end, now);
+        self.counters.set(Counter::FeedSequence, end);
+        self.after_feed(now);
+        Verdict::Accepted
+    }
+
+    /// A datagram that is not simply the next one.
+    #[inline(never)]
+    fn on_unusual(
+        &mut self,
+        line: Line,
+        packet: &Packet<'_>,
+        datagram: &[u8],
+        now: u64,
+    ) -> Verdict {
         if self.own_session_heard_at == 0 {
             self.own_session_heard_at = now;
         }
         // What is next in sequence is applied, and need not be compared.
-        let before = (!self.arbiter.is_next(&packet)).then(|| self.arbiter.knowledge());
+        let before = (!self.arbiter.is_next(packet)).then(|| self.arbiter.knowledge());
         let was_whole = self.arbiter.is_whole();
-        let applied = self.place(&packet, datagram, now);
+        let applied = self.place(packet, datagram, now);
         let alive = self.own_session_heard_at == now;
         if was_whole && !self.arbiter.is_whole() && self.fed {
             self.counters.count(Counter::FeedGaps);
@@ -150,7 +174,10 @@ impl<S: Strategy> Core<S> {
             self.fed = true;
             self.counters.raise(Event::FeedWhole, self.arbiter.next());
         }
-        self.settle(now);
+        // In trading, nothing else that the feed says changes the state.
+        if self.state != State::Trading || self.is_unsound {
+            self.settle(now);
+        }
         while let Some(id) = self.touch.take_changed() {
             if self.may_trade() {
                 self.run(now, |strategy, view, actions| strategy.on_bbo(view, id, actions));
