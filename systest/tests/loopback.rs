@@ -5,6 +5,7 @@ mod pair;
 
 use abi::control::{ControlPage, Orders};
 use abi::counters::{Counter, State};
+use abi::journal::{Header, Kind, Record, Segment, encode_record};
 use pair::{Bench, programs};
 use std::process::Command;
 use std::time::Duration;
@@ -166,6 +167,21 @@ fn risk_limits_reload_without_a_restart() {
 }
 
 #[test]
+fn the_kill_signal_cancels_everything_when_there_is_no_agent() {
+    let mut bench = Bench::new("signal", 32_800);
+    bench.start_exchange(&["--rate", "500"]);
+    bench.start_engine();
+    bench.wait("it fills", |page| page.get(Counter::Executions) > 0);
+    let pid = bench.engine.as_ref().expect("the engine").id().to_string();
+    assert!(Command::new("kill").args(["-USR1", &pid]).status().is_ok_and(|sent| sent.success()));
+    bench.wait("everything is cancelled", |page| {
+        page.state() == Some(State::Killed) && page.get(Counter::OrdersOpen) == 0
+    });
+    bench.end_engine("-TERM");
+    bench.replay();
+}
+
+#[test]
 fn another_session_of_the_exchange_ends_the_process_for_a_fresh_start() {
     let mut bench = Bench::new("session", 32500);
     bench.start_exchange(&["--rate", "100"]);
@@ -231,6 +247,43 @@ fn bad_input_is_one_line_with_the_remedy() {
         !missing.status.success()
             && String::from_utf8_lossy(&missing.stderr).contains("/nonexistent.itch")
     );
+}
+
+#[test]
+fn a_replay_names_the_first_record_that_differs() {
+    let mut bench = Bench::new("differs", 32_850);
+    bench.start_exchange(&["--rate", "200"]);
+    bench.start_engine();
+    bench.wait("orders are on the disk", |page| {
+        page.get(Counter::OrdersSent) > 5 && page.get(Counter::JournalDurable) > 200
+    });
+    bench.end_engine("-TERM");
+    bench.replay();
+    let path = bench.path("journal").join("00000000.qcj");
+    let mut bytes = std::fs::read(&path).expect("the first segment");
+    let header = Header::decode(&bytes).expect("its header");
+    // Another quantity in an order that was sent, with a checksum that fits.
+    let mut segment = Segment::open(&bytes).expect("its records");
+    let sent = loop {
+        let at = segment.offset();
+        let record = segment.next().expect("an order was sent").expect("a whole record");
+        if record.kind == Kind::SessionSent && record.payload.get(3) == Some(&b'O') {
+            break (at, record.sequence, record.time_ns, record.payload.to_vec());
+        }
+    };
+    let (at, sequence, time_ns, mut payload) = sent;
+    payload[12] ^= 1;
+    let changed = Record { kind: Kind::SessionSent, sequence, time_ns, payload: &payload };
+    encode_record(&changed, header.mark(), &mut bytes[at..]);
+    std::fs::write(&path, bytes).expect("change it");
+    let replay = Command::new(programs().join("quietcore-engine"))
+        .arg("replay")
+        .arg(bench.path("journal"))
+        .output();
+    let replay = replay.expect("replay");
+    let error = String::from_utf8_lossy(&replay.stderr).into_owned();
+    let named = format!("record {sequence}: the replay says");
+    assert!(!replay.status.success() && error.contains(&named), "{named}: {error}");
 }
 
 #[test]

@@ -20,41 +20,69 @@ fn parse(table: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// What strace counted in an engine that trades, and what the engine counted meanwhile. `work` waits for it
+/// to have traded for a while.
+fn count(bench: &Bench, work: impl Fn(&Bench)) -> (BTreeMap<String, u64>, u64) {
+    let page = bench.page().expect("a page");
+    let table = bench.path("strace");
+    let pid = page.word(Word::Pid).to_string();
+    let mut strace = Command::new("strace")
+        .args(["-c", "-f", "-o"])
+        .arg(&table)
+        .args(["-p", &pid])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is missing; make check installs it");
+    let attached = format!("TracerPid:\t{}\n", strace.id());
+    let status = format!("/proc/{pid}/status");
+    bench.wait("strace is attached", |_| {
+        std::fs::read_to_string(&status).is_ok_and(|text| text.contains(&attached))
+    });
+    let before = page.get(Counter::Syscalls);
+    work(bench);
+    let own = page.get(Counter::Syscalls) - before;
+    let ended = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
+    assert!(ended.is_ok_and(|status| status.success()));
+    strace.wait().expect("strace ends");
+    (parse(&std::fs::read_to_string(table).expect("strace's table")), own)
+}
+
+fn more_orders(bench: &Bench, count: u64) {
+    let before = bench.get(Counter::OrdersAccepted);
+    bench.wait("it trades for a while", |page| page.get(Counter::OrdersAccepted) > before + count);
+}
+
 #[test]
 fn the_engine_and_strace_count_the_same() {
     let mut bench = Bench::new("syscalls", 29_750);
     bench.start_exchange(&["--rate", "300"]);
     bench.start_engine();
     bench.wait("it fills", |page| page.get(Counter::Executions) > 5);
-    let page = bench.page().expect("a page");
-    let table = bench.path("strace");
-    let mut strace = Command::new("strace")
-        .args(["-c", "-f", "-o"])
-        .arg(&table)
-        .args(["-p", &page.word(Word::Pid).to_string()])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("strace is missing; make check installs it");
-    let attached = format!("TracerPid:\t{}\n", strace.id());
-    let status = format!("/proc/{}/status", page.word(Word::Pid));
-    bench.wait("strace is attached", |_| {
-        std::fs::read_to_string(&status).is_ok_and(|text| text.contains(&attached))
+    let (mut counted, own) = count(&bench, |bench| {
+        let before = bench.get(Counter::Syscalls);
+        more_orders(bench, 100);
+        bench.wait("many calls", |page| page.get(Counter::Syscalls) > before + 2_000);
     });
-    let before = page.get(Counter::Syscalls);
-    let orders = page.get(Counter::OrdersAccepted);
-    bench.wait("it trades for a while", |page| {
-        page.get(Counter::OrdersAccepted) > orders + 100
-            && page.get(Counter::Syscalls) > before + 2_000
-    });
-    let own = page.get(Counter::Syscalls) - before;
-    let ended = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
-    assert!(ended.is_ok_and(|status| status.success()));
-    strace.wait().expect("strace ends");
-    let table = std::fs::read_to_string(table).expect("strace's table");
-    let mut counted = parse(&table);
     let enters = counted.remove("io_uring_enter").unwrap_or(0);
     // What happened while strace came and went, and what the page does not show yet, is on one side only.
-    assert!(enters.abs_diff(own) <= own / 20, "strace {enters}, the engine {own}:\n{table}");
-    assert!(counted.is_empty(), "other system calls: {table}");
+    assert!(enters.abs_diff(own) <= own / 20, "strace {enters}, the engine {own}");
+    assert!(counted.is_empty(), "other system calls: {counted:?}");
     eprintln!("strace {enters} io_uring_enter, the engine {own}, nothing else");
+}
+
+#[test]
+fn a_thread_of_the_kernels_makes_all_system_calls() {
+    let mut bench = Bench::new("sqpoll", 29_800);
+    let path = bench.path("engine.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let polled = config.replace("[host]", "[host]\ncpu = 1\nsqpoll_cpu = 0");
+    assert_ne!(polled, config);
+    std::fs::write(&path, polled).expect("write the configuration");
+    bench.start_exchange(&["--rate", "300"]);
+    bench.start_engine();
+    bench.wait("it fills", |page| page.get(Counter::Executions) > 5);
+    let (counted, own) = count(&bench, |bench| more_orders(bench, 50));
+    assert_eq!((counted, own), (BTreeMap::new(), 0));
+    bench.end_engine("-TERM");
+    bench.replay();
 }

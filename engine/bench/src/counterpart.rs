@@ -55,11 +55,18 @@ impl Drop for Counterpart {
     }
 }
 
-fn config(line: SocketAddrV4, requests: u16, orders: u16, directory: &Path) -> String {
+fn config(
+    line: SocketAddrV4,
+    requests: u16,
+    orders: u16,
+    directory: &Path,
+    sqpoll: bool,
+) -> String {
+    let sqpoll = if sqpoll { ", sqpoll_cpu = 0" } else { "" };
     let (group, port, directory) = (line.ip(), line.port(), directory.display());
     format!(
         r#"version = 1
-host = {{ contract = "report", cpu = 1 }}
+host = {{ contract = "report", cpu = 1{sqpoll} }}
 feed = {{ line_a = "{group}:{port}", line_b = "{group}:{}", interface = "127.0.0.1", request_server = "127.0.0.1:{requests}" }}
 orders = {{ server = "127.0.0.1:{orders}", username = "quiet", password = "core" }}
 book = {{ symbols = ["AAPL"], orders_max = 65536 }}
@@ -87,7 +94,7 @@ loss_max = 1000000000
 
 impl Counterpart {
     /// Starts an engine and waits for its connection.
-    pub fn start(engine: &Path, backend: &str, journal: bool) -> Result<Self> {
+    pub fn start(engine: &Path, backend: &str, journal: bool, sqpoll: bool) -> Result<Self> {
         let directory =
             std::env::temp_dir().join(format!("quietcore-engine-bench-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
@@ -96,8 +103,9 @@ impl Counterpart {
         let requests = UdpSocket::bind("127.0.0.1:0")?;
         let free = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
         let line = SocketAddrV4::new(Ipv4Addr::new(239, 192, 99, 1), free.min(u16::MAX - 1));
-        let text =
-            config(line, requests.local_addr()?.port(), listener.local_addr()?.port(), &directory);
+        let (requests_port, orders_port) =
+            (requests.local_addr()?.port(), listener.local_addr()?.port());
+        let text = config(line, requests_port, orders_port, &directory, sqpoll);
         let path = directory.join("engine.toml");
         std::fs::write(&path, text)?;
         let control = ControlPage::open(&directory.join("pages/control"))?;

@@ -178,3 +178,56 @@ impl Status {
         self.cross = Some(Cross { kind, price, shares });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::field::{Symbol, Time48};
+
+    #[test]
+    fn collars_last_until_trading_starts_and_the_last_cross_is_kept() {
+        let (stock_locate, tracking_number) = (1, 0);
+        let (timestamp, stock) = (Time48::new(1).unwrap(), Symbol::new("AAPL").unwrap());
+        let mut status = Status::in_state(TradingState::Paused);
+        status.on_collar(&LuldAuctionCollar {
+            stock_locate,
+            tracking_number,
+            timestamp,
+            stock,
+            reference_price: Price(1_000_000),
+            upper_price: Price(1_050_000),
+            lower_price: Price(950_000),
+            extension: 2,
+        });
+        let collar = status.collar.unwrap();
+        assert_eq!(
+            (collar.lower, collar.reference, collar.upper, collar.extension),
+            (Price(950_000), Price(1_000_000), Price(1_050_000), 2)
+        );
+        let cross = |cross_type, shares| CrossTrade {
+            stock_locate,
+            tracking_number,
+            timestamp,
+            shares,
+            stock,
+            cross_price: Price(1_001_000),
+            match_number: 7,
+            cross_type,
+        };
+        [cross(b'O', 500), cross(b'H', 90)].iter().for_each(|cross| status.on_cross(cross));
+        assert_eq!(status.cross, Some(Cross { kind: b'H', price: Price(1_001_000), shares: 90 }));
+        let action = |trading_state| TradingAction {
+            stock_locate,
+            tracking_number,
+            timestamp,
+            stock,
+            trading_state,
+            reserved: b' ',
+            reason: abi::field::Alpha::BLANK,
+        };
+        status.on_action(&action(b'Q'));
+        assert!(status.collar.is_some() && !status.is_trading());
+        status.on_action(&action(b'T'));
+        assert!(status.collar.is_none() && status.is_trading());
+    }
+}

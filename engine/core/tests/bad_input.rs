@@ -1,206 +1,18 @@
 //! Each row of the table "What is done about bad input" in docs/engine.md that the core decides: the counter
 //! and the reaction. The rows about disks and clocks are tested where those are.
 
+mod bench;
+
 use abi::counters::{Counter, State};
-use abi::field::{Alpha, Price, Side, Symbol, Time48};
-use abi::itch::{AddOrder, Message, OrderDelete, OrderExecuted, StockDirectory, TradingAction};
-use abi::mold::{PacketBuilder, Session};
-use abi::ouch::outbound::{self, Accepted, AccountQueryResponse, CancelReject};
-use abi::ouch::{Capacity, CrossType, Display, OrderState, TimeInForce};
-use abi::soup::{LoginAccepted, Packet};
+use abi::field::Side;
+use abi::itch::{Message, OrderExecuted};
+use abi::mold::Session;
+use abi::ouch::outbound::{self, CancelReject};
+use abi::soup::Packet;
+use bench::{Bench, MS, add, bytes, datagram, session, timestamp};
 use engine_core::market::InstrumentId;
-use engine_core::pipeline::{Core, Line, Verdict};
-use engine_core::settings::{BookLimits, Login, RiskLimits, Settings};
-use engine_core::strategy::{Actions, Intent, Strategy, View};
-
-const MS: u64 = 1_000_000;
-const SYMBOLS: [&str; 2] = ["AAPL", "MSFT"];
-
-/// Joins the best bid with ten shares whenever it has no order there.
-struct Joiner;
-
-impl Strategy for Joiner {
-    fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
-        if let (Some(bid), None) = (view.bbo(instrument).bid, view.orders(instrument).next()) {
-            let (side, price, shares) = (Side::Buy, bid.price, 10);
-            actions.push(Intent::Enter { instrument, side, price, shares });
-        }
-    }
-}
-
-/// A core that trades: both instruments have a book, the session stands.
-struct Bench {
-    core: Core<Joiner>,
-    now: u64,
-    next: u64,
-    order_ref: u64,
-}
-
-fn session() -> Session {
-    Session::new("DAY").unwrap()
-}
-
-fn timestamp() -> Time48 {
-    Time48::new(1).unwrap()
-}
-
-impl Bench {
-    fn new() -> Self {
-        let words = [
-            1_000,
-            1,
-            1_000_000,
-            5_000,
-            10_000,
-            64,
-            1 << 30,
-            1 << 30,
-            1_000,
-            0,
-            1_000 * MS,
-            10,
-            1 << 30,
-        ];
-        let risk = RiskLimits::from_words(&words).unwrap();
-        let symbols = SYMBOLS.iter().map(|text| Symbol::new(text).unwrap()).collect();
-        let login = Login::new("user", "pass").unwrap();
-        let book = BookLimits { orders_max: 1_024, levels_max: 16 };
-        let settings = Settings::new(symbols, risk, &[], login, None, book).unwrap();
-        let core = Core::new(settings, Joiner);
-        let mut bench = Self { core, now: 1_000 * MS, next: 1, order_ref: 0 };
-        bench.core.on_session_connected(bench.now);
-        let (session, sequence) = (session(), Alpha::decimal_right(1).unwrap());
-        bench.hear(Packet::LoginAccepted(LoginAccepted { session, sequence }));
-        let account = AccountQueryResponse { timestamp: 1, next_user_ref_num: 1 };
-        bench.answer(outbound::Message::AccountQueryResponse(account));
-        bench.hear(Packet::ServerHeartbeat);
-        for (locate, text) in (1..).zip(SYMBOLS) {
-            let stock = Symbol::new(text).unwrap();
-            let mut directory = [b' '; StockDirectory::LEN];
-            directory[..5].copy_from_slice(&[b'R', 0, locate as u8, 0, 0]);
-            directory[11..19].copy_from_slice(&stock.0);
-            bench.give(&[&directory]);
-            bench.say(&Message::TradingAction(TradingAction {
-                stock_locate: locate,
-                tracking_number: 0,
-                timestamp: timestamp(),
-                stock,
-                trading_state: b'T',
-                reserved: b' ',
-                reason: Alpha::BLANK,
-            }));
-            bench.add(locate, Side::Buy, 1_000_000);
-            bench.add(locate, Side::Sell, 1_000_200);
-        }
-        assert_eq!(bench.core.state(), State::Trading);
-        bench
-    }
-
-    fn get(&self, counter: Counter) -> u64 {
-        self.core.counters.get(counter)
-    }
-
-    fn hear(&mut self, packet: Packet<'_>) {
-        let mut bytes = Vec::new();
-        packet.encode_to(&mut bytes);
-        self.core.on_session_bytes(&bytes, self.now);
-    }
-
-    fn answer(&mut self, message: outbound::Message) {
-        let mut bytes = Vec::new();
-        message.encode_with(&[], &mut bytes);
-        self.hear(Packet::Sequenced(&bytes));
-    }
-
-    fn accept(&mut self, user_ref_num: u32) {
-        self.answer(outbound::Message::Accepted(Accepted {
-            timestamp: 1,
-            user_ref_num,
-            side: abi::ouch::Side::Buy,
-            quantity: 10,
-            symbol: Symbol::new("AAPL").unwrap(),
-            price: abi::ouch::Price(1_000_000),
-            time_in_force: TimeInForce::Day,
-            display: Display::Visible,
-            order_ref: 5,
-            capacity: Capacity::Principal,
-            intermarket_sweep: b'N',
-            cross_type: CrossType::Continuous,
-            order_state: OrderState::Live,
-            cl_ord_id: Alpha::BLANK,
-        }));
-    }
-
-    /// The exchange accepts an order, and cancels it.
-    fn end_order(&mut self, user_ref_num: u32) {
-        self.accept(user_ref_num);
-        let (timestamp, quantity, reason) = (1, 10, b'U');
-        let gone = outbound::Canceled { timestamp, user_ref_num, quantity, reason };
-        self.answer(outbound::Message::Canceled(gone));
-    }
-
-    /// A datagram with these messages, next in sequence.
-    fn give(&mut self, messages: &[&[u8]]) {
-        self.now += MS;
-        let datagram = datagram(session(), self.next, messages);
-        self.next += messages.len() as u64;
-        assert_eq!(self.core.on_feed(Line::A, &datagram, self.now), Verdict::Accepted);
-    }
-
-    fn say(&mut self, message: &Message) {
-        let mut bytes = Vec::new();
-        message.encode_to(&mut bytes);
-        self.give(&[&bytes]);
-    }
-
-    fn add(&mut self, stock_locate: u16, side: Side, price: u32) -> u64 {
-        self.order_ref += 1;
-        self.say(&Message::AddOrder(add(stock_locate, self.order_ref, side, price)));
-        self.order_ref
-    }
-
-    fn delete(&mut self, stock_locate: u16, order_ref: u64) {
-        let (tracking_number, timestamp) = (0, timestamp());
-        let delete = OrderDelete { stock_locate, tracking_number, timestamp, order_ref };
-        self.say(&Message::OrderDelete(delete));
-    }
-
-    /// Types of the OUCH messages that went out since the last call.
-    fn sent(&mut self) -> String {
-        let (mut at, mut types) = (0, String::new());
-        let bytes = std::mem::take(self.core.session_out());
-        while let Some((packet, len)) = Packet::decode(&bytes[at..]).unwrap() {
-            at += len;
-            if let Packet::Unsequenced(message) = packet {
-                types.push(char::from(message[0]));
-            }
-        }
-        types
-    }
-
-    fn is_unsound(&self, instrument: u16) -> bool {
-        self.core.market().status(InstrumentId(instrument)).is_unsound()
-    }
-}
-
-fn datagram(session: Session, sequence: u64, messages: &[&[u8]]) -> Vec<u8> {
-    let mut builder = PacketBuilder::new(session, sequence);
-    messages.iter().for_each(|message| assert!(builder.push(message)));
-    builder.finish()
-}
-
-fn add(stock_locate: u16, order_ref: u64, side: Side, price: u32) -> AddOrder {
-    let (tracking_number, timestamp, shares) = (0, timestamp(), 100);
-    let stock = Symbol::new(SYMBOLS[usize::from(stock_locate) - 1]).unwrap();
-    let price = Price(price);
-    AddOrder { stock_locate, tracking_number, timestamp, order_ref, side, shares, stock, price }
-}
-
-fn bytes(message: &Message) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    message.encode_to(&mut bytes);
-    bytes
-}
+use engine_core::pipeline::{Line, Verdict};
+use engine_core::settings::RiskLimits;
 
 #[test]
 fn what_is_no_datagram_of_the_session_is_skipped_and_another_session_ends_the_process() {
@@ -311,6 +123,16 @@ fn a_crossed_book_is_no_reference() {
 }
 
 #[test]
+fn a_locked_book_is_no_reference() {
+    let mut bench = Bench::new();
+    bench.end_order(2);
+    bench.sent();
+    let refused = bench.get(Counter::RefusedNoReference);
+    bench.add(2, Side::Buy, 1_000_200);
+    assert_eq!((bench.sent().as_str(), bench.get(Counter::RefusedNoReference)), ("", refused + 1));
+}
+
+#[test]
 fn in_a_gap_no_strategy_is_called_and_then_what_is_missing_is_asked_for() {
     let mut bench = Bench::new();
     bench.sent();
@@ -335,14 +157,7 @@ fn a_silent_feed_lets_no_order_out() {
     bench.sent();
     bench.now += 2_000 * MS;
     // The feed is silent; an answer of the exchange calls the strategy.
-    bench.answer(outbound::Message::Executed(outbound::Executed {
-        timestamp: 1,
-        user_ref_num: 1,
-        quantity: 10,
-        price: abi::ouch::Price(1_000_000),
-        liquidity_flag: b'A',
-        match_number: 1,
-    }));
+    bench.execute(1, 10);
     assert_eq!((bench.sent().as_str(), bench.get(Counter::RefusedStale)), ("", 1));
 }
 

@@ -90,6 +90,9 @@ pub struct Host {
     pub cpu: Option<u32>,
     /// The CPUs of the workers that write the journal; absent, all hot CPUs but the hot thread's.
     pub journal_cpus: Option<Vec<u32>>,
+    /// The CPU of a kernel thread that makes the hot thread's system calls for it, and spins like it
+    /// (`IORING_SETUP_SQPOLL`); another than the hot thread's. Absent, the hot thread makes them itself.
+    pub sqpoll_cpu: Option<u32>,
     /// Nothing is sent but cancels while the agent has given no sign of life for so many milliseconds:
     /// 2,000 to 3,600,000. Absent, the engine trades without an agent.
     pub agent_silence_max_ms: Option<u64>,
@@ -352,6 +355,11 @@ impl File {
             && !(2_000..=3_600_000).contains(&ms)
         {
             return key("host.agent_silence_max_ms", &ms, "2000 to 3600000");
+        }
+        if let Some(cpu) = self.host.sqpoll_cpu
+            && self.host.cpu == Some(cpu)
+        {
+            return key("host.sqpoll_cpu", &cpu, "another CPU than host.cpu");
         }
         if !(2..=1000).contains(&self.journal.segments) {
             return key("journal.segments", &self.journal.segments, "2 to 1000");

@@ -3,6 +3,10 @@
 /// Submission queue entries: receives, sends and journal batches of one turn, with room to spare.
 pub const RING_ENTRIES: u32 = 256;
 
+/// How long the kernel's submitting thread spins with nothing to do before it sleeps, and has to be woken by
+/// a system call: ten of the session's heartbeats.
+pub const SQPOLL_IDLE_MS: u32 = 10_000;
+
 /// Completions: one per datagram that can arrive while one turn runs.
 pub const COMPLETIONS: u32 = 4096;
 
@@ -18,8 +22,9 @@ pub const BUFFER_LEN: usize = 2048;
 /// Bytes of the journal's memory: two seconds of a 2 MB/s feed while a disk stalls.
 pub const JOURNAL_MEMORY: usize = 4 << 20;
 
-/// Journal writes under way: a batch each, completed in any order.
-pub const JOURNAL_WRITES_MAX: usize = 256;
+/// Journal writes under way: a batch each, completed in any order. As many as the journal's memory has
+/// blocks: 400 ms of 2,500 orders a second, each with a write of its own, while a disk stalls.
+pub const JOURNAL_WRITES_MAX: usize = JOURNAL_MEMORY / abi::journal::BLOCK_LEN;
 
 /// Of these, kept for what is recorded without asking for room: a lost connection, the kill switch.
 pub const JOURNAL_WRITES_RESERVE: usize = 64;

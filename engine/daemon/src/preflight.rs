@@ -40,6 +40,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         kernel(),
         isolation(config),
         shard(config),
+        sqpoll(config),
         partition(),
         huge_pages(),
         memory_lock(),
@@ -93,6 +94,16 @@ fn shard(config: &Config) -> Option<Finding> {
     workers
         .is_empty()
         .then(|| finding("host.journal_cpus", "no hot CPU is left for the journals", remedy))
+        .flatten()
+}
+
+/// The kernel's submitting thread spins: on a core that is nobody else's.
+fn sqpoll(config: &Config) -> Option<Finding> {
+    let (plan, cpu) = (host::core_plan().ok()?, config.host.sqpoll_cpu?);
+    let fits = plan.hot().contains(cpu) && hot_cpu(config) != Some(cpu);
+    let remedy = format!("set it to one of {} that no hot thread has, or leave it out", plan.hot());
+    (!fits)
+        .then(|| finding("host.sqpoll_cpu", format!("{cpu} is no spare hot core"), remedy))
         .flatten()
 }
 

@@ -259,7 +259,7 @@ fn trade(
     let parts = Parts { config, core, layout: files.layout, page, control, memory, arguments };
     match arguments.backend {
         Backend::IoUring => {
-            let ring = Ring::new(&mut arena, handles)?;
+            let ring = Ring::new(&mut arena, handles, config.host.sqpoll_cpu)?;
             if let Some(spare) = spare_cores(config) {
                 ring.keep_workers_on(spare.iter())?;
             }
@@ -303,17 +303,19 @@ impl Parts<'_> {
     }
 }
 
-/// The hot cores besides the hot thread's own, where the journal's workers run.
+/// The hot cores besides the hot thread's own, where the journal's workers run; they share the core of the
+/// thread that submits only if there is no other.
 fn spare_cores(config: &Config) -> Option<CpuSet> {
     let plan = host::core_plan().ok()?;
     let own = preflight::hot_cpu(config)?;
     let named = config.host.journal_cpus.as_ref();
-    let spare: CpuSet = plan
+    let others: CpuSet = plan
         .hot()
         .iter()
         .filter(|cpu| *cpu != own && named.is_none_or(|named| named.contains(cpu)))
         .collect();
-    (!spare.is_empty()).then_some(spare)
+    let quiet = others.iter().filter(|cpu| Some(*cpu) != config.host.sqpoll_cpu).collect();
+    [quiet, others].into_iter().find(|set| !set.is_empty())
 }
 
 fn introduce(page: &CountersPage, cpu: Option<u32>) {

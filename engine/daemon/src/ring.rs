@@ -1,5 +1,6 @@
 //! The io_uring ring of the hot thread and the buffers that the kernel picks for what it receives.
-//! One issuer, completions run only when this thread asks for them (`DEFER_TASKRUN`).
+//! One issuer. Completions run only when this thread asks for them (`DEFER_TASKRUN`), or on another core
+//! by a thread of the kernel's that submits too (`SQPOLL`).
 #![allow(
     unsafe_code,
     reason = "submission entries name memory; the buffer ring is shared with the kernel"
@@ -7,7 +8,7 @@
 
 use crate::arena::{Arena, Region};
 use crate::host::{self, Signals, SteadyClock, Tsc};
-use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES};
+use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES, SQPOLL_IDLE_MS};
 use crate::net;
 use crate::port::{Completion, Port, SLOT_ORDERS, SLOTS, Token, is_stream};
 use io_uring::types::{BufRingEntry, Fixed, RecvMsgOut};
@@ -91,6 +92,8 @@ pub struct Ring {
     buffer_ring: Region,
     buffers: Region,
     tail: u16,
+    /// A thread of the kernel's submits and completes.
+    is_polled: bool,
     /// `io_uring_enter` calls.
     enters: u64,
     clock: SteadyClock,
@@ -108,18 +111,20 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Sets up the ring for the calling thread, which stays the only one to use it.
+    /// Sets up the ring for the calling thread, which stays the only one to use it. With `sqpoll_cpu`, a
+    /// thread of the kernel's on that CPU makes its system calls.
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn new(arena: &mut Arena, handles: Handles) -> io::Result<Self> {
+    pub fn new(arena: &mut Arena, handles: Handles, sqpoll_cpu: Option<u32>) -> io::Result<Self> {
         let file_slots = SLOT_JOURNAL + handles.journal.len() as u32;
-        let io = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_cqsize(COMPLETIONS)
-            .build(RING_ENTRIES)?;
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_cqsize(COMPLETIONS);
+        match sqpoll_cpu {
+            Some(cpu) => builder.setup_sqpoll(SQPOLL_IDLE_MS).setup_sqpoll_cpu(cpu),
+            None => builder.setup_defer_taskrun().setup_taskrun_flag(),
+        };
+        let io = builder.build(RING_ENTRIES)?;
         io.submitter().register_files_sparse(file_slots)?;
         let entry = size_of::<BufRingEntry>();
         let buffer_ring = arena.take(usize::from(BUFFERS) * entry);
@@ -143,6 +148,7 @@ impl Ring {
             buffer_ring,
             buffers,
             tail: 0,
+            is_polled: sqpoll_cpu.is_some(),
             enters: 0,
             clock: SteadyClock::new(),
             tsc: Tsc::calibrate(),
@@ -232,12 +238,37 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, token: Token, number: u32) -> io::Result<()> {
         let entry = entry.user_data(pack(token, number));
-        if self.io.submission().is_full() {
-            self.enter()?;
+        while self.io.submission().is_full() {
+            self.enter_with(EnterFlags::SQ_WAIT)?;
         }
         // SAFETY: the memory that the entry names lies in a region of the arena or is 'static, and
         // its owner leaves it alone until the completion; regions are never unmapped.
         unsafe { self.io.submission().push(&entry) }.map_err(io::Error::other)
+    }
+}
+
+impl Ring {
+    /// Submits and completes. A thread of the kernel's that does so by itself is woken, and waited for
+    /// with `SQ_WAIT` only.
+    fn enter_with(&mut self, flags: EnterFlags) -> io::Result<()> {
+        self.enters += 1;
+        let waiting = self.io.submission().len() as u32;
+        let flags = EnterFlags::GETEVENTS
+            | if self.is_polled { flags | EnterFlags::SQ_WAKEUP } else { EnterFlags::empty() };
+        // SAFETY: the entries were checked when they were pushed; there is no argument.
+        let entered = unsafe { self.io.submitter().enter::<()>(waiting, 0, flags.bits(), None) };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -344,28 +375,15 @@ impl Port for Ring {
     #[inline]
     fn wants_enter(&mut self) -> bool {
         let queue = self.io.submission();
-        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+        if self.is_polled {
+            !queue.is_empty() && queue.need_wakeup() || queue.cq_overflow()
+        } else {
+            !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+        }
     }
 
     fn enter(&mut self) -> io::Result<()> {
-        self.enters += 1;
-        let waiting = self.io.submission().len() as u32;
-        // SAFETY: the entries were checked when they were pushed; there is no argument.
-        let entered = unsafe {
-            self.io.submitter().enter::<()>(waiting, 0, EnterFlags::GETEVENTS.bits(), None)
-        };
-        match entered {
-            Ok(_) => Ok(()),
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.enter_with(EnterFlags::empty())
     }
 
     #[inline]

@@ -28,6 +28,8 @@ struct Entry {
     server: Option<SocketAddrV4>,
     /// Its hot CPU; left out, one of those that are left.
     cpu: Option<u32>,
+    /// The hot CPU of the kernel's thread that makes its system calls, if there is to be one.
+    sqpoll_cpu: Option<u32>,
 }
 
 /// One shard as a configuration that an engine without shards could run.
@@ -60,9 +62,13 @@ pub fn split(text: &str, path: &Path, cores: &CorePlan) -> Result<Vec<Shard>, Co
     let has = |table: &Table, path: [&str; 2]| {
         table.get(path[0]).and_then(|inner| inner.get(path[1])).is_some()
     };
-    for path in
-        [["book", "symbols"], ["orders", "username"], ["orders", "password"], ["host", "cpu"]]
-    {
+    for path in [
+        ["book", "symbols"],
+        ["orders", "username"],
+        ["orders", "password"],
+        ["host", "cpu"],
+        ["host", "sqpoll_cpu"],
+    ] {
         if has(&table, path) {
             let found = path.join(".");
             return Err(key("shard", found, "stands in each [[shard]] instead; remove it here"));
@@ -98,6 +104,7 @@ pub fn split(text: &str, path: &Path, cores: &CorePlan) -> Result<Vec<Shard>, Co
         .hot()
         .iter()
         .filter(|cpu| !cpus.contains(&Some(*cpu)))
+        .filter(|cpu| !entries.iter().any(|entry| entry.sqpoll_cpu == Some(*cpu)))
         .map(|cpu| Value::Integer(cpu.into()))
         .collect();
     let plain = |(entry, cpu): (&Entry, Option<u32>)| Shard {
@@ -109,7 +116,8 @@ pub fn split(text: &str, path: &Path, cores: &CorePlan) -> Result<Vec<Shard>, Co
 
 /// The hot CPUs in their order, but for those that a shard asks for itself.
 fn choose_cpus(entries: &[Entry], hot: &CpuSet) -> Vec<Option<u32>> {
-    let asked: BTreeSet<u32> = entries.iter().filter_map(|entry| entry.cpu).collect();
+    let asked: BTreeSet<u32> =
+        entries.iter().flat_map(|entry| [entry.cpu, entry.sqpoll_cpu]).flatten().collect();
     let mut left = hot.iter().filter(|cpu| !asked.contains(cpu));
     entries.iter().map(|entry| entry.cpu.or_else(|| left.next())).collect()
 }
@@ -135,6 +143,9 @@ fn plain_text(
     if let Some(cpu) = cpu {
         set(&mut table, "host", "cpu", Value::Integer(cpu.into()));
         set(&mut table, "host", "journal_cpus", Value::Array(spare.to_vec()));
+    }
+    if let Some(cpu) = entry.sqpoll_cpu {
+        set(&mut table, "host", "sqpoll_cpu", Value::Integer(cpu.into()));
     }
     for section in ["journal", "pages"] {
         let directory = table.get(section).and_then(|inner| inner.get("directory"));
