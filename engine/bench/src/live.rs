@@ -1,5 +1,6 @@
 //! The whole engine as a process, side by side with itself over other back ends: a tick goes in by UDP,
-//! the order comes out by TCP. Ticks are sent at intended times, whether the last order came or not.
+//! the order comes out by TCP. A tick is sent at its intended time, or when the order before it has come;
+//! times count from the intended one, so that what an order holds up is not left out.
 
 use crate::counterpart::Counterpart;
 use abi::counters::Counter;

@@ -54,7 +54,10 @@ fn datagram_header() -> &'static libc::msghdr {
     Box::leak(Box::new(header))
 }
 
-/// The network card's time stamp, or else the kernel's.
+/// A card whose clock is further from the kernel's runs by another time scale, or freely.
+const CARD_ERROR_MAX_NS: u64 = 1_000_000;
+
+/// The network card's time stamp if its clock follows the kernel's, or else the kernel's.
 #[inline]
 fn stamp_in(control: &[u8]) -> Option<u64> {
     let word = |at: usize| Some(u64::from_ne_bytes(*control.get(at..)?.first_chunk()?));
@@ -62,7 +65,7 @@ fn stamp_in(control: &[u8]) -> Option<u64> {
     let level_and_type = (libc::SOL_SOCKET as u64) | (libc::SCM_TIMESTAMPING as u64) << 32;
     let time = |at: usize| Some(word(at)? * 1_000_000_000 + word(at + 8)?);
     let (software, hardware) = (time(16)?, time(48)?);
-    let stamp = if hardware > 0 { hardware } else { software };
+    let stamp = if hardware.abs_diff(software) <= CARD_ERROR_MAX_NS { hardware } else { software };
     (kind == level_and_type && stamp > 0).then_some(stamp)
 }
 
@@ -403,5 +406,28 @@ impl Port for Ring {
 
     fn syscalls(&self) -> u64 {
         self.enters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_believed_if_its_clock_follows_the_kernels() {
+        let control = |kind: u64, software: u64, hardware: u64| {
+            let split = |ns: u64| [ns / 1_000_000_000, ns % 1_000_000_000];
+            let ([s, sn], [h, hn]) = (split(software), split(hardware));
+            let words = [CONTROL_LEN as u64, kind, s, sn, 0, 0, h, hn];
+            words.map(u64::to_ne_bytes).concat()
+        };
+        let stamps = libc::SOL_SOCKET as u64 | (libc::SCM_TIMESTAMPING as u64) << 32;
+        let now = 1_700_000_000_123_456_789;
+        assert_eq!(stamp_in(&control(stamps, now, now - 900)), Some(now - 900));
+        assert_eq!(stamp_in(&control(stamps, now, 0)), Some(now), "no card stamps");
+        assert_eq!(stamp_in(&control(stamps, now, now + 37_000_000_000)), Some(now), "TAI");
+        assert_eq!(stamp_in(&control(stamps, now, 55_000)), Some(now), "since the card's start");
+        assert_eq!(stamp_in(&control(1, now, 0)), None);
+        assert_eq!(stamp_in(&[]), None);
     }
 }
