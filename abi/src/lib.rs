@@ -25,6 +25,8 @@ pub mod control;
 pub mod counters;
 /// The buckets of a histogram of times.
 pub mod histogram;
+/// What one host is told: name, networks, cores, clock servers, whom it trusts.
+pub mod hostconfig;
 /// The host plan: which cores are hot, and how a host says so.
 pub mod hostplan;
 /// Journal segments and records.

@@ -2,7 +2,7 @@
 
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
-use agent::{compose, hotpartition, server};
+use agent::{compose, hostconfig, hotpartition, server};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -50,6 +50,8 @@ enum Command {
     },
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
+    /// Put this host's configuration, the credential `quietcore.host`, where it is read, and leave.
+    HostConfig,
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -75,6 +77,12 @@ fn act(command: Command) -> Result<()> {
             journal,
         } => {
             let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
+            // What this host was given comes before what the image says.
+            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            let given = credentials.map(|directory| directory.join("quietcore.compose.yaml"));
+            let compose = given.filter(|path| path.exists()).unwrap_or(compose);
+            let own_plan = hostconfig::Places::default().plan();
+            let host_plan = if own_plan.exists() { own_plan } else { host_plan };
             let paths = Paths {
                 compose,
                 applied,
@@ -98,6 +106,12 @@ fn act(command: Command) -> Result<()> {
                 true => println!("no hot cores: the kernel was booted without nohz_full="),
                 false => println!("isolated partition on CPUs {}", plan.hot()),
             }
+            Ok(())
+        }
+        Command::HostConfig => {
+            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            let said = hostconfig::apply(credentials.as_deref(), &hostconfig::Places::default())?;
+            println!("quietcore: {said}");
             Ok(())
         }
         Command::FetchUpdate => fetch::run(&Places::default()),

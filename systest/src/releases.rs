@@ -85,15 +85,30 @@ pub fn broken(image: &ImageFiles, good: &Path, version: Version, how: Broken) ->
             std::fs::write(directory.join(name), bytes)?;
         }
     }
-    describe(image, &directory, version)?;
+    let own = Signed { variant: "debug", key: "/keys/release.key" };
+    describe(image, &directory, version, own)?;
     Ok(directory)
+}
+
+/// What a release says of itself, and who signs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// Its profile.
+    pub variant: &'a str,
+    /// The private key, as the tools root sees it: below `/keys` or, in the directory itself, `/release`.
+    pub key: &'a str,
 }
 
 /// Writes and signs the description of what lies in a directory.
 ///
 /// # Errors
 /// It can't be signed.
-pub fn describe(image: &ImageFiles, directory: &Path, version: Version) -> Result<()> {
+pub fn describe(
+    image: &ImageFiles,
+    directory: &Path,
+    version: Version,
+    signed: Signed<'_>,
+) -> Result<()> {
     let mut artefacts = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -104,14 +119,14 @@ pub fn describe(image: &ImageFiles, directory: &Path, version: Version) -> Resul
             artefacts.push(Artefact { name, size: bytes.len() as u64, sha256 });
         }
     }
-    let (image_name, variant) = (IMAGE.to_owned(), "debug".to_owned());
+    let (image_name, variant) = (IMAGE.to_owned(), signed.variant.to_owned());
     let release = Release { format: FORMAT, image: image_name, variant, version, artefacts };
     std::fs::write(directory.join("release.json"), serde_json::to_string_pretty(&release)?)?;
-    let signed = image
+    let status = image
         .in_tools(&[(directory, "/release"), (&keys(), "/keys")])
-        .args(["openssl", "pkeyutl", "-sign", "-inkey", "/keys/release.key", "-rawin"])
+        .args(["openssl", "pkeyutl", "-sign", "-inkey", signed.key, "-rawin"])
         .args(["-in", "/release/release.json", "-out", "/release/release.json.sig"])
         .status()?;
-    ensure!(signed.success(), "sign {}", directory.display());
+    ensure!(status.success(), "sign {}", directory.display());
     Ok(())
 }

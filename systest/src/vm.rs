@@ -30,6 +30,12 @@ pub struct Machine {
     pub network: bool,
     /// A restart of the guest is one, instead of the machine's end.
     pub reboots: bool,
+    /// Files in the machine's directory: name and content.
+    pub files: Vec<(&'static str, String)>,
+    /// Credentials for systemd by QEMU's fw_cfg: name, and the file in the machine's directory.
+    pub fw_cfg: Vec<(&'static str, &'static str)>,
+    /// Credentials for systemd by SMBIOS, table 11: `NAME=BASE64`.
+    pub smbios: Vec<String>,
     /// Commands that change the disk first: `$esp` is its ESP, for mtools; `/image`, `/keys` and, with
     /// systemd-repart's definitions, `/slots` are there.
     pub esp: Option<String>,
@@ -47,6 +53,9 @@ impl Default for Machine {
             diskless: false,
             network: false,
             reboots: false,
+            files: Vec::new(),
+            fw_cfg: Vec::new(),
+            smbios: Vec::new(),
             esp: None,
         }
     }
@@ -185,6 +194,9 @@ const ENROL: &str = "; virt-fw-vars --inplace /vm/vars.fd --secure-boot --set-pk
     --add-kek $(cat /keys/owner) /keys/KEK.crt --add-db $(cat /keys/owner) /keys/db.crt 2> /dev/null";
 
 fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()> {
+    for (name, content) in &machine.files {
+        std::fs::write(directory.join(name), content)?;
+    }
     let mut script = String::from("cp /usr/share/OVMF/OVMF_VARS_4M.fd /vm/vars.fd");
     if machine.secure_boot {
         script += ENROL;
@@ -250,6 +262,12 @@ fn arguments(machine: &Machine) -> Vec<String> {
     }
     if machine.kernel.is_some() {
         text += " -kernel /vm/kernel.efi";
+    }
+    for (name, file) in &machine.fw_cfg {
+        text += &format!(" -fw_cfg name=opt/io.systemd.credentials/{name},file=/vm/{file}");
+    }
+    for value in &machine.smbios {
+        text += &format!(" -smbios type=11,value=io.systemd.credential.binary:{value}");
     }
     text.split_whitespace().map(Into::into).collect()
 }

@@ -1,5 +1,6 @@
 //! `qctl`: asks the agent on this host, for people and scripts.
 
+use agent::hostconfig;
 use agent::limits::{HEALTHY_FOR, UPDATE_SILENCE_MAX};
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
@@ -74,6 +75,11 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// A host's configuration.
+    Host {
+        #[command(subcommand)]
+        what: Host,
+    },
     /// Cancel every order and send nothing more, until `qctl resume`.
     Kill,
     /// Cancel working orders and open no new ones, until `qctl resume`.
@@ -88,6 +94,29 @@ enum Command {
         /// NAME=VALUE; none shows all.
         changes: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Host {
+    /// Check the file that a host is to be given as the credential quietcore.host. Asks no agent.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// CPUs of the host, to check its cores too.
+        #[arg(long)]
+        cpus: Option<u32>,
+    },
+}
+
+fn check_host(file: &std::path::Path, cpus: Option<u32>) -> Result<()> {
+    let config = hostconfig::read(file)?;
+    let plan = cpus.map(|cpus| config.check_cpus(cpus)).transpose();
+    let plan = plan.with_context(|| file.display().to_string())?.flatten();
+    let cores = plan.map_or(String::new(), |plan| {
+        format!(" ({} hot, {} for everything else)", plan.hot(), plan.housekeeping())
+    });
+    println!("{}: valid, {}{cores}", file.display(), config.summary());
+    Ok(())
 }
 
 struct Client {
@@ -153,7 +182,11 @@ fn wait(
             Ok(status) if wanted(&status) => {
                 let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
                 let uptime = uptime.split(' ').next().unwrap_or("?");
-                println!("quietcore: {what}, {uptime} s after the kernel started");
+                let names: Vec<_> = status.containers.iter().map(|c| c.name.as_str()).collect();
+                let names = names.join(" ");
+                println!(
+                    "quietcore: {what}, {uptime} s after the kernel started; containers: {names}"
+                );
                 return Ok(());
             }
             other => last = Some(other),
@@ -190,15 +223,11 @@ fn healthy(socket: &PathBuf, timeout: Duration) -> Result<()> {
 
 /// Asks for an update and shows how it goes, until it is staged or has failed.
 fn update(client: &mut Client, url: &str) -> Result<()> {
-    let before = client.status()?.update.progress;
     client.done(&Request::Update { url: url.into() })?;
-    let mut shown = before.clone();
-    let (start, mut last) = (Instant::now(), Instant::now());
+    let (mut shown, mut last) = (Progress::default(), Instant::now());
     loop {
         let progress = client.status()?.update.progress;
-        // The unit takes a moment to start; what it says may be what it said the last time.
-        let is_old = progress == before && start.elapsed() < Duration::from_secs(5);
-        if progress != shown || !is_old {
+        if progress != shown {
             let Progress { stage, version, detail } = &progress;
             let version = version.map_or(String::new(), |version| format!(" {version}"));
             match stage {
@@ -207,11 +236,9 @@ fn update(client: &mut Client, url: &str) -> Result<()> {
                     println!("staged{version}: {detail}; qctl reboot starts it");
                     return Ok(());
                 }
-                _ if progress != shown => println!("{stage:?}{version}: {detail}"),
-                _ => {}
+                _ => println!("{stage:?}{version}: {detail}"),
             }
-            last = if progress == shown { last } else { Instant::now() };
-            shown = progress;
+            (shown, last) = (progress, Instant::now());
         }
         if last.elapsed() > UPDATE_SILENCE_MAX {
             bail!(
@@ -257,6 +284,7 @@ fn act(arguments: &Arguments) -> Result<()> {
             return wait(socket, seconds(timeout), "ready", |status| status.ready);
         }
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
+        Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
         _ => {}
     }
     let mut client = Client::connect(&arguments.socket)?;
@@ -280,7 +308,7 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Update { url: Some(url) } => update(&mut client, url)?,
         Command::Update { url: None } => show_update(&client.status()?),
         Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
-        Command::Ready { .. } | Command::Healthy { .. } => {}
+        Command::Ready { .. } | Command::Healthy { .. } | Command::Host { .. } => {}
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The agent's side of updates: starts the units, knows how it went, restarts the host.
 
 use super::history::{History, boot_id};
-use super::{Places, Progress, Request, Running, fetch};
+use super::{Places, Progress, Request, Running, Stage, fetch, told};
 use crate::files::write_whole;
 use crate::status::Engine;
 use anyhow::{Context, Result, ensure};
@@ -72,7 +72,9 @@ pub async fn start(places: &Places, url: &str) -> Result<()> {
     let request = serde_json::to_string(&Request { url: url.into() })?;
     write_whole(&places.request, &request)?;
     info!(url, "update from {url}");
-    systemctl(&["start", "--no-block", UNIT]).await
+    let detail = format!("{url} was asked for");
+    Progress { stage: Stage::Fetching, version: None, detail }.write(&places.asking)?;
+    told(&places.asking, systemctl(&["start", "--no-block", UNIT]).await)
 }
 
 /// Restarts the host. Its orders are cancelled by the engine's end; a position stays where it is.

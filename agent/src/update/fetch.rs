@@ -41,10 +41,12 @@ pub fn check_url(url: &str) -> Result<()> {
 }
 
 impl Server {
-    fn new(url: &str) -> Result<Self> {
+    fn new(url: &str, own_authorities: &Path) -> Result<Self> {
         check_url(url)?;
         let mut tls = TlsConfig::builder();
-        if let Ok(pem) = std::fs::read(AUTHORITIES) {
+        let read = |path: &Path| std::fs::read(path).unwrap_or_default();
+        let pem = [read(Path::new(AUTHORITIES)), read(own_authorities)].concat();
+        if !pem.is_empty() {
             let certificates = parse_pem(&pem).filter_map(|item| match item {
                 Ok(PemItem::Certificate(certificate)) => Some(certificate),
                 _ => None,
@@ -97,7 +99,7 @@ fn work(places: &Places) -> Result<()> {
     };
     tell(None, format!("{RELEASE} from {}", request.url), Stage::Fetching)?;
     let judge = Judge::of(places)?;
-    let server = Server::new(&request.url)?;
+    let server = Server::new(&request.url, &places.own_authorities)?;
     let (text, signature) = (server.get(RELEASE)?, server.get(SIGNATURE)?);
     let release = judge.admit(&text, &signature)?;
     let directory = &places.staging;
@@ -285,11 +287,11 @@ mod tests {
     fn what_is_broken_off_goes_on_where_it_was() {
         let content: &[u8] = &[7; 10_000];
         let directory = directory("fetch-on");
-        let server = Server::new(&serve(content, 4_000, true)).unwrap();
+        let server = Server::new(&serve(content, 4_000, true), Path::new("")).unwrap();
         fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap();
         assert_eq!(std::fs::read(directory.join("part")).unwrap(), content);
         // It is there: nobody is asked again.
-        let nobody = Server::new("http://127.0.0.1:9/").unwrap();
+        let nobody = Server::new("http://127.0.0.1:9/", Path::new("")).unwrap();
         fetch(&nobody, &artefact(content), &directory, |_| Ok(())).unwrap();
         std::fs::remove_dir_all(directory).unwrap();
     }
@@ -298,15 +300,15 @@ mod tests {
     fn other_bytes_and_a_server_without_ranges() {
         let content: &[u8] = &[7; 10_000];
         let directory = directory("fetch-other");
-        let server = Server::new(&serve(&[8; 10_000], 10_000, true)).unwrap();
+        let server = Server::new(&serve(&[8; 10_000], 10_000, true), Path::new("")).unwrap();
         let error = fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("not those that were signed"), "{error:#}");
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "nothing is left of it");
-        let server = Server::new(&serve(&[7; 10_001], 10_001, false)).unwrap();
+        let server = Server::new(&serve(&[7; 10_001], 10_001, false), Path::new("")).unwrap();
         let error = fetch_on(&server, &artefact(content), &directory.join("x"), |_| Ok(()));
         assert!(error.unwrap_err().to_string().contains("more than was signed"));
         std::fs::write(directory.join("part.partial"), [7; 100]).unwrap();
-        let server = Server::new(&serve(content, 10_000, false)).unwrap();
+        let server = Server::new(&serve(content, 10_000, false), Path::new("")).unwrap();
         fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap();
         assert_eq!(std::fs::read(directory.join("part")).unwrap(), content);
         std::fs::remove_dir_all(directory).unwrap();

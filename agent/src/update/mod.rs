@@ -22,14 +22,20 @@ use std::path::{Path, PathBuf};
 pub struct Places {
     /// What was fetched.
     pub staging: PathBuf,
-    /// The public key of who makes releases.
+    /// The public key of who makes releases: the image's.
     pub key: PathBuf,
+    /// The one that this host was given instead, if it is there.
+    pub own_key: PathBuf,
+    /// Who vouches for HTTPS servers, if this host was told.
+    pub own_authorities: PathBuf,
     /// What runs.
     pub os_release: PathBuf,
     /// See [`history::History`].
     pub history: PathBuf,
     /// What the agent asks for.
     pub request: PathBuf,
+    /// That it has asked: what the units said before is about something else.
+    pub asking: PathBuf,
     /// How far the fetching unit is.
     pub fetching: PathBuf,
     /// How far the installing unit is.
@@ -45,9 +51,12 @@ impl Default for Places {
         Self {
             staging: "/var/lib/quietcore/update".into(),
             key: "/usr/share/quietcore/release.pub".into(),
+            own_key: crate::hostconfig::Places::default().release_key(),
+            own_authorities: crate::hostconfig::Places::default().authorities(),
             os_release: "/usr/lib/os-release".into(),
             history: "/var/lib/quietcore/agent/updates.json".into(),
             request: "/run/quietcore/agent/update.json".into(),
+            asking: "/run/quietcore/agent/asking.json".into(),
             fetching: "/run/quietcore/fetch/progress.json".into(),
             installing: "/run/quietcore/install/progress.json".into(),
             blessed: "/run/quietcore/blessed".into(),
@@ -140,15 +149,15 @@ impl Progress {
             .with_context(|| format!("write {}", path.display()))
     }
 
-    /// The younger of what the two units said.
+    /// The youngest of what the agent and the two units said.
     pub fn read(places: &Places) -> Self {
         let read = |path: &PathBuf| {
             let at = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
             let progress: Self = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
             Some((at, progress))
         };
-        let both = [read(&places.fetching), read(&places.installing)];
-        let youngest = both.into_iter().flatten().max_by_key(|(at, _)| *at);
+        let said = [&places.asking, &places.fetching, &places.installing].map(read);
+        let youngest = said.into_iter().flatten().max_by_key(|(at, _)| *at);
         youngest.map(|(_, progress)| progress).unwrap_or_default()
     }
 }
@@ -165,6 +174,27 @@ pub(crate) fn told(path: &Path, work: Result<()>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_before_the_last_question_does_not_count() {
+        let directory = std::env::temp_dir().join(format!("quietcore-said-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let [asking, fetching, installing] =
+            ["asking", "fetching", "installing"].map(|name| directory.join(name));
+        let places = Places { asking, fetching, installing, ..Places::default() };
+        let say = |path: &Path, stage, detail: &str, at: u64| {
+            Progress { stage, version: None, detail: detail.into() }.write(path).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        assert_eq!(Progress::read(&places).stage, Stage::None);
+        say(&places.installing, Stage::Failed, "an older release", 1);
+        say(&places.asking, Stage::Fetching, "another was asked for", 2);
+        assert_eq!(Progress::read(&places).stage, Stage::Fetching);
+        say(&places.fetching, Stage::Fetched, "here it is", 3);
+        assert_eq!(Progress::read(&places).detail, "here it is");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 
     #[test]
     fn os_release_says_what_runs() {

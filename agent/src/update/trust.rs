@@ -27,11 +27,12 @@ impl Judge {
     /// # Errors
     /// A part of it can't be read.
     pub fn of(places: &Places) -> Result<Self> {
-        let key = std::fs::read_to_string(&places.key);
-        let key = key.with_context(|| format!("read {}", places.key.display()))?;
+        let path = if places.own_key.exists() { &places.own_key } else { &places.key };
+        let key = std::fs::read_to_string(path);
+        let key = key.with_context(|| format!("read {}", path.display()))?;
         Ok(Self {
             key: VerifyingKey::from_public_key_pem(&key)
-                .with_context(|| format!("{}: no Ed25519 public key", places.key.display()))?,
+                .with_context(|| format!("{}: no Ed25519 public key", path.display()))?,
             running: Running::read(&places.os_release)?,
             history: History::read(&places.history)?,
         })
@@ -45,7 +46,7 @@ impl Judge {
         let signature =
             Signature::from_slice(signature).context("the signature is not 64 bytes")?;
         self.key.verify_strict(text, &signature).context(
-            "the release is not signed by the key of this image; look at where it comes from",
+            "the release is not signed by the key of this host; look at where it comes from",
         )?;
         let release: Release = serde_json::from_slice(text).context(RELEASE)?;
         release.check()?;

@@ -35,6 +35,9 @@ const NETBOOT_ROOT: &str = "/root.erofs";
 /// The program that the root is handed over to.
 const INIT: &str = "/usr/lib/systemd/systemd";
 
+/// Where systemd looks for credentials that came from the ESP (systemd.exec(5), `ImportCredential=`).
+const ENCRYPTED_CREDENTIALS: &str = "/run/credentials/@encrypted";
+
 /// One sentence on what failed and why.
 type Failure = String;
 
@@ -57,11 +60,13 @@ fn restart(failure: &str) -> ! {
 fn hand_over() -> Result<Infallible, Failure> {
     mount_kernel_file_systems()?;
     if Path::new(NETBOOT_ROOT).exists() {
+        keep_credentials()?;
         load_modules()?;
         return switch_root(&loopdevice::over(Path::new(NETBOOT_ROOT))?);
     }
     let cmdline = fs::read_to_string("/proc/cmdline").map_err(failed("read /proc/cmdline"))?;
     let root_hash = verity::RootHash::from_cmdline(&cmdline)?;
+    keep_credentials()?;
     load_modules()?;
     let (data, hash) = partitions::wait_for(&root_hash, ROOT_WAIT)?;
     let table = verity::read_superblock(&hash)?.table(&data, &hash, &root_hash);
@@ -86,6 +91,31 @@ fn mount_kernel_file_systems() -> Result<(), Failure> {
         let data = (kind == "tmpfs").then_some("mode=0755");
         mount(Some(kind), target, Some(kind), flags, data)
             .map_err(failed(format!("mount {target}")))?;
+    }
+    Ok(())
+}
+
+/// Credentials that systemd-stub found on the ESP go where systemd looks for those that it has to decrypt and
+/// authenticate first: whoever can write to the ESP could have put them there.
+fn keep_credentials() -> Result<(), Failure> {
+    let target = Path::new(ENCRYPTED_CREDENTIALS);
+    for directory in ["/.extra/credentials", "/.extra/global_credentials"] {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let Some(name) = path.file_stem().filter(|_| path.extension() == Some("cred".as_ref()))
+            else {
+                continue;
+            };
+            fs::create_dir_all(target).map_err(failed(ENCRYPTED_CREDENTIALS))?;
+            // The first one of a name counts: that of this UKI before that of all.
+            if !target.join(name).exists() {
+                fs::copy(&path, target.join(name)).map_err(failed(path.display()))?;
+            }
+        }
+    }
+    if target.exists() {
+        let private = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+        fs::set_permissions(target, private).map_err(failed(ENCRYPTED_CREDENTIALS))?;
     }
     Ok(())
 }
@@ -125,7 +155,16 @@ fn switch_root(device: &Path) -> Result<Infallible, Failure> {
         .map_err(failed("open /dev/console"))?;
     nix::unistd::dup2_stdout(&console).map_err(failed("set up the console"))?;
     let init = CString::new(Path::new(INIT).as_os_str().as_bytes()).map_err(failed(INIT))?;
-    nix::unistd::execv(&init, &[&init]).map_err(failed(format!("start {INIT}")))
+    let mut environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        })
+        .collect();
+    if Path::new(ENCRYPTED_CREDENTIALS).exists() {
+        let told = format!("ENCRYPTED_CREDENTIALS_DIRECTORY={ENCRYPTED_CREDENTIALS}");
+        environment.extend(CString::new(told));
+    }
+    nix::unistd::execve(&init, &[&init], &environment).map_err(failed(format!("start {INIT}")))
 }
 
 /// Gives the initrd's memory back; what can't be removed stays.

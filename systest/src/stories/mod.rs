@@ -5,6 +5,10 @@
 mod containers;
 /// A damaged data partition.
 mod data;
+/// The kernel's settings, judged by a checker.
+mod hardening;
+/// A host's configuration, by credentials.
+mod hostconfig;
 /// The image: what is in it, and what happens when a byte of it changes.
 mod image;
 /// The hot cores are quiet, and without the isolation words they are not.
@@ -54,6 +58,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("container-comes-back", containers::killed_container_comes_back),
     ("kill-switch", trading::kill_switch_cancels_everything),
     ("recording", trading::recording_is_traded_state_for_state),
+    ("kernel-hardening", hardening::kernel_is_hardened),
 ];
 
 /// Stories that boot, or do not boot, a machine of their own.
@@ -67,6 +72,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
+    ("host-config", hostconfig::credentials_make_a_host),
     ("readme", readme::commands_work),
 ];
 

@@ -4,11 +4,11 @@
 use super::{Booted, READY_LIMIT, Verdict, boot};
 use crate::checkout::{ImageFiles, root};
 use crate::http;
-use crate::releases::{Broken, broken, build, describe, version_after};
+use crate::releases::{Broken, Signed, broken, build, describe, version_after};
 use crate::vm::Machine;
 use abi::release::Version;
 use anyhow::{Context, Result, bail, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A version that falls back has three boots, each as long as it takes to fail.
@@ -16,6 +16,13 @@ const FALLBACK_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Fetching and writing under TCG.
 const UPDATE_LIMIT: Duration = Duration::from_secs(300);
+
+/// Files to be laid over the root of a release that is as good as the others, and not the same.
+fn another(directory: &Path) -> Result<()> {
+    let share = directory.join("usr/share/quietcore");
+    std::fs::create_dir_all(&share)?;
+    Ok(std::fs::write(share.join("another"), "another root\n")?)
+}
 
 /// A configuration that no host of the stories can hold: the engine's preflight refuses it.
 fn too_large(directory: &Path) -> Result<()> {
@@ -77,40 +84,73 @@ impl Host {
         bail!("{expected} does not run after {} s", limit.as_secs())
     }
 
-    /// A release that breaks at its boot: after so many tries the host is back on `good` by itself, and does not
+    /// A release that breaks at its boot: after its tries the host is back on `good` by itself, and does not
     /// take it again.
-    fn falls_back(
-        &mut self,
-        release: &Path,
-        version: Version,
-        good: Version,
-        tries: u32,
-    ) -> Result<()> {
-        self.stage(release)?;
+    fn falls_back(&mut self, bad: &Bad, good: Version) -> Result<()> {
+        self.stage(&bad.release)?;
+        let (version, tries) = (bad.version, bad.tries);
         let fewer = format!(
             "set -e; mkdir -p /run/esp; mount /dev/disk/by-partlabel/esp /run/esp; cd /run/esp/EFI/Linux; ls *+3-0.efi; test {tries} = 3 || mv quietcore_{version}+3-0.efi quietcore_{version}+{tries}-0.efi; cd /; umount /run/esp"
         );
         self.booted.shell.check(&fewer, Duration::from_secs(60))?;
+        let before = self.booted.vm.console().len();
         self.restart(good, FALLBACK_LIMIT)?;
+        let console = self.booted.vm.console();
+        let seen = console[before..].matches(bad.words).count();
+        ensure!(seen >= tries, "the console says {:?} {seen} times, not {tries}", bad.words);
         let status = self.booted.shell.status()?;
         let failed = status["update"]["failed"].as_array().context("failed versions")?;
         ensure!(failed.contains(&version.to_string().into()), "failed here: {failed:?}");
-        let why = self.refused(release)?;
+        let why = self.refused(&bad.release)?;
         ensure!(why.contains("was tried on this host and failed"), "refused, but: {why}");
         Ok(())
     }
 }
 
+/// A release that breaks at its boot.
+struct Bad {
+    release: PathBuf,
+    version: Version,
+    /// Boots that it gets.
+    tries: usize,
+    /// What the console says each time.
+    words: &'static str,
+}
+
 /// The story.
 pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdict> {
-    let versions = (1..=4).map(version_after).collect::<Result<Vec<_>>>()?;
-    let [good, bad_root, bad_preflight, bad_initrd] = versions[..] else { bail!("four versions") };
+    let versions = (1..=5).map(version_after).collect::<Result<Vec<_>>>()?;
+    let [good, bad_root, bad_preflight, bad_initrd, other] = versions[..] else {
+        bail!("five versions")
+    };
     let scratch = root().join("target/releases/extra");
-    too_large(&scratch)?;
+    let _ = std::fs::remove_dir_all(&scratch);
+    too_large(&scratch.join("preflight"))?;
+    another(&scratch.join("other"))?;
     let good_release = build(good, None)?;
-    let preflight = build(bad_preflight, Some(&scratch))?;
-    let roots = broken(image, &preflight, bad_root, Broken::Root)?;
-    let initrd = broken(image, &preflight, bad_initrd, Broken::Initrd)?;
+    // What is broken is good otherwise: nothing else can make it fall back.
+    let whole = build(other, Some(&scratch.join("other")))?;
+    let bads = [
+        // All three boots once; to the others one is left from the start, to save time.
+        Bad {
+            release: broken(image, &whole, bad_root, Broken::Root)?,
+            version: bad_root,
+            tries: 3,
+            words: "is corrupted",
+        },
+        Bad {
+            release: build(bad_preflight, Some(&scratch.join("preflight")))?,
+            version: bad_preflight,
+            tries: 1,
+            words: "this version is not healthy",
+        },
+        Bad {
+            release: broken(image, &whole, bad_initrd, Broken::Initrd)?,
+            version: bad_initrd,
+            tries: 1,
+            words: "the root is not there after",
+        },
+    ];
     let port = http::serve(root().join("target/releases"))?;
     let machine = Machine { network: true, reboots: true, ..Machine::default() };
     let mut host = Host { booted: boot(image, &machine)?, port };
@@ -128,41 +168,62 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     let list = host.booted.shell.check(entries, Duration::from_secs(60))?;
     ensure!(list.contains(&format!("quietcore_{good}.efi")), "it is not blessed: {list}");
     let mut seconds = Vec::new();
-    // All three boots once; to the others one is left from the start, to save time.
-    for (release, version, tries) in
-        [(&roots, bad_root, 3), (&preflight, bad_preflight, 1), (&initrd, bad_initrd, 1)]
-    {
+    for bad in &bads {
         let start = Instant::now();
-        let fell = host.falls_back(release, version, good, tries);
-        fell.with_context(|| release.display().to_string())?;
+        let fell = host.falls_back(bad, good);
+        fell.with_context(|| bad.release.display().to_string())?;
         seconds.push(start.elapsed().as_secs());
     }
     Ok(Verdict::Proved(format!(
-        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a stranger's signature, another profile and a lower version are refused"
+        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a changed release, a stranger's signature, another profile, the same and a lower version are refused"
     )))
 }
 
 /// Releases that are not for this host.
 fn refuse_strangers(image: &ImageFiles, host: &mut Host, good: &Path) -> Result<()> {
     let directory = root().join("target/releases/refused");
+    let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory)?;
-    let refuse = |host: &mut Host, text: &str, words: &str| -> Result<()> {
-        std::fs::write(directory.join("release.json"), text)?;
+    let text = std::fs::read_to_string(good.join("release.json"))?;
+    std::fs::write(
+        directory.join("release.json"),
+        text.replace("\"format\": 1", "\"format\":  1"),
+    )?;
+    std::fs::copy(good.join("release.json.sig"), directory.join("release.json.sig"))?;
+    let mut refuse = |words: &str| -> Result<()> {
         let why = host.refused(&directory)?;
         ensure!(why.contains(words), "refused, but not because {words}: {why}");
         Ok(())
     };
-    let text = std::fs::read_to_string(good.join("release.json"))?;
-    std::fs::copy(good.join("release.json.sig"), directory.join("release.json.sig"))?;
-    refuse(host, &text.replace("\"format\": 1", "\"format\":  1"), "not signed")?;
-    // The version that runs, signed.
-    let running = version_after(0)?;
-    for name in ["efi", "root-x86-64.", "root-x86-64-verity."] {
-        let end = if name == "efi" { String::new() } else { format!("{}.raw", "0".repeat(32)) };
-        std::fs::write(directory.join(format!("quietcore_{running}.{name}{end}")), "x")?;
+    refuse("not signed")?;
+    let made = image
+        .in_tools(&[(&directory, "/release")])
+        .args(["openssl", "genpkey", "-algorithm", "ed25519", "-out", "/release/stranger.key"])
+        .status()?;
+    ensure!(made.success(), "make a stranger's key");
+    let own = Signed { variant: "debug", key: "/keys/release.key" };
+    let stranger = Signed { key: "/release/stranger.key", ..own };
+    let production = Signed { variant: "production", ..own };
+    let (running, newer) = (version_after(0)?, version_after(9)?);
+    let lower: Version = "0.0.1".parse()?;
+    for (version, signed, words) in [
+        (newer, stranger, "not signed"),
+        (newer, production, "profile production"),
+        (running, own, "is not newer"),
+        (lower, own, "is not newer"),
+    ] {
+        for name in ["efi", "root-x86-64.", "root-x86-64-verity."] {
+            let end = if name == "efi" { String::new() } else { format!("{}.raw", "0".repeat(32)) };
+            std::fs::write(directory.join(format!("quietcore_{version}.{name}{end}")), "x")?;
+        }
+        describe(image, &directory, version, signed)?;
+        refuse(words)?;
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "key") {
+                std::fs::remove_file(path)?;
+            }
+        }
     }
-    describe(image, &directory, running)?;
-    let signed = std::fs::read_to_string(directory.join("release.json"))?;
-    refuse(host, &signed, "is not newer")?;
     Ok(std::fs::remove_dir_all(&directory)?)
 }

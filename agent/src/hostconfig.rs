@@ -1,0 +1,119 @@
+//! The early step that puts a host's configuration where it is read: for systemd's daemons below `/run/systemd`,
+//! for the agent below `/run/quietcore/host`. What can't be used is refused whole, and the host asks DHCP.
+
+use abi::hostconfig::{HOST_CONFIG_LEN_MAX, HostConfig};
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+
+/// The credential.
+pub const CREDENTIAL: &str = "quietcore.host";
+
+/// Where things are put.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// For systemd's daemons.
+    pub systemd: PathBuf,
+    /// For the agent and the update's units.
+    pub host: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { systemd: "/run/systemd".into(), host: "/run/quietcore/host".into() }
+    }
+}
+
+impl Places {
+    /// The cores that the host is to have.
+    pub fn plan(&self) -> PathBuf {
+        self.host.join("host-plan.toml")
+    }
+
+    /// Who signs releases for this host.
+    pub fn release_key(&self) -> PathBuf {
+        self.host.join("release.pub")
+    }
+
+    /// Who vouches for HTTPS servers.
+    pub fn authorities(&self) -> PathBuf {
+        self.host.join("authorities.pem")
+    }
+}
+
+/// Reads and checks a file.
+///
+/// # Errors
+/// One line: the file, what is wrong, the remedy.
+pub fn read(path: &Path) -> Result<HostConfig> {
+    let named = || path.display().to_string();
+    let len = path.metadata().with_context(named)?.len();
+    ensure!(len <= HOST_CONFIG_LEN_MAX as u64, "{}: {len} bytes, at most 65536", named());
+    let text = std::fs::read_to_string(path).with_context(named)?;
+    HostConfig::parse(&text).with_context(named)
+}
+
+/// Applies the credential of this unit, if it was given one. Says what it did.
+///
+/// # Errors
+/// The credential is no host configuration, or a file can't be written. Nothing is changed then.
+pub fn apply(credentials: Option<&Path>, places: &Places) -> Result<String> {
+    let path = credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists());
+    let Some(path) = path else { return Ok("no host configuration, network by DHCP".into()) };
+    let config = read(&path)?;
+    for (name, text) in config.files() {
+        write(&places.systemd.join(name), &text)?;
+    }
+    let trust = config.trust();
+    for (path, text) in [
+        (places.plan(), config.plan_text()),
+        (places.release_key(), trust.release_key.clone()),
+        (places.authorities(), trust.authorities.clone()),
+    ] {
+        if let Some(text) = text {
+            write(&path, &text)?;
+        }
+    }
+    if let Some(name) = config.hostname() {
+        nix::unistd::sethostname(name).context("set the host's name")?;
+    }
+    Ok(config.summary())
+}
+
+/// Below `/run`, which no power cut outlives. Everybody may read it: nothing in it is secret.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let named = || format!("write {}", path.display());
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(named)?;
+    }
+    std::fs::write(path, text).with_context(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_applied_whole_or_not_at_all() {
+        let directory = std::env::temp_dir().join(format!("quietcore-host-{}", std::process::id()));
+        let (systemd, host) = (directory.join("systemd"), directory.join("host"));
+        let places = Places { systemd, host };
+        std::fs::create_dir_all(&directory).unwrap();
+        let credential = directory.join(CREDENTIAL);
+        let said = apply(Some(&directory), &places).unwrap();
+        assert_eq!(said, "no host configuration, network by DHCP");
+        let text = "version = 1\n[cores]\nhot = \"2-N\"\n[[network]]\ninterface = \"eth0\"\n";
+        std::fs::write(&credential, text).unwrap();
+        let error = format!("{:#}", apply(Some(&directory), &places).unwrap_err());
+        assert!(error.contains("quietcore.host: network") && error.contains("dhcp"), "{error}");
+        assert!(!places.plan().exists() && !places.systemd.exists());
+        std::fs::write(&credential, format!("{text}dhcp = true\n")).unwrap();
+        assert_eq!(
+            apply(Some(&directory), &places).unwrap(),
+            "host without a name, 1 interfaces, hot cores 2-N"
+        );
+        assert!(places.plan().exists() && !places.release_key().exists());
+        let network = places.systemd.join("network/10-quietcore-00.network");
+        assert!(std::fs::read_to_string(network).unwrap().contains("Name=eth0"));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,117 @@
+//! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep stands with its
+//! reason in `kernel-config/hardening.toml`, and nothing else is found.
+
+use super::{Booted, Verdict};
+use crate::checkout::{ImageFiles, root};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// `image/hardening` says so when its mirror has the checker no more.
+const NOT_TO_BE_HAD: i32 = 3;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    reason: String,
+    names: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Finding {
+    option_name: String,
+    check_result_bool: bool,
+}
+
+fn kept() -> Result<BTreeSet<String>> {
+    let path = root().join("kernel-config/hardening.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut names = BTreeSet::new();
+    for kept in file.kept {
+        ensure!(!kept.reason.is_empty(), "{:?} have no reason", kept.names);
+        for name in kept.names {
+            ensure!(names.insert(name.clone()), "{name} is kept twice");
+        }
+    }
+    Ok(names)
+}
+
+/// What is found and not kept, and what is kept and not found.
+fn differences(findings: &[Finding], kept: &BTreeSet<String>) -> (Vec<String>, Vec<String>) {
+    let failed = findings.iter().filter(|finding| !finding.check_result_bool);
+    let failed: BTreeSet<String> = failed.map(|finding| finding.option_name.clone()).collect();
+    (failed.difference(kept).cloned().collect(), kept.difference(&failed).cloned().collect())
+}
+
+/// Every setting as `sysctl -a` would print it: there is no such program on the image.
+const SYSCTL: &str = r#"cd /proc/sys; find . -type f -readable | while read -r file; do
+    name=${file#./}; if read -r value < "$file"; then echo "${name//\//.} = $value"; fi 2> /dev/null
+done; true"#;
+
+/// The story.
+pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
+    let image = ImageFiles::find("debug")?;
+    let directory = booted.vm.directory.join("hardening");
+    std::fs::create_dir_all(&directory)?;
+    let cmdline = booted.shell.check("cat /proc/cmdline", LIMIT)?;
+    std::fs::write(directory.join("cmdline"), cmdline.trim())?;
+    std::fs::write(directory.join("sysctl"), booted.shell.check(SYSCTL, LIMIT)?)?;
+    let packages = std::fs::read_to_string(image.directory.join("packages"))?;
+    let judged = Command::new(root().join("image/hardening"))
+        .args([image.tools.as_os_str(), packages.trim().as_ref(), directory.as_os_str()])
+        .output()
+        .context("start image/hardening")?;
+    let said = String::from_utf8_lossy(&judged.stderr).trim().to_string();
+    if judged.status.code() == Some(NOT_TO_BE_HAD) {
+        return Ok(Verdict::Skipped(said));
+    }
+    ensure!(judged.status.success(), "image/hardening: {said}");
+    let findings: Vec<Finding> =
+        serde_json::from_str(&std::fs::read_to_string(directory.join("result.json"))?)?;
+    let kept = kept()?;
+    let (new, gone) = differences(&findings, &kept);
+    ensure!(new.is_empty(), "found, and not in kernel-config/hardening.toml: {}", new.join(", "));
+    ensure!(gone.is_empty(), "kept, but not found any more: {}", gone.join(", "));
+    let vulnerable = "grep -L -e '^Not affected' -e '^Mitigation' /sys/devices/system/cpu/vulnerabilities/* || true";
+    let vulnerable = booted.shell.check(vulnerable, LIMIT)?;
+    let unsigned = "cp /usr/lib/modules/*/kernel/drivers/block/loop.ko* /run/ 2> /dev/null; cd /run; xz -d loop.ko.xz 2> /dev/null; truncate -s -60 loop.ko; insmod loop.ko 2>&1";
+    let refused = booted.shell.run(unsigned, LIMIT)?;
+    ensure!(refused.code != 0, "a module without a signature was loaded");
+    let count = findings.len();
+    Ok(Verdict::Proved(format!(
+        "{count} checks, {} kept with a reason, no other finding; a module whose signature was cut off is refused ({}); not mitigated on this CPU: {}",
+        kept.len(),
+        refused.text.trim(),
+        if vulnerable.trim().is_empty() { "nothing" } else { vulnerable.trim() },
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kept_finding_has_a_reason_and_others_are_told() {
+        let kept = kept().unwrap();
+        assert!(kept.contains("lockdown"));
+        let finding = |name: &str, ok| Finding { option_name: name.into(), check_result_bool: ok };
+        let mut findings: Vec<_> = kept.iter().map(|name| finding(name, false)).collect();
+        findings.push(finding("kernel.other", true));
+        assert_eq!(differences(&findings, &kept), (vec![], vec![]));
+        findings.push(finding("kernel.new", false));
+        findings.retain(|finding| finding.option_name != "lockdown");
+        let names = |name: &str| vec![name.to_string()];
+        assert_eq!(differences(&findings, &kept), (names("kernel.new"), names("lockdown")));
+    }
+}
