@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image release audit keys reproducible story sim backtest bench report setup clean
+.PHONY: help run test check image release audit lock reproduce keys reproducible story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -18,7 +18,10 @@ help:
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
-	@echo 'make release PROFILE=...    a signed release in target/releases; VERSION=1.2.3 for another version'
+	@echo 'make release PROFILE=...    a signed release in target/releases; VERSION=1.2.3 for another version;'
+	@echo '                            BUNDLE=bundle.tar of a release builds without a network'
+	@echo 'make reproduce MANIFEST=...  a release built again from what it says it is made of, and compared'
+	@echo 'make lock                   write image/packages.lock: the Debian packages as the mirror has them now'
 	@echo 'make audit MANIFEST=... DEBIAN=tracker.json RUSTSEC=directory   what is known against a release'
 	@echo '     WAIVERS=file.toml FAIL_AT=high   what is let pass, and what is not'
 	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
@@ -50,6 +53,13 @@ audit: setup
 	@$(CARGO) build --quiet --locked -p describe
 	@target/debug/quietcore-describe gate --manifest $(MANIFEST) --debian $(DEBIAN) --rustsec $(RUSTSEC) \
 	    $(if $(WAIVERS),--waivers $(WAIVERS)) $(if $(FAIL_AT),--fail-at $(FAIL_AT))
+
+lock: setup
+	@./image/as-root image/lock
+
+reproduce: setup
+	@[ -n "$(MANIFEST)" ] || { echo 'make reproduce: give MANIFEST=manifest.json of a release' >&2; exit 2; }
+	@./image/as-root image/reproduce $(MANIFEST)
 
 keys: setup
 	@./image/as-root image/build keys

@@ -69,6 +69,9 @@ struct Described {
     /// Its version.
     #[arg(long)]
     image_version: String,
+    /// The keys that it is signed with: the public halves are inputs.
+    #[arg(long)]
+    keys: PathBuf,
     /// The files of the release.
     #[arg(long)]
     release: PathBuf,
@@ -116,6 +119,13 @@ fn describe(arguments: &Described) -> Result<()> {
         "commit": commit()?,
         "rustc": output("rustc", &["--version"])?,
         "kernel": kernel.map(|package| &package.version),
+        "kernel_config_sha256": parts::kernel_config(&arguments.packages)?,
+        "inputs": {
+            "packages.lock": parts::hash_of(Path::new("image/packages.lock"))?,
+            "Cargo.lock": parts::hash_of(Path::new("Cargo.lock"))?,
+            "db.crt": parts::hash_of(&arguments.keys.join("db.crt"))?,
+            "release.pub": parts::hash_of(&arguments.keys.join("release.pub"))?,
+        },
         "packages": packages,
         "tools": tools,
         "crates": crates.all(),

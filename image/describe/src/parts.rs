@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A Debian package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,12 +26,6 @@ impl Package {
         let same = || (self.name.as_str(), self.version.as_str());
         self.source.as_ref().map_or_else(same, |(name, version)| (name, version))
     }
-
-    /// The name of its file, as APT keeps it.
-    fn file(&self) -> String {
-        let version = self.version.replace(':', "%3a");
-        format!("{}_{version}_{}.deb", self.name, self.architecture)
-    }
 }
 
 #[derive(Deserialize)]
@@ -46,23 +40,49 @@ struct BasePackage {
     architecture: String,
 }
 
+/// Name, version and architecture.
+type Key = (String, String, String);
+
+/// The packages whose files are in a directory.
+fn kept(directory: &Path) -> Result<BTreeMap<Key, PathBuf>> {
+    let named = || format!("read {}", directory.display());
+    let mut packages = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let text = path.to_str().context("a package's path is no text")?;
+            let format = "--showformat=${Package} ${Version} ${Architecture}";
+            let said = crate::output("dpkg-deb", &["--show", format, text])?;
+            let mut words = said.split(' ').map(str::to_owned);
+            let (Some(name), Some(version), Some(architecture)) =
+                (words.next(), words.next(), words.next())
+            else {
+                bail!("{text}: dpkg-deb says {said:?}");
+            };
+            packages.insert((name, version, architecture), path);
+        }
+    }
+    Ok(packages)
+}
+
 /// The packages of the image with the hashes of their files.
-pub fn image_packages(manifest: &Path, kept: &Path) -> Result<Vec<Package>> {
+pub fn image_packages(manifest: &Path, directory: &Path) -> Result<Vec<Package>> {
     let text = std::fs::read_to_string(manifest);
     let text = text.with_context(|| format!("read {}", manifest.display()))?;
     let base: Base = serde_json::from_str(&text).with_context(|| manifest.display().to_string())?;
+    let kept = kept(directory)?;
     let package = |package: BasePackage| -> Result<Package> {
         let BasePackage { name, version, architecture } = package;
-        let mut package = Package { name, version, architecture, sha256: None, source: None };
-        let path = kept.join(package.file());
-        let bytes = std::fs::read(&path).with_context(|| {
-            format!("{}: this package's file is not kept; build the base anew", path.display())
+        let key = (name.clone(), version.clone(), architecture.clone());
+        let path = kept.get(&key).with_context(|| {
+            let directory = directory.display();
+            format!("{directory}: {name} {version} is not kept there; build the base anew")
         })?;
-        package.sha256 = Some(hex(&Sha256::digest(&bytes)));
-        let path = path.to_str().context("a package's path is no text")?;
-        let field = crate::output("dpkg-deb", &["--field", path, "Source"])?;
-        package.source = source(&field, &package.version);
-        Ok(package)
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        let text = path.to_str().context("a package's path is no text")?;
+        let field = crate::output("dpkg-deb", &["--field", text, "Source"])?;
+        let (sha256, source) = (Some(hex(&Sha256::digest(&bytes))), source(&field, &version));
+        Ok(Package { name, version, architecture, sha256, source })
     };
     let mut packages = base.packages.into_iter().map(package).collect::<Result<Vec<_>>>()?;
     packages.sort();
@@ -75,6 +95,22 @@ fn source(field: &str, version: &str) -> Option<(String, String)> {
     let name = words.next()?.to_owned();
     let own = words.next().map(|word| word.trim_matches(['(', ')']).to_owned());
     Some((name, own.unwrap_or_else(|| version.to_owned())))
+}
+
+/// A file's SHA-256.
+pub fn hash_of(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(hex(&Sha256::digest(&bytes)))
+}
+
+/// The SHA-256 of the configuration that the image's kernel was built with, from the kernel's package.
+pub fn kernel_config(directory: &Path) -> Result<String> {
+    let script = "for file in \"$0\"/linux-image-6*.deb; do dpkg-deb --fsys-tarfile \"$file\" | \
+                  tar -x --to-stdout --wildcards './boot/config-*' | sha256sum; done | tail -n 1";
+    let text = directory.to_str().context("the packages' path is no text")?;
+    let said = crate::output("sh", &["-euc", script, text])?;
+    let hash = said.split(' ').next().filter(|hash| hash.len() == 64);
+    Ok(hash.with_context(|| format!("{text}: no kernel's configuration"))?.to_owned())
 }
 
 /// The packages of the tools root, by dpkg's own list.
@@ -149,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_are_found_by_their_files_names() {
+    fn a_package_names_its_source() {
         let package = Package {
             name: "bsdutils".into(),
             version: "1:2.41.5-0+deb13u1".into(),
@@ -159,7 +195,6 @@ mod tests {
         };
         assert_eq!(package.source(), ("util-linux", "2.41.5-0+deb13u1"));
         assert_eq!(source("", "1"), None);
-        assert_eq!(package.file(), "bsdutils_1%3a2.41.5-0+deb13u1_amd64.deb");
     }
 
     #[test]
