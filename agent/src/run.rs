@@ -421,6 +421,7 @@ impl Agent {
             ready: trading && running && partition,
             healthy: engines.len() == expected && running && partition,
             update: ask::Update::read(&self.paths.update),
+            sealed: status::is_sealed(),
             partition,
             engines,
             cores: self.core_status.clone(),

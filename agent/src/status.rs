@@ -18,6 +18,8 @@ pub struct Status {
     pub healthy: bool,
     /// The operating system's own version.
     pub update: Update,
+    /// Whether the data partition is sealed by a TPM.
+    pub sealed: bool,
     /// Whether the isolated partition stands.
     pub partition: bool,
     /// The engines that run: one, or one for each shard.
@@ -131,6 +133,13 @@ impl Engine {
     pub fn counter(&self, name: &str) -> i128 {
         self.counters.get(name).copied().unwrap_or(0)
     }
+}
+
+/// Whether `/var` is on a partition that a TPM opens: device mapper has it under the name `var`.
+pub fn is_sealed() -> bool {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let names = entries.map(|entry| std::fs::read_to_string(entry.path().join("dm/name")));
+    names.flatten().any(|name| name.trim() == "var")
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the engine's pages.

@@ -10,7 +10,9 @@ pub fn page(status: &Status, colour: bool) -> String {
         |words: &str| if colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_string() };
     let readiness = if status.ready { "trading" } else { "not ready" };
     let on_trial = if status.update.on_trial { ", on trial" } else { "" };
-    let _ = writeln!(text, "{}  {}  {readiness}{on_trial}", bold("Quietcore"), status.version);
+    let sealed = if status.sealed { "" } else { ", data not sealed (no TPM)" };
+    let title = bold("Quietcore");
+    let _ = writeln!(text, "{title}  {}  {readiness}{on_trial}{sealed}", status.version);
     status.engines.iter().for_each(|engine| show_engine(&mut text, engine, &bold));
     if status.engines.is_empty() {
         let _ = writeln!(text, "\nengine: not running");

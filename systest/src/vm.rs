@@ -26,6 +26,8 @@ pub struct Machine {
     pub secure_boot: bool,
     /// No disk at all.
     pub diskless: bool,
+    /// A TPM 2.0 (swtpm), whose state stays in the machine's directory.
+    pub tpm: bool,
     /// A network card, behind a router of QEMU's: the host's loopback is at 10.0.2.2.
     pub network: bool,
     /// A restart of the guest is one, instead of the machine's end.
@@ -51,6 +53,7 @@ impl Default for Machine {
             flip: None,
             secure_boot: false,
             diskless: false,
+            tpm: false,
             network: false,
             reboots: false,
             files: Vec::new(),
@@ -109,15 +112,21 @@ impl Vm {
         std::fs::create_dir_all(&directory)?;
         let (accel, accel_reason) = accel::choose(image, &directory)?;
         prepare(image, machine, &directory)?;
-        let mut command = image.in_tools(&[(&directory, "/vm"), (&image.directory, "/image")]);
-        command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
-        let log = std::fs::File::create(directory.join("qemu.log"))?;
-        // A group of its own: the terminal's Ctrl-C is ours to handle.
-        let command =
-            command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let started = Instant::now();
-        let qemu = command.spawn().context("start QEMU")?;
-        Ok(Self { qemu, directory, started, accel, accel_reason })
+        let qemu = power_on(image, machine, &directory, accel)?;
+        Ok(Self { qemu, directory, started: Instant::now(), accel, accel_reason })
+    }
+
+    /// Cuts the power and switches it on again, with the same disk, firmware variables and TPM.
+    ///
+    /// # Errors
+    /// QEMU can't be started.
+    pub fn cut_power(&mut self, image: &ImageFiles, machine: &Machine) -> Result<()> {
+        self.qemu.kill().context("end QEMU")?;
+        self.qemu.wait()?;
+        place_kernel(machine, &self.directory)?;
+        self.qemu = power_on(image, machine, &self.directory, self.accel)?;
+        self.started = Instant::now();
+        Ok(())
     }
 
     /// What the guest wrote to its serial line, and QEMU to its own output.
@@ -174,6 +183,37 @@ impl Vm {
     }
 }
 
+/// The TPM in the background, then QEMU in the place of the shell.
+const WITH_TPM: &str = "mkdir -p /vm/tpm; rm -f /vm/tpm.sock
+    swtpm socket --tpm2 --tpmstate dir=/vm/tpm --ctrl type=unixio,path=/vm/tpm.sock --terminate --daemon
+    exec \"$@\" -chardev socket,id=tpm,path=/vm/tpm.sock -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0";
+
+fn power_on(
+    image: &ImageFiles,
+    machine: &Machine,
+    directory: &Path,
+    accel: Accel,
+) -> Result<Child> {
+    let mut command = image.in_tools(&[(directory, "/vm"), (&image.directory, "/image")]);
+    if machine.tpm {
+        command.args(["sh", "-euc", WITH_TPM, "with-tpm"]);
+    }
+    command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
+    let log = std::fs::File::create(directory.join("qemu.log"))?;
+    // A group of its own: the terminal's Ctrl-C is ours to handle.
+    let command =
+        command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("start QEMU")
+}
+
+/// The UKI to boot, where QEMU finds it.
+fn place_kernel(machine: &Machine, directory: &Path) -> Result<()> {
+    if let Some(kernel) = &machine.kernel {
+        std::fs::copy(kernel, directory.join("kernel.efi"))?;
+    }
+    Ok(())
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
         // in-tools passes the end of its parent on to QEMU (unshare --kill-child).
@@ -225,10 +265,7 @@ fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()
         bytes.resize((bytes.len() + 2).next_multiple_of(512), 0);
         std::fs::write(directory.join("capture.img"), bytes)?;
     }
-    if let Some(kernel) = &machine.kernel {
-        std::fs::copy(kernel, directory.join("kernel.efi"))?;
-    }
-    Ok(())
+    place_kernel(machine, directory)
 }
 
 fn arguments(machine: &Machine) -> Vec<String> {

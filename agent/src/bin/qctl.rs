@@ -185,7 +185,8 @@ fn wait(
                 let names: Vec<_> = status.containers.iter().map(|c| c.name.as_str()).collect();
                 let names = names.join(" ");
                 println!(
-                    "quietcore: {what}, {uptime} s after the kernel started; containers: {names}"
+                    "quietcore: {what}, {uptime} s after the kernel started; containers: {names}; data {}",
+                    if status.sealed { "sealed" } else { "not sealed" }
                 );
                 return Ok(());
             }

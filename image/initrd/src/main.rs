@@ -1,8 +1,9 @@
 //! The initrd's only program: loads the listed modules, finds the root partition that `roothash=` names,
-//! opens it with dm-verity, hands over to it. In a netboot UKI the root lies beside it, under the UKI's signature. Reboots on any failure, so that boot counting can go on to
-//! the other version; never waits for a person.
+//! opens it with dm-verity, hands over to it. In a netboot UKI the root lies beside it, under the UKI's signature.
+//! Reboots on any failure, so that boot counting can go on to the other version; never waits for a person.
 
 mod devicemapper;
+mod extra;
 mod gpt;
 mod loopdevice;
 mod partitions;
@@ -35,9 +36,6 @@ const NETBOOT_ROOT: &str = "/root.erofs";
 /// The program that the root is handed over to.
 const INIT: &str = "/usr/lib/systemd/systemd";
 
-/// Where systemd looks for credentials that came from the ESP (systemd.exec(5), `ImportCredential=`).
-const ENCRYPTED_CREDENTIALS: &str = "/run/credentials/@encrypted";
-
 /// One sentence on what failed and why.
 type Failure = String;
 
@@ -59,14 +57,13 @@ fn restart(failure: &str) -> ! {
 
 fn hand_over() -> Result<Infallible, Failure> {
     mount_kernel_file_systems()?;
+    extra::keep()?;
     if Path::new(NETBOOT_ROOT).exists() {
-        keep_credentials()?;
         load_modules()?;
         return switch_root(&loopdevice::over(Path::new(NETBOOT_ROOT))?);
     }
     let cmdline = fs::read_to_string("/proc/cmdline").map_err(failed("read /proc/cmdline"))?;
     let root_hash = verity::RootHash::from_cmdline(&cmdline)?;
-    keep_credentials()?;
     load_modules()?;
     let (data, hash) = partitions::wait_for(&root_hash, ROOT_WAIT)?;
     let table = verity::read_superblock(&hash)?.table(&data, &hash, &root_hash);
@@ -91,31 +88,6 @@ fn mount_kernel_file_systems() -> Result<(), Failure> {
         let data = (kind == "tmpfs").then_some("mode=0755");
         mount(Some(kind), target, Some(kind), flags, data)
             .map_err(failed(format!("mount {target}")))?;
-    }
-    Ok(())
-}
-
-/// Credentials that systemd-stub found on the ESP go where systemd looks for those that it has to decrypt and
-/// authenticate first: whoever can write to the ESP could have put them there.
-fn keep_credentials() -> Result<(), Failure> {
-    let target = Path::new(ENCRYPTED_CREDENTIALS);
-    for directory in ["/.extra/credentials", "/.extra/global_credentials"] {
-        let Ok(entries) = fs::read_dir(directory) else { continue };
-        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            let Some(name) = path.file_stem().filter(|_| path.extension() == Some("cred".as_ref()))
-            else {
-                continue;
-            };
-            fs::create_dir_all(target).map_err(failed(ENCRYPTED_CREDENTIALS))?;
-            // The first one of a name counts: that of this UKI before that of all.
-            if !target.join(name).exists() {
-                fs::copy(&path, target.join(name)).map_err(failed(path.display()))?;
-            }
-        }
-    }
-    if target.exists() {
-        let private = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
-        fs::set_permissions(target, private).map_err(failed(ENCRYPTED_CREDENTIALS))?;
     }
     Ok(())
 }
@@ -160,8 +132,8 @@ fn switch_root(device: &Path) -> Result<Infallible, Failure> {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         })
         .collect();
-    if Path::new(ENCRYPTED_CREDENTIALS).exists() {
-        let told = format!("ENCRYPTED_CREDENTIALS_DIRECTORY={ENCRYPTED_CREDENTIALS}");
+    if Path::new(extra::CREDENTIALS).exists() {
+        let told = format!("ENCRYPTED_CREDENTIALS_DIRECTORY={}", extra::CREDENTIALS);
         environment.extend(CString::new(told));
     }
     nix::unistd::execve(&init, &[&init], &environment).map_err(failed(format!("start {INIT}")))

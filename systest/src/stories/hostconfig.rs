@@ -24,7 +24,8 @@ servers = ["10.0.2.2"]
 const ONTO_THE_ESP: &str = "systemd-creds encrypt --with-key=null --name=quietcore.host /vm/host.toml /vm/host.cred 2> /dev/null; \
     mmd -D s $esp ::/loader/credentials; mcopy -o $esp /vm/host.cred ::/loader/credentials/quietcore.host.cred";
 
-fn base64(text: &str) -> Result<String> {
+/// As credentials in SMBIOS have it.
+pub fn base64(text: &str) -> Result<String> {
     let mut child =
         Command::new("base64").arg("-w0").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().context("base64's input")?;

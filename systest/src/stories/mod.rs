@@ -15,6 +15,8 @@ mod image;
 mod quiet;
 /// The README's commands.
 mod readme;
+/// Data that a TPM seals.
+mod sealed;
 /// Secure Boot with our own keys.
 mod secureboot;
 /// The engine trades: background flow, a real recording, the kill switch.
@@ -68,6 +70,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("secure-boot", secureboot::signed_boots),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
     ("damaged-data", data::damaged_data_never_hangs_a_host),
+    ("sealed", sealed::data_is_sealed),
     ("netboot", image::boots_without_a_disk),
     ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
