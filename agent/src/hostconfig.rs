@@ -3,14 +3,31 @@
 
 use abi::hostconfig::{HOST_CONFIG_LEN_MAX, HostConfig};
 use anyhow::{Context, Result, ensure};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The credential.
 pub const CREDENTIAL: &str = "quietcore.host";
 
+/// Where systemd puts what lies in a directory of credentials that units load as `esp`.
+pub fn esp_name(name: &str) -> String {
+    format!("esp_{name}")
+}
+
+/// A credential of this process: from SMBIOS or fw_cfg, or else from the ESP.
+pub fn credential(directory: &Path, name: &str) -> Option<PathBuf> {
+    [directory.join(name), directory.join(esp_name(name))].into_iter().find(|path| path.exists())
+}
+
 /// Where things are put.
 #[derive(Debug, Clone)]
 pub struct Places {
+    /// Credentials that our init found on the ESP, encrypted.
+    pub encrypted: PathBuf,
+    /// The same for units, decrypted. Root's own.
+    pub decrypted: PathBuf,
     /// For systemd's daemons.
     pub systemd: PathBuf,
     /// For the agent and the update's units.
@@ -19,7 +36,12 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Self { systemd: "/run/systemd".into(), host: "/run/quietcore/host".into() }
+        Self {
+            encrypted: "/run/quietcore/esp".into(),
+            decrypted: "/run/quietcore/credentials".into(),
+            systemd: "/run/systemd".into(),
+            host: "/run/quietcore/host".into(),
+        }
     }
 }
 
@@ -52,12 +74,41 @@ pub fn read(path: &Path) -> Result<HostConfig> {
     HostConfig::parse(&text).with_context(named)
 }
 
+/// Decrypts and authenticates what came from the ESP, for units to load. What can't be is named and left.
+///
+/// # Errors
+/// The directory for them can't be made.
+pub fn take_from_esp(places: &Places) -> Result<Vec<String>> {
+    let target = &places.decrypted;
+    std::fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+    std::fs::set_permissions(target, Permissions::from_mode(0o700))?;
+    let entries = std::fs::read_dir(&places.encrypted).into_iter().flatten().flatten();
+    let mut refused = Vec::new();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let output = Command::new("systemd-creds")
+            .args(["decrypt", &format!("--name={name}")])
+            .arg(entry.path())
+            .arg(target.join(&name))
+            .output()
+            .context("start systemd-creds")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let why =
+                said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+            refused.push(format!("{name} from the ESP is not taken: {}", why.trim()));
+        }
+    }
+    Ok(refused)
+}
+
 /// Applies the credential of this unit, if it was given one. Says what it did.
 ///
 /// # Errors
 /// The credential is no host configuration, or a file can't be written. Nothing is changed then.
 pub fn apply(credentials: Option<&Path>, places: &Places) -> Result<String> {
-    let path = credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists());
+    let own = credentials.and_then(|directory| credential(directory, CREDENTIAL));
+    let path = own.or_else(|| credential(&places.decrypted, CREDENTIAL));
     let Some(path) = path else { return Ok("no host configuration, network by DHCP".into()) };
     let config = read(&path)?;
     for (name, text) in config.files() {
@@ -96,7 +147,8 @@ mod tests {
     fn a_credential_is_applied_whole_or_not_at_all() {
         let directory = std::env::temp_dir().join(format!("quietcore-host-{}", std::process::id()));
         let (systemd, host) = (directory.join("systemd"), directory.join("host"));
-        let places = Places { systemd, host };
+        let (encrypted, decrypted) = (directory.join("encrypted"), directory.join("decrypted"));
+        let places = Places { encrypted, decrypted, systemd, host };
         std::fs::create_dir_all(&directory).unwrap();
         let credential = directory.join(CREDENTIAL);
         let said = apply(Some(&directory), &places).unwrap();

@@ -79,8 +79,9 @@ fn act(command: Command) -> Result<()> {
             let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
             // What this host was given comes before what the image says.
             let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-            let given = credentials.map(|directory| directory.join("quietcore.compose.yaml"));
-            let compose = given.filter(|path| path.exists()).unwrap_or(compose);
+            let name = "quietcore.compose.yaml";
+            let given = credentials.and_then(|directory| hostconfig::credential(&directory, name));
+            let compose = given.unwrap_or(compose);
             let own_plan = hostconfig::Places::default().plan();
             let host_plan = if own_plan.exists() { own_plan } else { host_plan };
             let paths = Paths {
@@ -110,8 +111,11 @@ fn act(command: Command) -> Result<()> {
         }
         Command::HostConfig => {
             let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-            let said = hostconfig::apply(credentials.as_deref(), &hostconfig::Places::default())?;
-            println!("quietcore: {said}");
+            let places = hostconfig::Places::default();
+            for refused in hostconfig::take_from_esp(&places)? {
+                eprintln!("quietcore: {refused}");
+            }
+            println!("quietcore: {}", hostconfig::apply(credentials.as_deref(), &places)?);
             Ok(())
         }
         Command::FetchUpdate => fetch::run(&Places::default()),

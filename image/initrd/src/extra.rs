@@ -1,13 +1,16 @@
 //! What systemd-stub leaves beside us in `/.extra`, kept for systemd, which never sees the initrd (systemd-stub(7)).
 
 use super::{Failure, failed};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Where systemd looks for credentials that it has to decrypt and authenticate before it uses them
-/// (systemd.exec(5), `ImportCredential=`).
-pub const CREDENTIALS: &str = "/run/credentials/@encrypted";
+/// Where quietcore-host.service finds them, decrypts and authenticates them. systemd itself is not told of them: it would
+/// then ask neither SMBIOS nor fw_cfg (`import_credentials` in its src/core/import-creds.c), and it hides its own
+/// directory of encrypted ones from every unit.
+const CREDENTIALS: &str = "/run/quietcore/esp";
 
 /// Those of this UKI, and those of all; the first one of a name counts.
 const CREDENTIALS_FROM: [&str; 2] = ["/.extra/credentials", "/.extra/global_credentials"];
@@ -25,14 +28,20 @@ pub fn keep() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever can write to the ESP could have put them there: nothing here believes them.
+/// Whoever can write to the ESP could have put others there, for systemd's own units (`tmpfiles.extra` and the like).
+fn is_ours(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"quietcore.")
+}
+
 fn keep_credentials() -> Result<(), Failure> {
     let target = Path::new(CREDENTIALS);
     for directory in CREDENTIALS_FROM {
         let Ok(entries) = fs::read_dir(directory) else { continue };
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let is_one = path.extension() == Some("cred".as_ref());
-            let Some(name) = path.file_stem().filter(|_| is_one) else { continue };
+            let Some(name) = path.file_stem().filter(|name| is_one && is_ours(name)) else {
+                continue;
+            };
             fs::create_dir_all(target).map_err(failed(CREDENTIALS))?;
             if !target.join(name).exists() {
                 fs::copy(&path, target.join(name)).map_err(failed(path.display()))?;
@@ -44,4 +53,14 @@ fn keep_credentials() -> Result<(), Failure> {
         fs::set_permissions(target, private).map_err(failed(CREDENTIALS))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_what_configures_a_host_is_kept() {
+        let kept = |name: &str| super::is_ours(name.as_ref());
+        assert!(kept("quietcore.host"));
+        assert!(!kept("tmpfiles.extra") && !kept("sysctl.extra") && !kept("xquietcore.host"));
+    }
 }

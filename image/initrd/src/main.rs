@@ -127,16 +127,7 @@ fn switch_root(device: &Path) -> Result<Infallible, Failure> {
         .map_err(failed("open /dev/console"))?;
     nix::unistd::dup2_stdout(&console).map_err(failed("set up the console"))?;
     let init = CString::new(Path::new(INIT).as_os_str().as_bytes()).map_err(failed(INIT))?;
-    let mut environment: Vec<CString> = std::env::vars_os()
-        .filter_map(|(name, value)| {
-            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-        })
-        .collect();
-    if Path::new(extra::CREDENTIALS).exists() {
-        let told = format!("ENCRYPTED_CREDENTIALS_DIRECTORY={}", extra::CREDENTIALS);
-        environment.extend(CString::new(told));
-    }
-    nix::unistd::execve(&init, &[&init], &environment).map_err(failed(format!("start {INIT}")))
+    nix::unistd::execv(&init, &[&init]).map_err(failed(format!("start {INIT}")))
 }
 
 /// Gives the initrd's memory back; what can't be removed stays.
