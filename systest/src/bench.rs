@@ -190,6 +190,12 @@ fn image() -> Result<Map<String, Value>> {
     figures.insert("root_bytes".into(), json!(image.len_of(|name| name.contains("root-x86-64."))?));
     let initrd = root().join("target/image/debug.initrd/initrd.cpio.zst");
     figures.insert("initrd_bytes".into(), json!(initrd.metadata().context("the initrd")?.len()));
+    // The last comparison of two builds was from nothing.
+    let cold = std::fs::read_to_string(root().join("target/reports/reproducible.json"));
+    let cold = cold.ok().and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
+    if let Some(seconds) = cold.as_ref().and_then(|report| report.get("build_seconds_cold")) {
+        figures.insert("build_seconds_cold".into(), seconds.clone());
+    }
     let mut booted = boot(&image, &Machine::default())?;
     booted.vm.wait_for("quietcore: ready", crate::stories::READY_LIMIT)?;
     let console = booted.vm.console();

@@ -7,6 +7,9 @@ use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
+/// Bytes of the root that no boot can do without: the wrong disk shows fewer.
+const READ_AT_LEAST: f64 = 20_000_000.0;
+
 /// The story.
 pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
     booted.shell.wait_status("the host is ready", READY_LIMIT, |status| status["ready"] == true)?;
@@ -27,6 +30,8 @@ pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
         let count = booted.shell.check(script, Duration::from_secs(60))?;
         let count: f64 = count.trim().parse().with_context(|| format!("{name}: {count}"))?;
         ensure!(is_met(name, count) == Some(true), "{name} is {count}; see its bar in bench.rs");
+        let least = if *name == "bytes_read_to_ready" { READ_AT_LEAST } else { 1.0 };
+        ensure!(count >= least, "{name} is {count}: that is not what was to be counted");
         counts.push(format!("{name} {count}"));
     }
     let analyze =
@@ -40,8 +45,17 @@ pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
 
 /// The story: the netboot UKI, with no disk anywhere.
 pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
-    let kernel = Some(image.directory.join("netboot.efi"));
-    let machine = Machine { kernel, diskless: true, ..Machine::default() };
+    let file = |name: &str| Some(image.directory.join(name));
+    let machine = Machine {
+        kernel: file("netboot.efi"),
+        diskless: true,
+        secure_boot: true,
+        ..Machine::default()
+    };
+    let unsigned = Machine { kernel: file("netboot.unsigned.efi"), ..machine.clone() };
+    let mut vm = Vm::start(image, &unsigned)?;
+    vm.wait_for("Access Denied", READY_LIMIT).context("without its signature")?;
+    drop(vm);
     let mut booted = super::boot(image, &machine)?;
     booted.shell.wait_status("the host trades", READY_LIMIT, |status| status["ready"] == true)?;
     let mounts = "grep -E ' (/|/var) ' /proc/mounts; ls /sys/block";
@@ -52,7 +66,10 @@ pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
         booted.shell.check("systemctl --failed --no-legend --plain", Duration::from_secs(60))?;
     ensure!(failed.trim().is_empty(), "failed units: {failed}");
     let len = image.len_of(|name| name == "netboot.efi")?;
-    Ok(Verdict::Proved(format!("one file of {} MB trades without a disk", len / 1_000_000)))
+    Ok(Verdict::Proved(format!(
+        "one file of {} MB trades without a disk, with Secure Boot on; without its signature it is refused",
+        len / 1_000_000
+    )))
 }
 
 /// The story: the first block of the root, in a place that no file system reads for itself.
@@ -94,6 +111,19 @@ const WAYS_IN: [&str; 11] = [
 /// The story: the production root, unpacked.
 pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
     let image = ImageFiles::build("production")?;
+    let mut sizes = Vec::new();
+    for (name, file) in
+        [("uki_bytes", "uki.efi"), ("netboot_bytes", "netboot.efi"), ("root_bytes", "root-x86-64.")]
+    {
+        let len =
+            image.len_of(|found| found == file || found.contains(file) && file.ends_with('.'))?;
+        ensure!(is_met(name, len as f64) == Some(true), "{name} is {len}; see its bar in bench.rs");
+        sizes.push(format!("{name} {len}"));
+    }
+    let initrd = crate::checkout::root().join("target/image/production.initrd/initrd.cpio.zst");
+    let len = initrd.metadata().context("the initrd")?.len();
+    ensure!(is_met("initrd_bytes", len as f64) == Some(true), "initrd_bytes is {len}");
+    sizes.push(format!("initrd_bytes {len}"));
     let script = "fsck.erofs --extract=/tmp/root /image/quietcore_*.root-x86-64.*.raw > /dev/null; cd /tmp/root/usr; find bin sbin -type f -o -type l | sort; find /tmp/root -name 'getty@*' -o -name 'quietcore-shell*' -o -name 'quietcore-view*'; test -x /tmp/root/usr/bin/quietcore-engine";
     let output =
         image.in_tools(&[(&image.directory, "/image")]).args(["sh", "-euc", script]).output()?;
@@ -115,8 +145,9 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
     ensure!(found.is_empty(), "the production root has {found:?}");
     ensure!(files.contains(&"bin/quietcore-engine"), "the list of files is not one");
     Ok(Verdict::Proved(format!(
-        "{} programs, among them no shell, package manager, compiler, ssh or getty",
-        files.len()
+        "{} programs, among them no shell, package manager, compiler, ssh or getty; {}",
+        files.len(),
+        sizes.join(", ")
     )))
 }
 
