@@ -7,6 +7,7 @@ mod extra;
 mod gpt;
 mod loopdevice;
 mod partitions;
+mod signature;
 mod verity;
 
 use nix::fcntl::OFlag;
@@ -66,7 +67,8 @@ fn hand_over() -> Result<Infallible, Failure> {
     let root_hash = verity::RootHash::from_cmdline(&cmdline)?;
     load_modules()?;
     let (data, hash) = partitions::wait_for(&root_hash, ROOT_WAIT)?;
-    let table = verity::read_superblock(&hash)?.table(&data, &hash, &root_hash);
+    let signed = signature::give()?;
+    let table = verity::read_superblock(&hash)?.table(&data, &hash, &root_hash, signed);
     let device = devicemapper::create("root", &table)?;
     switch_root(&device)
 }

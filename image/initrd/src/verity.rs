@@ -3,6 +3,7 @@
 //! cryptsetup's on-disk format, version 1.
 
 use crate::gpt;
+use crate::signature::DESCRIPTION;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -93,12 +94,14 @@ impl Superblock {
     }
 
     /// The device-mapper table. A corrupt block panics the kernel: a host that goes on with an I/O
-    /// error in its root limps, one that restarts is tried again or falls back.
+    /// error in its root limps, one that restarts is tried again or falls back. `signed`: the kernel has to find a
+    /// signature of the root hash that it believes.
     pub fn table(
         &self,
         data: &Path,
         hash: &Path,
         root_hash: &RootHash,
+        signed: bool,
     ) -> crate::devicemapper::Table {
         let salt: String = match self.salt.is_empty() {
             true => "-".into(),
@@ -106,9 +109,13 @@ impl Superblock {
         };
         let Self { hash_type, algorithm, data_block_len, hash_block_len, data_blocks, .. } = self;
         let (data, hash) = (data.display(), hash.display());
+        let options = match signed {
+            false => "1 panic_on_corruption".to_owned(),
+            true => format!("3 panic_on_corruption root_hash_sig_key_desc {DESCRIPTION}"),
+        };
         // The tree starts one hash block in, behind the superblock.
         let parameters = format!(
-            "{hash_type} {data} {hash} {data_block_len} {hash_block_len} {data_blocks} 1 {algorithm} {root_hash} {salt} 1 panic_on_corruption"
+            "{hash_type} {data} {hash} {data_block_len} {hash_block_len} {data_blocks} 1 {algorithm} {root_hash} {salt} {options}"
         );
         let sectors = data_blocks * u64::from(*data_block_len) / 512;
         crate::devicemapper::Table { target: "verity", sectors, parameters }
@@ -149,7 +156,13 @@ mod tests {
         bytes[80] = 2;
         bytes[88..90].copy_from_slice(&[0xab, 0xcd]);
         let superblock = Superblock::decode(&bytes).unwrap();
-        let table = superblock.table(Path::new("/dev/a"), Path::new("/dev/b"), &RootHash([0; 32]));
+        let table = |signed| {
+            let (a, b) = (Path::new("/dev/a"), Path::new("/dev/b"));
+            superblock.table(a, b, &RootHash([0; 32]), signed)
+        };
+        let signed = table(true).parameters;
+        assert!(signed.ends_with(" 3 panic_on_corruption root_hash_sig_key_desc quietcore-root"));
+        let table = table(false);
         assert_eq!(table.sectors, 24);
         let zeroes = "0".repeat(64);
         assert_eq!(

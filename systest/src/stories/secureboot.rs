@@ -22,6 +22,15 @@ fn addon(directory: &str) -> String {
 const STRANGER: &str = "mkdir /tmp/stranger; openssl req -x509 -newkey rsa:2048 -sha256 -nodes -days 9 \
     -subj '/CN=Quietcore development db/' -keyout /tmp/stranger/db.key -out /tmp/stranger/db.crt 2> /dev/null; ";
 
+/// A UKI that we signed, in which a stranger signed the root hash.
+const ROOTED: &str = "cd /tmp; for part in linux initrd cmdline osrel uname; do objcopy --dump-section .$part=$part /image/uki.unsigned.efi copy.efi; done; \
+    for text in cmdline osrel uname; do tr -d '\\0' < $text > $text.text; done; \
+    sed 's/.*roothash=\\([0-9a-f]*\\).*/\\1/' cmdline.text | tr -d '\\n' > hash; \
+    openssl smime -sign -nocerts -noattr -binary -in hash -signer stranger/db.crt -inkey stranger/db.key -outform der -out roothash.p7s; \
+    echo roothash.p7s | cpio --quiet -o -H newc > signature.cpio; \
+    ukify build --linux=linux --initrd=initrd --initrd=signature.cpio --cmdline=@cmdline.text --os-release=@osrel.text --uname=$(cat uname.text) --output=rooted.efi > /dev/null; \
+    osslsigncode sign -certs /keys/db.crt -key /keys/db.key -h sha256 -in rooted.efi -out uki.efi > /dev/null";
+
 fn secure(esp: Option<String>) -> Machine {
     Machine { secure_boot: true, esp, ..Machine::default() }
 }
@@ -34,6 +43,11 @@ fn boot_with_addon(image: &ImageFiles, commands: String) -> Result<(String, Stri
         "od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     let state = booted.shell.check(state, limit)?;
     ensure!(state.trim() == "1", "the firmware says SecureBoot = {}", state.trim());
+    let table = booted.shell.check("dmsetup table root", limit)?;
+    ensure!(
+        table.contains("root_hash_sig_key_desc"),
+        "the root hash's signature was not asked for: {table}"
+    );
     let cmdline = booted.shell.check("cat /proc/cmdline", limit)?;
     Ok((cmdline, booted.shell.check("cat /sys/kernel/security/lockdown", limit)?))
 }
@@ -70,11 +84,16 @@ pub fn unsigned_is_refused(image: &ImageFiles) -> Result<Verdict> {
         let console = vm.console();
         ensure!(!console.contains("Linux version"), "{what} was booted:\n{console}");
     }
+    let mut vm = Vm::start(image, &secure(Some(format!("{STRANGER}{ROOTED}; {put}"))))?;
+    vm.wait_for("quietcore-init: ", Duration::from_secs(120))?;
+    let console = vm.console();
+    let refused = console.contains("rebooting") && !console.contains("quietcore: ready");
+    ensure!(refused, "a root hash that a stranger signed was taken:\n{console}");
     let (cmdline, _) = boot_with_addon(image, format!("{STRANGER}{}", addon("/tmp/stranger")))?;
     ensure!(!cmdline.contains(WORD), "a stranger's addon was applied: {cmdline}");
     Ok(Verdict::Proved(
         "an unsigned UKI, one with a changed command line and one signed by a stranger are refused by the \
-         firmware, and a stranger's addon is left out"
+         firmware, a root hash that a stranger signed by the kernel, and a stranger's addon is left out"
             .into(),
     ))
 }
