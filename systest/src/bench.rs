@@ -47,8 +47,8 @@ const BARS: &[(&str, &str, f64)] = &[
 const NO_MORE_THAN: &[(&str, f64)] = &[
     ("parse_instructions_per_message", 25.0),
     ("decode_instructions_per_message", 36.0),
-    ("book_instructions_per_message", 119.0),
-    ("tick_to_order_instructions", 1_320.0),
+    ("book_instructions_per_message", 117.0),
+    ("tick_to_order_instructions", 1_310.0),
     ("risk_instructions_per_order", 120.0),
     ("allocations_after_warmup", 0.0),
     ("page_faults_after_warmup", 0.0),

@@ -112,15 +112,8 @@ pub(crate) fn enqueue_plain(
     shares: u32,
     price: Price,
 ) -> Option<Touched> {
-    let home = table.home(order_ref);
-    let slots = table.slots();
-    let slot = slots.get_mut(home)?;
-    if !slot.is_free_home(home) {
-        return None;
-    }
-    // The slot stays vacant until its reference is written.
-    (slot.shares, slot.ladder, slot.next) = (shares, ladder, NONE);
-    let ladder = ladders.get_mut(ladder as usize)?;
+    let number = ladder;
+    let ladder = ladders.get_mut(number as usize)?;
     let rank = ladder.plain_rank(price)?;
     let before = ladder.shares_at(rank);
     let sum = before.wrapping_add(shares);
@@ -128,11 +121,17 @@ pub(crate) fn enqueue_plain(
         // No shares, or too many.
         return None;
     }
-    (slot.order_ref, slot.level) = (order_ref, rank % WINDOW);
+    let home = table.home(order_ref);
+    let slots = table.slots();
+    let slot = slots.get_mut(home)?;
+    if !slot.is_free_home(home) {
+        return None;
+    }
     let (level, touched) = ladder.take_slot(rank, price);
     level.shares = sum;
     let tail = std::mem::replace(&mut level.tail, home as Handle);
-    slot.previous = tail;
+    (slot.order_ref, slot.level, slot.previous) = (order_ref, rank % WINDOW, tail);
+    (slot.shares, slot.ladder, slot.next) = (shares, number, NONE);
     link(level, slots, tail, home as Handle);
     table.count_in();
     Some(touched)
