@@ -138,11 +138,12 @@ fn describe(arguments: &Described) -> Result<()> {
         crates.named_in(&output("cargo", &words)?)
     };
     let version = &arguments.image_version;
-    let system = sbom::of("quietcore", version, &packages, &of(&SYSTEM)?);
+    let system = sbom::of("operating-system", "quietcore", version, &packages, &of(&SYSTEM)?);
     write(&arguments.release, "os.cdx.json", &system)?;
     for (image, package) in IMAGES {
         let none: &[Package] = &[];
-        let bill = sbom::of(&format!("quietcore/{image}"), version, none, &of(&[package])?);
+        let bill =
+            sbom::of("container", &format!("quietcore/{image}"), version, none, &of(&[package])?);
         write(&arguments.release, &format!("{image}.cdx.json"), &bill)?;
     }
     Ok(())

@@ -4,8 +4,8 @@
 use crate::parts::{Crate, Package};
 use serde_json::{Value, json};
 
-/// The bill of one thing that is shipped.
-pub fn of(name: &str, version: &str, packages: &[Package], crates: &[Crate]) -> Value {
+/// The bill of one thing that is shipped: `operating-system` or `container`, as CycloneDX calls it.
+pub fn of(kind: &str, name: &str, version: &str, packages: &[Package], crates: &[Crate]) -> Value {
     let packages = packages.iter().map(|package| {
         let Package { name, version, architecture, sha256, .. } = package;
         let escaped = escape(version);
@@ -26,7 +26,7 @@ pub fn of(name: &str, version: &str, packages: &[Package], crates: &[Crate]) -> 
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": {"type": "operating-system", "name": name, "version": version}},
+        "metadata": {"component": {"type": kind, "name": name, "version": version}},
         "components": components,
     })
 }
@@ -60,7 +60,8 @@ mod tests {
             source: None,
         };
         let own = Crate { name: "abi".into(), version: "0.1.0".into(), checksum: None };
-        let bill = of("quietcore", "0.1.0", &[package], &[own]);
+        let bill = of("operating-system", "quietcore", "0.1.0", &[package], &[own]);
+        assert_eq!(bill["metadata"]["component"]["type"], "operating-system");
         let components = bill["components"].as_array().unwrap();
         assert_eq!(
             components[0]["purl"],
