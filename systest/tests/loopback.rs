@@ -249,6 +249,17 @@ fn bad_input_is_one_line_with_the_remedy() {
     );
 }
 
+/// Why the journal can't be replayed.
+fn replay_error(bench: &Bench) -> String {
+    let replay = Command::new(programs().join("quietcore-engine"))
+        .arg("replay")
+        .arg(bench.path("journal"))
+        .output()
+        .expect("replay");
+    assert!(!replay.status.success(), "the journal is whole");
+    String::from_utf8_lossy(&replay.stderr).into_owned()
+}
+
 #[test]
 fn a_replay_names_the_first_record_that_differs() {
     let mut bench = Bench::new("differs", 32_850);
@@ -276,14 +287,9 @@ fn a_replay_names_the_first_record_that_differs() {
     let changed = Record { kind: Kind::SessionSent, sequence, time_ns, payload: &payload };
     encode_record(&changed, header.mark(), &mut bytes[at..]);
     std::fs::write(&path, bytes).expect("change it");
-    let replay = Command::new(programs().join("quietcore-engine"))
-        .arg("replay")
-        .arg(bench.path("journal"))
-        .output();
-    let replay = replay.expect("replay");
-    let error = String::from_utf8_lossy(&replay.stderr).into_owned();
+    let error = replay_error(&bench);
     let named = format!("record {sequence}: the replay says");
-    assert!(!replay.status.success() && error.contains(&named), "{named}: {error}");
+    assert!(error.contains(&named), "{named}: {error}");
 }
 
 #[test]
@@ -309,14 +315,6 @@ fn a_damaged_journal_is_named_by_file_and_byte() {
     let mut bytes = std::fs::read(&path).expect("the first segment");
     bytes[4096 + 40] ^= 1;
     std::fs::write(&path, bytes).expect("damage it");
-    let replay = Command::new(programs().join("quietcore-engine"))
-        .arg("replay")
-        .arg(bench.path("journal"))
-        .output();
-    let replay = replay.expect("replay");
-    let error = String::from_utf8_lossy(&replay.stderr).into_owned();
-    assert!(
-        !replay.status.success() && error.contains("00000000.qcj") && error.contains("byte 4096"),
-        "{error}"
-    );
+    let error = replay_error(&bench);
+    assert!(error.contains("00000000.qcj") && error.contains("byte 4096"), "{error}");
 }
