@@ -123,6 +123,8 @@ impl Vm {
     pub fn cut_power(&mut self, image: &ImageFiles, machine: &Machine) -> Result<()> {
         self.qemu.kill().context("end QEMU")?;
         self.qemu.wait()?;
+        // What the console showed was before.
+        std::fs::remove_file(self.directory.join("serial.log")).context("forget the console")?;
         place_kernel(machine, &self.directory)?;
         self.qemu = power_on(image, machine, &self.directory, self.accel)?;
         self.started = Instant::now();
