@@ -1,6 +1,7 @@
 //! One order of ours, and what an instrument's orders and executions come to. Decides and finds nothing.
 
 use super::NO_SLOT;
+use crate::limits::OWN_ORDERS_MAX;
 use crate::market::InstrumentId;
 use crate::order_state::State;
 use abi::field::{Price, Side};
@@ -83,11 +84,20 @@ impl OwnOrder {
         let shares = u64::from(self.open_at_most());
         Working {
             shares,
-            notional: u64::from(price.0) * shares,
+            notional: (u64::from(price.0) * shares).min(ORDER_NOTIONAL_MAX),
             cancellable: self.is_cancellable().into(),
         }
     }
 }
+
+/// What one order is cut off at, in 1/10,000: 225 billion of the currency. An exchange could answer with an order of
+/// any size; all that work together must leave room for a sum.
+const ORDER_NOTIONAL_MAX: u64 = 1 << 51;
+const _: () = assert!(
+    ORDER_NOTIONAL_MAX as u128 * OWN_ORDERS_MAX as u128 + EXPOSURE_MAX as u128 + (1 << 52)
+        <= u64::MAX as u128,
+    "positions, working orders and one more are added up",
+);
 
 /// What an order adds to what works.
 #[derive(Clone, Copy, Default)]

@@ -157,6 +157,19 @@ fn exposure_is_gross_with_everything_working_and_net_with_the_order() {
 }
 
 #[test]
+fn orders_of_any_size_are_added_up() {
+    let mut world = World::new();
+    world.limits.orders_open_max = 64;
+    // An exchange that answers nonsense can have us keep such orders.
+    (1..=3).for_each(|user_ref| world.rest(user_ref, Side::Buy, u32::MAX, u32::MAX));
+    assert_eq!(world.verdict(buy(1, 1_000_000)), Err(R::Position));
+    assert_eq!(world.verdict(order(Side::Sell, 1, 1_000_000)), Err(R::SelfTrade));
+    let mut world = World { limits: world.limits, ..World::new() };
+    (1..=3).for_each(|user_ref| world.rest(user_ref, Side::Sell, u32::MAX, u32::MAX));
+    assert_eq!(world.verdict(buy(1, 1_000_000)), Err(R::Gross));
+}
+
+#[test]
 fn our_own_orders_are_not_traded_with() {
     let mut world = World::new();
     world.rest(1, Side::Sell, 1_000_000, 100);
