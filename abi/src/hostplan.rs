@@ -167,6 +167,11 @@ impl HostPlan {
         Ok(plan)
     }
 
+    /// The hot cores as the plan writes them: `2-N`.
+    pub fn hot_text(&self) -> &str {
+        &self.cores.hot
+    }
+
     /// The plan on a host with these CPUs.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub mod server;
 pub mod status;
 /// Containers' output to the journal.
 pub mod tail;
+/// Whether the host is tuned as it is to be.
+pub mod tune;
 /// Updates of the operating system.
 pub mod update;
 /// Status as a page for a terminal.

@@ -4,9 +4,10 @@ use agent::hostconfig;
 use agent::limits::{HEALTHY_FOR, UPDATE_SILENCE_MAX};
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
+use agent::tune;
 use agent::update::{Progress, Stage};
 use agent::view;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
@@ -75,6 +76,11 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Whether this host is tuned. Asks no agent.
+    Tune {
+        #[command(subcommand)]
+        what: Tune,
+    },
     /// A host's configuration.
     Host {
         #[command(subcommand)]
@@ -94,6 +100,40 @@ enum Command {
         /// NAME=VALUE; none shows all.
         changes: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Tune {
+    /// Compare every value of the plan with what is in force. Exit code 1 if one is not as it is to be.
+    Verify {
+        /// How to show it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+        /// Only what is not as it is to be.
+        #[arg(short, long)]
+        quiet: bool,
+    },
+}
+
+fn verify(output: Output, quiet: bool) -> Result<()> {
+    let plan = tune::of_this_host()?;
+    let mut lines = plan.compare(std::path::Path::new("/"));
+    lines.extend(plan.stray_tasks());
+    let bad = lines.iter().filter(|line| !line.is_met).count();
+    let shown = || lines.iter().filter(|line| !quiet || !line.is_met);
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&shown().collect::<Vec<_>>())?),
+        Output::Table => shown().for_each(|line| {
+            let mark = if line.is_met { "  " } else { "! " };
+            let tune::Line { name, at, expected, found, why, .. } = line;
+            println!("{mark}{name}: {at}: {found}; expected: {expected}; {why}");
+        }),
+    }
+    ensure!(bad == 0, "{bad} of {} values are not as they are to be", lines.len());
+    if let Output::Table = output {
+        println!("quietcore: tuned, {} values are as they are to be", lines.len());
+    }
+    Ok(())
 }
 
 #[derive(Debug, Subcommand)]
@@ -285,6 +325,7 @@ fn act(arguments: &Arguments) -> Result<()> {
             return wait(socket, seconds(timeout), "ready", |status| status.ready);
         }
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
+        Command::Tune { what: Tune::Verify { output, quiet } } => return verify(output, quiet),
         Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
         _ => {}
     }
@@ -309,7 +350,10 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Update { url: Some(url) } => update(&mut client, url)?,
         Command::Update { url: None } => show_update(&client.status()?),
         Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
-        Command::Ready { .. } | Command::Healthy { .. } | Command::Host { .. } => {}
+        Command::Ready { .. }
+        | Command::Healthy { .. }
+        | Command::Host { .. }
+        | Command::Tune { .. } => {}
     }
     Ok(())
 }

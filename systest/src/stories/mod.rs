@@ -21,6 +21,8 @@ mod sealed;
 mod secureboot;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
+/// A tuned host, and what makes it another one.
+mod tune;
 /// Updates of the operating system.
 mod updates;
 
@@ -61,6 +63,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("kill-switch", trading::kill_switch_cancels_everything),
     ("recording", trading::recording_is_traded_state_for_state),
     ("kernel-hardening", hardening::kernel_is_hardened),
+    ("tuned", tune::host_is_tuned),
 ];
 
 /// Stories that boot, or do not boot, a machine of their own.
