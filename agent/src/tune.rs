@@ -36,6 +36,9 @@ pub struct Value {
     cpus: Option<Set>,
     cpus_within: Option<Set>,
     mask_within: Option<Set>,
+    /// Parts of names: a directory that has such a name beside the file is passed over.
+    #[serde(default)]
+    unless_named: Vec<String>,
     #[serde(default)]
     optional: bool,
     /// Why it must be so.
@@ -105,6 +108,14 @@ impl Value {
         ensure!(count == 1, "{}: {count} expectations; give one", self.name);
         ensure!(self.path.starts_with('/'), "{}: {} is no whole path", self.name, self.path);
         Ok(())
+    }
+
+    /// Whether a file is one of those that are passed over.
+    fn is_passed_over(&self, path: &Path) -> bool {
+        let beside = path.parent().map(std::fs::read_dir).into_iter().flatten().flatten().flatten();
+        let names = beside.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let passes = |name: &String| self.unless_named.iter().any(|part| name.contains(part));
+        !self.unless_named.is_empty() && names.into_iter().any(|name| passes(&name))
     }
 
     /// What is expected, in words, and whether a file's text is so.
@@ -195,7 +206,8 @@ impl Plan {
             found = next;
         }
         let many = value.path.contains('*');
-        found.into_iter().filter(|path| !many || path.exists()).collect()
+        let is_meant = |path: &PathBuf| !value.is_passed_over(path) && (!many || path.exists());
+        found.into_iter().filter(is_meant).collect()
     }
 
     /// Compares every value below `root`.

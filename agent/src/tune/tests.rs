@@ -26,7 +26,6 @@ const HOST: &[(&str, &str, &str)] = &[
     ("proc/irq/24/effective_affinity_list", "0", "2"),
     ("proc/irq/25/effective_affinity_list", "", "1-2"),
     ("sys/devices/virtual/workqueue/cpumask", "00000000,00000003", "00000000,00000007"),
-    ("sys/devices/virtual/workqueue/writeback/cpumask", "1", "4"),
     (
         "sys/fs/cgroup/hot.slice/hot-engine.slice/cpuset.cpus.partition",
         "isolated",
@@ -97,6 +96,18 @@ fn a_missing_file_is_a_finding_but_for_optional_ones() {
     assert_eq!(broken(&lines), ["/proc/sys/kernel/watchdog"]);
     let line = lines.iter().find(|line| !line.is_met).unwrap();
     assert!(line.found.contains("No such file"), "{}", line.found);
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn a_disks_queue_for_a_hot_core_is_passed_over_and_a_cards_is_not() {
+    let (plan, root) = (plan(), host("queues"));
+    for (number, name) in [(30, "virtio2-req.2"), (31, "eth0-rx-0")] {
+        let directory = root.join(format!("proc/irq/{number}"));
+        fs::create_dir_all(directory.join(name)).unwrap();
+        fs::write(directory.join("effective_affinity_list"), "2\n").unwrap();
+    }
+    assert_eq!(broken(&plan.compare(&root)), ["/proc/irq/31/effective_affinity_list"]);
     fs::remove_dir_all(root).unwrap();
 }
 
