@@ -52,6 +52,9 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// An update says something within this, also on a slow line: 4 MiB, or an attempt that failed.
 pub const UPDATE_SILENCE_MAX: Duration = Duration::from_secs(600);
 
+/// How long a finished update's units may take to end before the next is refused.
+pub const UPDATE_END_WAIT: Duration = Duration::from_secs(5);
+
 /// udev sees a partition's new name within this.
 pub const PARTITION_WAIT: Duration = Duration::from_secs(20);
 

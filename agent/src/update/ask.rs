@@ -3,9 +3,11 @@
 use super::history::{History, boot_id};
 use super::{Places, Progress, Request, Running, Stage, fetch, told};
 use crate::files::write_whole;
+use crate::limits::UPDATE_END_WAIT;
 use crate::status::Engine;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Installing requires fetching, so that it is what is started.
@@ -51,12 +53,30 @@ pub fn settle(places: &Places) {
     }
 }
 
-async fn systemctl(arguments: &[&str]) -> Result<()> {
+async fn systemctl(arguments: &[&str]) -> Result<String> {
     let output = tokio::process::Command::new("systemctl").args(arguments).output().await;
     let output = output.context("start systemctl")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "systemctl {}: {}", arguments.join(" "), said.trim());
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits for the last update's units, which end a moment after they said how it went.
+///
+/// A start while their job is there would be merged into it, and its release never asked for.
+///
+/// # Errors
+/// They still have work to do.
+async fn wait_until_idle() -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < UPDATE_END_WAIT {
+        let job = systemctl(&["show", "--property=Job", "--value", UNIT]).await?;
+        if matches!(job.trim(), "" | "0") {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bail!("an update is under way; qctl status says how far it is, ask again once it has ended")
 }
 
 /// Asks for a release; how it goes stands in the status.
@@ -69,12 +89,13 @@ pub async fn start(places: &Places, url: &str) -> Result<()> {
         !places.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"
     );
+    wait_until_idle().await?;
     let request = serde_json::to_string(&Request { url: url.into() })?;
     write_whole(&places.request, &request)?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
     Progress { stage: Stage::Fetching, version: None, detail }.write(&places.asking)?;
-    told(&places.asking, systemctl(&["start", "--no-block", UNIT]).await)
+    told(&places.asking, systemctl(&["start", "--no-block", UNIT]).await.map(drop))
 }
 
 /// Restarts the host. Its orders are cancelled by the engine's end; a position stays where it is.
@@ -94,5 +115,5 @@ pub async fn reboot(engines: &[Engine], holding: bool) -> Result<()> {
         held.join(", ")
     );
     warn!("restart of the host was asked for");
-    systemctl(&["reboot"]).await
+    systemctl(&["reboot"]).await.map(drop)
 }
