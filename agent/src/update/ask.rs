@@ -76,7 +76,7 @@ async fn wait_until_idle() -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    bail!("an update is under way; qctl status says how far it is, ask again once it has ended")
+    bail!("an update is under way; qctl update says how far it is; ask again once it has ended")
 }
 
 /// Asks for a release; how it goes stands in the status.
