@@ -375,11 +375,13 @@ impl Server {
         let login = (request.username.text(), request.password.text());
         let account = self.settings.logins.iter().position(|known| *known == login);
         let account = account.ok_or(LoginRejectReason::NotAuthorized);
-        match account.and_then(|index| Ok((index, self.ports[index].log.login(request)?))) {
-            Ok((account, bytes)) => {
+        match account.and_then(|index| self.ports[index].log.login(request).map(|_| index)) {
+            Ok(account) => {
+                // What ends with the old connection is history that the new one is told.
                 for other in self.logged_in(account) {
                     self.on_gone(other).await;
                 }
+                let bytes = self.ports[account].log.login(request).expect("it was accepted");
                 self.send(id, bytes);
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.account = Some(account);

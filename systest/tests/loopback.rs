@@ -6,6 +6,7 @@ mod pair;
 use abi::control::{ControlPage, Orders};
 use abi::counters::{Counter, State};
 use abi::journal::{Header, Kind, Record, Segment, encode_record};
+use pair::ledger::Ledger;
 use pair::{Bench, programs};
 use std::process::Command;
 use std::time::Duration;
@@ -112,6 +113,28 @@ fn a_lost_connection_is_resumed_where_it_broke() {
     assert_eq!(bench.get(Counter::SessionMalformed) + bench.get(Counter::SessionUnknownOrder), 0);
     bench.end_engine("-TERM");
     bench.replay();
+}
+
+#[test]
+fn a_connection_that_takes_another_ones_place_hears_how_that_one_ended() {
+    let mut bench = Bench::new("takeover", 33200);
+    bench.start_exchange(&["--rate", "50"]);
+    bench.start_engine();
+    // An order may be filled before the login: then there was nothing to cancel, and it is tried again.
+    for _ in 0..20 {
+        bench.wait("an order is open", |page| page.get(Counter::OrdersOpen) > 0);
+        bench.signal_engine("-STOP");
+        let ledger = Ledger::read(bench.port + 3);
+        let open: Vec<_> = ledger.open.iter().filter(|(_, open)| **open > 0).collect();
+        assert!(open.is_empty(), "open after its connection was replaced: {open:?}");
+        bench.signal_engine("-CONT");
+        if ledger.disconnected > 0 {
+            return;
+        }
+        let logins = bench.get(Counter::SessionConnects);
+        bench.wait("the engine is back", |page| page.get(Counter::SessionConnects) > logins);
+    }
+    panic!("no order was open in twenty tries");
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Ledger {
     pub open: BTreeMap<UserRefNum, u32>,
     pub position: i64,
     pub executions: u64,
+    /// Orders that were cancelled because their connection was lost.
+    pub disconnected: u64,
     /// Messages so far.
     messages: u64,
     /// The numbers of those that a back office is told of, and what they are.
@@ -90,7 +92,10 @@ impl Ledger {
                 self.executions += 1;
                 self.take_off(m.user_ref_num, m.quantity);
             }
-            Outbound::Canceled(m) => self.take_off(m.user_ref_num, m.quantity),
+            Outbound::Canceled(m) => {
+                self.disconnected += u64::from(m.reason == b'S');
+                self.take_off(m.user_ref_num, m.quantity);
+            }
             _ => {}
         }
     }

@@ -118,11 +118,17 @@ impl Bench {
         self.wait("the engine trades", |page| page.state() == Some(State::Trading));
     }
 
-    /// Ends the engine by a signal and waits for it.
-    pub fn end_engine(&mut self, signal: &str) {
-        if let Some(mut engine) = self.engine.take() {
+    pub fn signal_engine(&self, signal: &str) {
+        if let Some(engine) = &self.engine {
             let sent = Command::new("kill").args([signal, &engine.id().to_string()]).status();
             assert!(sent.is_ok_and(|status| status.success()));
+        }
+    }
+
+    /// Ends the engine by a signal and waits for it.
+    pub fn end_engine(&mut self, signal: &str) {
+        self.signal_engine(signal);
+        if let Some(mut engine) = self.engine.take() {
             engine.wait().expect("the engine ends");
         }
     }
