@@ -22,10 +22,17 @@
 //! release_key = """-----BEGIN PUBLIC KEY-----
 //! ..."""                            # who signs releases for this host, instead of the image's key
 //! authorities = """..."""           # PEM: who vouches for HTTPS servers, besides Debian's list
+//!
+//! [kernel]                          # by an addon that `qctl tune addon` makes of this file
+//! words = ["idle=poll"]
+//!
+//! [install]                         # by a netboot UKI
+//! disk = "/dev/disk/by-id/nvme-1"   # or "ask", at the console
+//! wipe = false                      # although there are partitions on it
 //! ```
 
 use crate::hostplan::{CorePlan, CpuSet, HostPlan, PlanError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -77,6 +84,9 @@ struct File {
     time: Time,
     #[serde(default)]
     trust: Trust,
+    #[serde(default)]
+    kernel: Kernel,
+    install: Option<Install>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -116,6 +126,74 @@ pub struct Trust {
     pub release_key: Option<String>,
     /// Certificates in PEM of who vouches for HTTPS servers.
     pub authorities: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kernel {
+    #[serde(default)]
+    words: Vec<String>,
+}
+
+/// Words of the kernel's command line that no host has of its own: what verifies the root, what closes the kernel, and
+/// what this program writes itself.
+const WORDS_REFUSED: [&str; 12] = [
+    "nohz_full",
+    "rcu_nocbs",
+    "irqaffinity",
+    "isolcpus",
+    "roothash",
+    "root",
+    "init",
+    "rdinit",
+    "lockdown",
+    "module.sig_enforce",
+    "proc_mem.force_override",
+    "bdev_allow_write_mounted",
+];
+
+impl Kernel {
+    fn check(&self) -> Result<(), HostConfigError> {
+        for word in &self.words {
+            let key = word.split('=').next().unwrap_or_default();
+            // An addon's words are UTF-16 for systemd-stub, and split at blanks.
+            let is_word = !key.is_empty() && word.len() <= 256;
+            if !is_word || !word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
+                return value(
+                    "kernel.words",
+                    word,
+                    "words of the command line, one each, 256 bytes",
+                );
+            }
+            if WORDS_REFUSED.contains(&key) || key.starts_with("systemd.") {
+                return value("kernel.words", word, "the image's own; hot cores stand in [cores]");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a netboot UKI installs itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// A device below `/dev`, best by `/dev/disk/by-id`, or `ask`.
+    pub disk: String,
+    /// Although there are partitions on it.
+    #[serde(default)]
+    pub wipe: bool,
+}
+
+impl Install {
+    /// # Errors
+    /// The disk is none.
+    pub fn check(&self) -> Result<(), HostConfigError> {
+        let is_device = self.disk.starts_with("/dev/") && !self.disk.contains("..");
+        if is_device || self.disk == "ask" {
+            return Ok(());
+        }
+        value("install.disk", &self.disk, "a device below /dev/, or ask")
+    }
 }
 
 /// A host's configuration. Holding one proves that every value can be what its key asks for.
@@ -255,7 +333,8 @@ impl HostConfig {
         if let Some(bad) = file.trust.authorities.as_ref().filter(|a| !is_pem(a, "CERTIFICATE")) {
             return value("trust.authorities", &short(bad), "certificates in PEM");
         }
-        Ok(())
+        file.kernel.check()?;
+        file.install.iter().try_for_each(Install::check)
     }
 
     /// The host's name, if it is given one.
@@ -282,6 +361,16 @@ impl HostConfig {
         let Some(plan) = self.plan_text() else { return Ok(None) };
         let online: CpuSet = (0..cpus).collect();
         HostPlan::parse(&plan)?.resolve(&online).map(Some)
+    }
+
+    /// Words that this host's kernel has besides the image's own.
+    pub fn kernel_words(&self) -> &[String] {
+        &self.0.kernel.words
+    }
+
+    /// Where to install, if the host is told.
+    pub fn install(&self) -> Option<&Install> {
+        self.0.install.as_ref()
     }
 
     /// The files that systemd's daemons read, below `/run/systemd`.
@@ -316,6 +405,10 @@ impl HostConfig {
         if file.trust.authorities.is_some() {
             parts.push("authorities of its own".into());
         }
+        if !file.kernel.words.is_empty() {
+            parts.push(format!("kernel words {}", file.kernel.words.join(" ")));
+        }
+        parts.extend(file.install.iter().map(|install| format!("installed on {}", install.disk)));
         parts.join(", ")
     }
 }

@@ -41,6 +41,14 @@ pub enum PlanError {
         /// CPUs of the host.
         online: CpuSet,
     },
+    /// How many CPUs the host has must be known.
+    #[error(
+        "hot = {hot:?} does not go to the last CPU (N): say how many CPUs the host has, --cpus"
+    )]
+    Open {
+        /// The plan's text.
+        hot: String,
+    },
     /// Nothing is left for everything else.
     #[error("the plan makes every CPU hot ({hot}); leave at least CPU 0 for housekeeping")]
     NoHousekeeping {
@@ -170,6 +178,19 @@ impl HostPlan {
     /// The hot cores as the plan writes them: `2-N`.
     pub fn hot_text(&self) -> &str {
         &self.cores.hot
+    }
+
+    /// All other CPUs, as the kernel reads them: `0-1`. A plan that names the last CPU suits a host of any size; for
+    /// another one `cpus` says how many there are.
+    ///
+    /// # Errors
+    /// [`PlanError::Open`] without that, [`PlanError::Missing`] or [`PlanError::NoHousekeeping`] with it.
+    pub fn housekeeping_text(&self, cpus: Option<u32>) -> Result<String, PlanError> {
+        if cpus.is_none() && !self.cores.hot.trim().ends_with("-N") {
+            return Err(PlanError::Open { hot: self.cores.hot.clone() });
+        }
+        let online: CpuSet = (0..cpus.unwrap_or(CPUS_MAX)).collect();
+        Ok(self.resolve(&online)?.housekeeping().to_string())
     }
 
     /// The plan on a host with these CPUs.

@@ -56,6 +56,16 @@ impl Places {
         self.host.join("release.pub")
     }
 
+    /// Words that the kernel must have been booted with.
+    pub fn kernel_words(&self) -> PathBuf {
+        self.host.join("kernel-words")
+    }
+
+    /// Where the installer installs.
+    pub fn install(&self) -> PathBuf {
+        self.host.join("install.toml")
+    }
+
     /// Who vouches for HTTPS servers.
     pub fn authorities(&self) -> PathBuf {
         self.host.join("authorities.pem")
@@ -119,6 +129,8 @@ pub fn apply(credentials: Option<&Path>, places: &Places) -> Result<String> {
         (places.plan(), config.plan_text()),
         (places.release_key(), trust.release_key.clone()),
         (places.authorities(), trust.authorities.clone()),
+        (places.kernel_words(), Some(config.kernel_words().join("\n"))),
+        (places.install(), config.install().map(toml::to_string).transpose()?),
     ] {
         if let Some(text) = text {
             write(&path, &text)?;

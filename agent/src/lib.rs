@@ -12,6 +12,8 @@ pub mod containerd;
 pub mod engines;
 /// Files that are whole after a power cut.
 pub mod files;
+/// A disk image onto a disk.
+pub mod flash;
 /// A host's configuration, put where it is read.
 pub mod hostconfig;
 /// The isolated cpuset partition on the hot cores.

@@ -66,3 +66,10 @@ pub const ENGINE_STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// Between two signs of life to the engine, whose patience is 2 s or more.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A disk that holds an installed host: 1 GiB of ESP, two slots of 520 MiB and at least 1 GiB of data
+/// (systemd/base/repart.d), with the partition tables.
+pub const INSTALLED_LEN_MIN: u64 = 3200 << 20;
+
+/// A disk that the installer was told has appeared within this: controllers of servers take so long.
+pub const DISK_WAIT: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
 //! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
 
+use agent::flash;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
 use agent::{compose, hostconfig, hotpartition, server};
@@ -56,6 +57,8 @@ enum Command {
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
     InstallUpdate,
+    /// Put this netboot UKI's disk image on the disk that it was told, and restart.
+    InstallDisk,
     /// Check a compose file against this host's cores, and leave.
     CheckCompose {
         /// The file.
@@ -120,6 +123,7 @@ fn act(command: Command) -> Result<()> {
         }
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),
+        Command::InstallDisk => flash::install::run(&hostconfig::Places::default().install()),
         Command::CheckCompose { file } => {
             let text = std::fs::read_to_string(&file)
                 .with_context(|| format!("read {}", file.display()))?;

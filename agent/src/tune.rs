@@ -7,6 +7,9 @@ use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// A host's own words of the kernel's command line, as an addon of the UKI.
+pub mod addon;
+
 /// Files that one pattern can match: the interrupts of the largest hosts.
 const MATCHES_MAX: usize = 16_384;
 
@@ -21,7 +24,7 @@ struct File {
 }
 
 /// One value of the plan. Exactly one of the keys from `equals` to `mask_within` is there.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
     /// Its name.
@@ -30,6 +33,7 @@ pub struct Value {
     equals: Option<String>,
     one_of: Option<Vec<String>>,
     word: Option<String>,
+    line: Option<String>,
     selected: Option<String>,
     at_least: Option<u64>,
     at_most: Option<u64>,
@@ -97,6 +101,7 @@ impl Value {
             self.equals.is_some(),
             self.one_of.is_some(),
             self.word.is_some(),
+            self.line.is_some(),
             self.selected.is_some(),
             self.at_least.is_some(),
             self.at_most.is_some(),
@@ -124,7 +129,9 @@ impl Value {
         let number = || text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
         let set = |set| plan.set(set);
         match self {
-            Self { equals: Some(wanted), .. } => (wanted.clone(), text == wanted),
+            Self { equals: Some(wanted), .. } => {
+                (if wanted.is_empty() { "nothing".into() } else { wanted.clone() }, text == wanted)
+            }
             Self { one_of: Some(wanted), .. } => {
                 (wanted.join(" or "), wanted.iter().any(|wanted| wanted == text))
             }
@@ -132,6 +139,10 @@ impl Value {
                 let wanted = wanted.replace("{hot}", &plan.hot_text);
                 let is_there = text.split_whitespace().any(|word| word == wanted);
                 (wanted, is_there)
+            }
+            Self { line: Some(wanted), .. } => {
+                let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+                (wanted.clone(), text.lines().any(|line| words(line) == *wanted))
             }
             Self { selected: Some(wanted), .. } => {
                 let wanted = format!("[{wanted}]");
@@ -176,6 +187,17 @@ impl Plan {
             hot_text: plan.hot_text().to_owned(),
             cores: plan.resolve(&online)?,
         })
+    }
+
+    /// Has words of the kernel's command line compared too, which this host was given.
+    pub fn add_words<'a>(&mut self, words: impl Iterator<Item = &'a str>) {
+        self.values.extend(words.map(|word| Value {
+            name: "host-word".into(),
+            path: "/proc/cmdline".into(),
+            word: Some(word.into()),
+            why: "[kernel] of this host's configuration; qctl tune addon makes the addon".into(),
+            ..Value::default()
+        }));
     }
 
     fn set(&self, set: Set) -> &CpuSet {
@@ -284,7 +306,7 @@ impl Plan {
     }
 }
 
-/// This host's plan: the image's list, and the cores that this host was told, or the image's.
+/// This host's plan: the image's list, and the cores and kernel words that this host was told, or the image's.
 ///
 /// # Errors
 /// As [`Plan::new`], or a file can't be read.
@@ -296,7 +318,10 @@ pub fn of_this_host() -> Result<Plan> {
     let shipped = Path::new("/usr/share/quietcore/host-plan.toml");
     let cores = read(if own.exists() { &own } else { shipped })?;
     let tuning = read(Path::new("/usr/share/quietcore/tuning.toml"))?;
-    Plan::new(&tuning, &cores, &read(Path::new("/sys/devices/system/cpu/online"))?)
+    let mut plan = Plan::new(&tuning, &cores, &read(Path::new("/sys/devices/system/cpu/online"))?)?;
+    let words = std::fs::read_to_string(crate::hostconfig::Places::default().kernel_words());
+    plan.add_words(words.unwrap_or_default().split_whitespace());
+    Ok(plan)
 }
 
 #[cfg(test)]

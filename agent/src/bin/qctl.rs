@@ -1,7 +1,10 @@
 //! `qctl`: asks the agent on this host, for people and scripts.
 
+use agent::flash::disk::Disk;
+use agent::flash::source::{ImageFile, check_sums, split};
+use agent::flash::{self, Source};
 use agent::hostconfig;
-use agent::limits::{HEALTHY_FOR, UPDATE_SILENCE_MAX};
+use agent::limits::{HEALTHY_FOR, INSTALLED_LEN_MIN, UPDATE_SILENCE_MAX};
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
 use agent::tune;
@@ -11,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -76,10 +79,32 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
-    /// Whether this host is tuned. Asks no agent.
+    /// Whether this host is tuned, and what makes a host tuned. Asks no agent.
     Tune {
         #[command(subcommand)]
         what: Tune,
+    },
+    /// Write a disk image to a stick or disk of this machine, and read it back. Asks no agent. Refused while
+    /// anything uses the disk. One that was pulled out does not boot; a second try goes on.
+    Flash {
+        /// The image, a disk.raw.
+        image: PathBuf,
+        /// The whole disk, as /dev/sdb.
+        disk: PathBuf,
+        /// Who signed the SHA256SUMS beside the image: a release.pub.
+        #[arg(long)]
+        key: Option<PathBuf>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Put the parts of a disk image that are not the root in files, for a netboot UKI.
+    #[command(hide = true)]
+    SplitImage {
+        /// The image.
+        image: PathBuf,
+        /// A directory.
+        directory: PathBuf,
     },
     /// A host's configuration.
     Host {
@@ -113,11 +138,60 @@ enum Tune {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Print the words of the kernel's command line that a host's configuration asks for.
+    Words {
+        /// The file that the host is given as the credential quietcore.host, with [cores].
+        host: PathBuf,
+        /// CPUs of the host; needed where the hot cores do not go to the last CPU (N).
+        #[arg(long)]
+        cpus: Option<u32>,
+    },
+    /// Make an addon of these words, for /loader/addons on the host's ESP. Needs ukify and osslsigncode.
+    Addon {
+        /// As for `words`.
+        host: PathBuf,
+        /// As for `words`.
+        #[arg(long)]
+        cpus: Option<u32>,
+        /// Who signs, in PEM. Without it the addon is for firmware without Secure Boot.
+        #[arg(long, requires = "cert")]
+        key: Option<PathBuf>,
+        /// The key's certificate, in PEM.
+        #[arg(long, requires = "key")]
+        cert: Option<PathBuf>,
+        /// Where to write it: NAME.addon.efi.
+        #[arg(long, default_value = "cores.addon.efi")]
+        output: PathBuf,
+    },
+}
+
+fn tune_host(what: &Tune) -> Result<()> {
+    let words = |host: &Path, cpus| {
+        tune::addon::words(&hostconfig::read(host)?, cpus)
+            .with_context(|| host.display().to_string())
+    };
+    match what {
+        Tune::Verify { output, quiet } => verify(*output, *quiet),
+        Tune::Words { host, cpus } => {
+            println!("{}", words(host, *cpus)?.join(" "));
+            Ok(())
+        }
+        Tune::Addon { host, cpus, key, cert, output } => {
+            let words = words(host, *cpus)?;
+            let signer = key.as_deref().zip(cert.as_deref());
+            let signer = signer.map(|(key, certificate)| tune::addon::Signer { key, certificate });
+            tune::addon::make(&words, signer, output)?;
+            let signed =
+                if signer.is_some() { "signed" } else { "not signed: Secure Boot leaves it out" };
+            println!("{}: {}; {signed}", output.display(), words.join(" "));
+            Ok(())
+        }
+    }
 }
 
 fn verify(output: Output, quiet: bool) -> Result<()> {
     let plan = tune::of_this_host()?;
-    let mut lines = plan.compare(std::path::Path::new("/"));
+    let mut lines = plan.compare(Path::new("/"));
     lines.extend(plan.stray_tasks());
     let bad = lines.iter().filter(|line| !line.is_met).count();
     let shown = || lines.iter().filter(|line| !quiet || !line.is_met);
@@ -148,7 +222,7 @@ enum Host {
     },
 }
 
-fn check_host(file: &std::path::Path, cpus: Option<u32>) -> Result<()> {
+fn check_host(file: &Path, cpus: Option<u32>) -> Result<()> {
     let config = hostconfig::read(file)?;
     let plan = cpus.map(|cpus| config.check_cpus(cpus)).transpose();
     let plan = plan.with_context(|| file.display().to_string())?.flatten();
@@ -156,6 +230,32 @@ fn check_host(file: &std::path::Path, cpus: Option<u32>) -> Result<()> {
         format!(" ({} hot, {} for everything else)", plan.hot(), plan.housekeeping())
     });
     println!("{}: valid, {}{cores}", file.display(), config.summary());
+    Ok(())
+}
+
+fn flash_image(image: &Path, path: &Path, key: Option<&Path>, yes: bool) -> Result<()> {
+    let source = ImageFile::open(image)?;
+    let disk = Disk::find(path, INSTALLED_LEN_MIN.max(source.size()))?;
+    eprintln!("{}", check_sums(image, key)?);
+    eprintln!("{}", disk.description());
+    if !yes {
+        ensure!(
+            std::io::stdin().is_terminal(),
+            "nobody to ask; give --yes to write without asking"
+        );
+        eprint!("all of it is lost: type its name again to write to it: ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        ensure!(Path::new(answer.trim()) == path, "not the same name; nothing was written");
+    }
+    let mut progress = flash::Progress::new(source.size());
+    let written = flash::write(&source, &mut disk.open()?, |step, done| progress.tell(step, done))
+        .with_context(|| path.display().to_string())?;
+    println!(
+        "{}: the image is on it, {} MiB were other ones before",
+        path.display(),
+        written >> 20
+    );
     Ok(())
 }
 
@@ -325,8 +425,14 @@ fn act(arguments: &Arguments) -> Result<()> {
             return wait(socket, seconds(timeout), "ready", |status| status.ready);
         }
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
-        Command::Tune { what: Tune::Verify { output, quiet } } => return verify(output, quiet),
+        Command::Tune { ref what } => return tune_host(what),
         Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
+        Command::Flash { ref image, ref disk, ref key, yes } => {
+            return flash_image(image, disk, key.as_deref(), yes);
+        }
+        Command::SplitImage { ref image, ref directory } => {
+            return split(&ImageFile::open(image)?, directory);
+        }
         _ => {}
     }
     let mut client = Client::connect(&arguments.socket)?;
@@ -352,6 +458,8 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
         Command::Ready { .. }
         | Command::Healthy { .. }
+        | Command::Flash { .. }
+        | Command::SplitImage { .. }
         | Command::Host { .. }
         | Command::Tune { .. } => {}
     }

@@ -22,10 +22,16 @@ const HOST: &[(&str, &str, &str)] = &[
         "rcu_nocbs=2-N isolcpus=managed_irq,2-N tsc=reliable",
         "rcu_nocbs=2-3 isolcpus=domain,2-N",
     ),
+    ("sys/devices/system/cpu/cpu2/topology/thread_siblings_list", "2", "0,2"),
+    ("sys/devices/system/cpu/cpu3/topology/thread_siblings_list", "2-3", "1,3"),
     ("proc/irq/default_smp_affinity", "3", "f"),
     ("proc/irq/24/effective_affinity_list", "0", "2"),
     ("proc/irq/25/effective_affinity_list", "", "1-2"),
     ("sys/devices/virtual/workqueue/cpumask", "00000000,00000003", "00000000,00000007"),
+    ("sys/class/net/eth0/queues/rx-0/rps_cpus", "0", "4"),
+    ("sys/devices/system/machinecheck/machinecheck2/check_interval", "0", "12c"),
+    ("proc/sys/kernel/timer_migration", "1", "0"),
+    ("proc/meminfo", "SwapTotal:             0 kB", "SwapTotal:       1048572 kB"),
     (
         "sys/fs/cgroup/hot.slice/hot-engine.slice/cpuset.cpus.partition",
         "isolated",
@@ -88,14 +94,24 @@ fn a_tuned_host_has_no_finding_and_each_deviation_is_named() {
 #[test]
 fn a_missing_file_is_a_finding_but_for_optional_ones() {
     let (plan, root) = (plan(), host("missing"));
-    fs::remove_dir_all(root.join("sys/devices/system/cpu/cpu2")).unwrap();
+    fs::remove_dir_all(root.join("sys/devices/system/cpu/cpu2/cpufreq")).unwrap();
     fs::remove_file(root.join("sys/kernel/mm/ksm/run")).unwrap();
     assert_eq!(broken(&plan.compare(&root)), Vec::<&str>::new());
-    fs::remove_file(root.join("proc/sys/kernel/watchdog")).unwrap();
+    fs::remove_file(root.join("proc/sys/vm/stat_interval")).unwrap();
     let lines = plan.compare(&root);
-    assert_eq!(broken(&lines), ["/proc/sys/kernel/watchdog"]);
+    assert_eq!(broken(&lines), ["/proc/sys/vm/stat_interval"]);
     let line = lines.iter().find(|line| !line.is_met).unwrap();
     assert!(line.found.contains("No such file"), "{}", line.found);
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn a_hosts_own_words_are_compared_too() {
+    let (mut plan, root) = (plan(), host("words"));
+    plan.add_words(["tsc=reliable", "idle=poll"].into_iter());
+    let lines = plan.compare(&root);
+    let missing: Vec<_> = lines.iter().filter(|line| !line.is_met).collect();
+    assert_eq!((missing.len(), missing[0].expected.as_str()), (1, "idle=poll"));
     fs::remove_dir_all(root).unwrap();
 }
 

@@ -94,8 +94,19 @@ pub async fn start(places: &Places, url: &str) -> Result<()> {
     write_whole(&places.request, &request)?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
-    Progress { stage: Stage::Fetching, version: None, detail }.write(&places.asking)?;
-    told(&places.asking, systemctl(&["start", "--no-block", UNIT]).await.map(drop))
+    let asked = Progress { stage: Stage::Fetching, version: None, detail };
+    asked.write(&places.asking)?;
+    let places = places.clone();
+    tokio::spawn(async move {
+        // Ends with the units, which say themselves how it went, unless they were not started at all.
+        let ended = systemctl(&["start", UNIT]).await.map(drop);
+        if Progress::read(&places) == asked
+            && let Err(error) = told(&places.asking, ended)
+        {
+            warn!("update: {error:#}");
+        }
+    });
+    Ok(())
 }
 
 /// Restarts the host. Its orders are cancelled by the engine's end; a position stays where it is.

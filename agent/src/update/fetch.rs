@@ -152,7 +152,7 @@ fn check_space(directory: &Path, release: &Release) -> Result<()> {
 }
 
 /// The SHA-256 of a file, in hexadecimal digits.
-pub(super) fn sha256(mut from: impl Read) -> io::Result<String> {
+pub(crate) fn sha256(mut from: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut from, &mut hash)?;
     Ok(hex(&hash.finalize()))
