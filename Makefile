@@ -9,7 +9,7 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check image release audit lock reproduce keys reproducible story sim backtest bench report setup clean
+.PHONY: help run test check image release audit lock reproduce keys addon reproducible story sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -18,6 +18,8 @@ help:
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
+	@echo '     KERNEL=quietcore|rt    with our own kernel, built from kernel-config'
+	@echo 'make addon HOST=host.toml   a host with cores or kernel words of its own: target/cores.addon.efi'
 	@echo 'make release PROFILE=...    a signed release in target/releases; VERSION=1.2.3 for another version;'
 	@echo '                            BUNDLE=bundle.tar of a release builds without a network'
 	@echo 'make reproduce MANIFEST=...  a release built again from what it says it is made of, and compared'
@@ -63,6 +65,10 @@ reproduce: setup
 
 keys: setup
 	@./image/as-root image/build keys
+
+addon: setup
+	@[ -n "$(HOST)" ] || { echo 'make addon: give HOST=host.toml, and CPUS=n where its hot cores do not go to the last CPU' >&2; exit 2; }
+	@./image/as-root image/addon $(HOST) target/cores.addon.efi $(if $(CPUS),--cpus $(CPUS))
 
 # The drop copy is judged by QuickFIX, the count of system calls by strace.
 check: setup

@@ -52,7 +52,9 @@ impl ImageFiles {
     /// # Errors
     /// It was not.
     pub fn find(profile: &str) -> Result<Self> {
-        let directory = root().join("target/image").join(profile);
+        let kernel = std::env::var("KERNEL").ok().filter(|kernel| kernel != "debian");
+        let name = kernel.map_or(profile.into(), |kernel| format!("{profile}-{kernel}"));
+        let directory = root().join("target/image").join(name);
         let tools = std::fs::read_to_string(directory.join("tools"));
         let tools =
             tools.with_context(|| format!("no {profile} image; run image/build {profile}"))?;

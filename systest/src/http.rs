@@ -12,7 +12,15 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// There is no port.
 pub fn serve(directory: PathBuf) -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    serve_at("127.0.0.1:0", directory)
+}
+
+/// [`serve`] at an address and port.
+///
+/// # Errors
+/// It is not to be had.
+pub fn serve_at(address: &str, directory: PathBuf) -> Result<u16> {
+    let listener = TcpListener::bind(address)?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for stream in listener.incoming().filter_map(Result::ok) {
@@ -27,7 +35,7 @@ pub fn serve(directory: PathBuf) -> Result<u16> {
 fn answer(mut stream: TcpStream, directory: &Path) -> Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?);
     loop {
-        let (mut path, mut from) = (None, None);
+        let (mut path, mut from, mut is_head) = (None, None, false);
         loop {
             let mut line = String::new();
             if lines.read_line(&mut line)? == 0 {
@@ -37,7 +45,10 @@ fn answer(mut stream: TcpStream, directory: &Path) -> Result<()> {
             if line.is_empty() {
                 break;
             }
-            if let Some(rest) = line.strip_prefix("GET /") {
+            // UEFI's HTTP boot asks for a file's length first.
+            is_head |= line.starts_with("HEAD /");
+            let asked = line.strip_prefix("GET /").or_else(|| line.strip_prefix("HEAD /"));
+            if let Some(rest) = asked {
                 path = rest.split(' ').next().map(str::to_owned);
             } else if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
                 from = range.trim_end_matches('-').parse().ok();
@@ -60,7 +71,9 @@ fn answer(mut stream: TcpStream, directory: &Path) -> Result<()> {
         };
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", len - start);
         stream.write_all(head.as_bytes())?;
-        file.seek(SeekFrom::Start(start))?;
-        std::io::copy(&mut file.take(len - start), &mut stream)?;
+        if !is_head {
+            file.seek(SeekFrom::Start(start))?;
+            std::io::copy(&mut file.take(len - start), &mut stream)?;
+        }
     }
 }

@@ -13,6 +13,8 @@ pub mod checkout;
 pub mod demo;
 /// A web server for the guest.
 pub mod http;
+/// A network for guests alone.
+pub mod lan;
 /// Releases, good and broken.
 pub mod releases;
 /// A shell in the guest.

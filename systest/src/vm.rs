@@ -2,6 +2,7 @@
 
 use crate::accel::{self, Accel};
 use crate::checkout::{ImageFiles, keys, root};
+use crate::lan;
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -26,10 +27,16 @@ pub struct Machine {
     pub secure_boot: bool,
     /// No disk at all.
     pub diskless: bool,
+    /// The disk is an empty one.
+    pub empty_disk: bool,
+    /// A stick in a USB port, which the firmware tries first.
+    pub stick: Option<PathBuf>,
     /// A TPM 2.0 (swtpm), whose state stays in the machine's directory.
     pub tpm: bool,
     /// A network card, behind a router of QEMU's: the host's loopback is at 10.0.2.2.
     pub network: bool,
+    /// The namespace of a [`crate::lan::Lan`], instead: the card is on it, and firmware boots from it after the disk.
+    pub lan: Option<String>,
     /// A restart of the guest is one, instead of the machine's end.
     pub reboots: bool,
     /// Files in the machine's directory: name and content.
@@ -53,8 +60,11 @@ impl Default for Machine {
             flip: None,
             secure_boot: false,
             diskless: false,
+            empty_disk: false,
+            stick: None,
             tpm: false,
             network: false,
+            lan: None,
             reboots: false,
             files: Vec::new(),
             fw_cfg: Vec::new(),
@@ -201,17 +211,24 @@ fn power_on(
         command.args(["sh", "-euc", WITH_TPM, "with-tpm"]);
     }
     command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
+    if let Some(name) = &machine.lan {
+        command = lan::in_namespace(name, command);
+    }
     let log = std::fs::File::create(directory.join("qemu.log"))?;
     // A group of its own: the terminal's Ctrl-C is ours to handle.
+    let mut command = command;
     let command =
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().context("start QEMU")
 }
 
-/// The UKI to boot, where QEMU finds it.
+/// The UKI and the stick to boot from, where QEMU finds them.
 fn place_kernel(machine: &Machine, directory: &Path) -> Result<()> {
-    if let Some(kernel) = &machine.kernel {
-        std::fs::copy(kernel, directory.join("kernel.efi"))?;
+    for (file, name) in [(&machine.kernel, "kernel.efi"), (&machine.stick, "stick.raw")] {
+        if let Some(file) = file {
+            std::fs::copy(file, directory.join(name))
+                .with_context(|| format!("copy {}", file.display()))?;
+        }
     }
     Ok(())
 }
@@ -250,7 +267,8 @@ fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()
             "; cp --sparse=always /image/disk.raw {disk}; esp='-i {disk}@@1M'; {commands}"
         );
     }
-    script += &format!("; qemu-img create -q -f qcow2 -b {disk} -F raw /vm/disk.qcow2 {DISK_SIZE}");
+    let backing = if machine.empty_disk { String::new() } else { format!("-b {disk} -F raw") };
+    script += &format!("; qemu-img create -q -f qcow2 {backing} /vm/disk.qcow2 {DISK_SIZE}");
     if let Some(offset) = machine.flip {
         script += &format!("; qemu-io -c 'write -q -P 0x5a {offset} 1' /vm/disk.qcow2");
     }
@@ -284,7 +302,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
          -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
-         -device virtio-rng-pci -serial file:/vm/serial.log -device virtio-serial-pci \
+         -device virtio-rng-pci -chardev socket,id=serial,path=/vm/serial.sock,server=on,wait=off,logfile=/vm/serial.log -serial chardev:serial -device virtio-serial-pci \
          -chardev socket,id=shell,path=/vm/shell.sock,server=on,wait=off -device virtconsole,chardev=shell \
          -chardev socket,id=view,path=/vm/view.sock,server=on,wait=off \
          -device virtserialport,chardev=view,name=quietcore.view"
@@ -292,10 +310,20 @@ fn arguments(machine: &Machine) -> Vec<String> {
     if !machine.diskless {
         text += " -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1";
     }
+    if machine.stick.is_some() {
+        text += " -drive if=none,id=stick,file=/vm/stick.raw,format=raw,readonly=on -device qemu-xhci -device usb-storage,drive=stick,bootindex=0";
+    }
     if machine.capture.is_some() {
         text += " -drive if=none,id=capture,file=/vm/capture.img,format=raw,readonly=on -device virtio-blk-pci,drive=capture,serial=qc-capture";
     }
-    text += if machine.network { " -nic user,model=virtio-net-pci" } else { " -nic none" };
+    text += &match (machine.network, &machine.lan) {
+        (_, Some(_)) => format!(
+            " -netdev tap,id=lan,ifname={},script=no,downscript=no -device virtio-net-pci,netdev=lan,bootindex=2",
+            lan::TAP
+        ),
+        (true, None) => " -nic user,model=virtio-net-pci".into(),
+        (false, None) => " -nic none".into(),
+    };
     if !machine.reboots {
         text += " -no-reboot";
     }

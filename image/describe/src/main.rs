@@ -63,6 +63,9 @@ struct Described {
     /// Where the packages of the image are kept.
     #[arg(long)]
     packages: PathBuf,
+    /// The configuration of the image's kernel, if it is our own instead of a package's.
+    #[arg(long)]
+    kernel_config: Option<PathBuf>,
     /// The image's profile.
     #[arg(long)]
     variant: String,
@@ -107,10 +110,20 @@ fn write(directory: &Path, name: &str, value: &Value) -> Result<()> {
 }
 
 fn describe(arguments: &Described) -> Result<()> {
-    let packages = parts::image_packages(&arguments.base, &arguments.packages)?;
+    let mut packages = parts::image_packages(&arguments.base, &arguments.packages)?;
     let tools = parts::tool_packages(&arguments.tools)?;
     let crates = Crates::of_lock(Path::new("Cargo.lock"))?;
-    let kernel = packages.iter().find(|package| package.name.starts_with("linux-image-6"));
+    let packaged = packages.iter().find(|package| package.name.starts_with("linux-image-6"));
+    let (kernel, kernel_config) = match &arguments.kernel_config {
+        Some(own) => (Some(parts::kernel_version(own)?), parts::hash_of(own)?),
+        None => (
+            packaged.map(|package| package.version.clone()),
+            parts::kernel_config(&arguments.packages)?,
+        ),
+    };
+    if arguments.kernel_config.is_some() {
+        packages.retain(|package| !package.name.starts_with("linux-image-"));
+    }
     let manifest = json!({
         "format": 1,
         "image": "quietcore",
@@ -118,8 +131,8 @@ fn describe(arguments: &Described) -> Result<()> {
         "version": arguments.image_version,
         "commit": commit()?,
         "rustc": output("rustc", &["--version"])?,
-        "kernel": kernel.map(|package| &package.version),
-        "kernel_config_sha256": parts::kernel_config(&arguments.packages)?,
+        "kernel": kernel,
+        "kernel_config_sha256": kernel_config,
         "inputs": {
             "packages.lock": parts::hash_of(Path::new("image/packages.lock"))?,
             "Cargo.lock": parts::hash_of(Path::new("Cargo.lock"))?,

@@ -113,6 +113,16 @@ pub fn kernel_config(directory: &Path) -> Result<String> {
     Ok(hash.with_context(|| format!("{text}: no kernel's configuration"))?.to_owned())
 }
 
+/// The version of a kernel of our own, by the head of its configuration: `# Linux/x86 6.12.1 Kernel Configuration`.
+pub fn kernel_version(config: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(config).with_context(|| config.display().to_string())?;
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("# Linux/x86 ")?.strip_suffix(" Kernel Configuration"));
+    let version = version.with_context(|| format!("{}: whose is it?", config.display()))?;
+    Ok(format!("linux-source {version}, kernel-config"))
+}
+
 /// The packages of the tools root, by dpkg's own list.
 pub fn tool_packages(root: &Path) -> Result<Vec<Package>> {
     let path = root.join("var/lib/dpkg/status");

@@ -28,6 +28,20 @@ pub fn keep() -> Result<(), Failure> {
     Ok(())
 }
 
+/// The parts of the disk image that a netboot UKI carries besides its root, for the installer.
+pub fn keep_medium() -> Result<(), Failure> {
+    let Ok(entries) = fs::read_dir("/medium") else { return Ok(()) };
+    let target = Path::new("/run/quietcore/medium");
+    fs::create_dir_all(target).map_err(failed(format!("make {}", target.display())))?;
+    for entry in entries.filter_map(Result::ok) {
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
+        fs::copy(&from, &to).map_err(failed(format!("copy {}", from.display())))?;
+        // Both would not fit twice into a small host's memory.
+        let _ = fs::remove_file(from);
+    }
+    Ok(())
+}
+
 /// Whoever can write to the ESP could have put others there, for systemd's own units (`tmpfiles.extra` and the like).
 fn is_ours(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"quietcore.")

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long the root's partitions may take to appear. A disk that needs longer is taken for dead.
-const ROOT_WAIT: Duration = Duration::from_secs(12);
+const ROOT_WAIT: Duration = Duration::from_secs(20);
 
 /// How long the way to the root may take in all: a disk or a module that never answers is no reason to wait
 /// for a person.
@@ -60,6 +60,7 @@ fn hand_over() -> Result<Infallible, Failure> {
     mount_kernel_file_systems()?;
     extra::keep()?;
     if Path::new(NETBOOT_ROOT).exists() {
+        extra::keep_medium()?;
         load_modules()?;
         return switch_root(&loopdevice::over(Path::new(NETBOOT_ROOT))?);
     }

@@ -11,6 +11,12 @@ mod hardening;
 mod hostconfig;
 /// The image: what is in it, and what happens when a byte of it changes.
 mod image;
+/// The ways onto a disk.
+mod install;
+/// A loaded host.
+mod load;
+/// The network, and what it boots.
+mod netboot;
 /// The hot cores are quiet, and without the isolation words they are not.
 mod quiet;
 /// The README's commands.
@@ -58,6 +64,7 @@ type Alone = fn(&ImageFiles) -> Result<Verdict>;
 const SHARED: &[(&str, Shared)] = &[
     ("ready", image::boots_to_ready),
     ("quiet-cores", quiet::hot_cores_are_quiet),
+    ("loaded-host", load::loaded_host_leaves_hot_cores_alone),
     ("hot-core-refused", containers::hot_core_is_refused),
     ("container-comes-back", containers::killed_container_comes_back),
     ("kill-switch", trading::kill_switch_cancels_everything),
@@ -75,6 +82,10 @@ const ALONE: &[(&str, Alone)] = &[
     ("damaged-data", data::damaged_data_never_hangs_a_host),
     ("sealed", sealed::data_is_sealed),
     ("netboot", image::boots_without_a_disk),
+    ("own-cores", tune::host_has_cores_of_its_own),
+    ("installer", install::disk_is_installed),
+    ("flash", install::flash_writes_and_refuses),
+    ("network-boot", netboot::network_boots),
     ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
@@ -199,8 +210,7 @@ fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tal
 
 /// What the guest knows about a failure.
 fn show_guest(shell: &mut Shell) {
-    let script =
-        "qctl status; systemctl --failed --no-legend; journalctl -b -p warning --no-pager -n 20";
+    let script = "qctl status; systemctl --failed --no-legend; qctl tune verify --quiet; journalctl -b -p warning --no-pager -n 20";
     match shell.run(script, Duration::from_secs(60)) {
         Ok(output) => println!("--- the guest says:\n{}---", output.text),
         Err(error) => println!("--- the guest does not answer: {error:#}"),

@@ -8,7 +8,6 @@ use crate::shell::Shell;
 use crate::vm::Machine;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 /// Timer interrupts on the engine's core in ten seconds of trading, at most. Traced, they are TCP's own
@@ -18,9 +17,6 @@ const TIMER_MAX: u64 = 25;
 
 /// What a control core must show at least, for the check to be able to tell.
 const TIMER_CONTROL_MIN: u64 = 1000;
-
-/// Words of the command line that the control goes without.
-pub const ISOLATION_WORDS: [&str; 4] = ["nohz_full=", "rcu_nocbs=", "irqaffinity=", "isolcpus="];
 
 /// What ten seconds on the cores from 2 on brought, and on the housekeeping cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,22 +145,10 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
     )))
 }
 
-/// The same image under a command line without the isolation words.
-///
-/// # Errors
-/// The tools root can't make it.
-pub fn control_kernel(image: &ImageFiles) -> Result<Machine> {
-    let kernel = image.directory.join("control.efi");
-    let words = ISOLATION_WORDS.map(|word| format!("-e 's/{word}[^ ]* *//'")).join(" ");
-    let script = format!(
-        "cd /tmp; for part in linux initrd osrel uname; do objcopy -O binary --only-section=.$part /image/uki.efi $part 2> /dev/null || :; done;
-         objcopy -O binary --only-section=.cmdline /image/uki.efi cmdline; sed -i {words} cmdline;
-         ukify build --linux=linux --initrd=initrd --cmdline=@cmdline --os-release=@osrel --uname=$(tr -d '\\0' < uname) --output=/image/control.efi"
-    );
-    let status =
-        image.in_tools(&[(&image.directory, "/image")]).args(["sh", "-euc", &script]).status()?;
-    ensure!(status.success(), "make the control's kernel image");
-    Ok(Machine { kernel: Some(kernel), ..Machine::default() })
+/// The same image without the addon that makes cores hot.
+pub fn control() -> Machine {
+    let commands = "mdel $esp ::/loader/addons/cores.addon.efi".to_owned();
+    Machine { esp: Some(commands), ..Machine::default() }
 }
 
 /// Starts the engine on CPU 2 of a host that has no hot cores.
@@ -199,8 +183,7 @@ pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
 /// # Errors
 /// It does not boot or the engine does not start.
 pub fn control_noise(image: &ImageFiles) -> Result<Noise> {
-    let machine = control_kernel(image)?;
-    debug_assert!(machine.kernel.as_deref().is_some_and(Path::exists));
+    let machine = control();
     let mut booted = boot(image, &machine)?;
     booted
         .shell

@@ -70,7 +70,7 @@ pub fn unsigned_is_refused(image: &ImageFiles) -> Result<Verdict> {
         ("an unsigned UKI", "cp /image/uki.unsigned.efi /tmp/uki.efi"),
         (
             "a UKI with a changed command line",
-            "LC_ALL=C sed s/nohz_full=2-N/nohz_full=3-N/ /image/uki.efi > /tmp/uki.efi; \
+            "LC_ALL=C sed s/lockdown=integrity/lockdown=intEgrity/ /image/uki.efi > /tmp/uki.efi; \
              ! cmp -s /image/uki.efi /tmp/uki.efi",
         ),
         (

@@ -53,6 +53,16 @@ impl Host {
         Ok(())
     }
 
+    /// Takes a release, while somebody else asks for it too: who comes second is told so.
+    fn stage_for_two(&mut self, release: &Path) -> Result<()> {
+        let ask = format!("qctl update {}", self.url(release)?);
+        let both = format!("{ask} > /run/first 2>&1 & sleep 1; {ask}; wait; cat /run/first");
+        let said = self.booted.shell.run(&both, UPDATE_LIMIT)?.text;
+        let are_told = said.contains("is under way") && said.contains("qctl reboot starts it");
+        ensure!(are_told, "two who asked for an update were told: {said}");
+        Ok(())
+    }
+
     /// A release must not be taken; returns why it was not.
     fn refused(&mut self, release: &Path) -> Result<String> {
         let command = format!("qctl update {}", self.url(release)?);
@@ -159,7 +169,7 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     let apply = "qctl apply /etc/quietcore/compose.yaml";
     host.booted.shell.check(apply, Duration::from_secs(60))?;
     refuse_strangers(image, &mut host, &good_release)?;
-    host.stage(&good_release)?;
+    host.stage_for_two(&good_release)?;
     host.restart(good, READY_LIMIT)?;
     let timer = "systemctl is-active quietcore-fallback.timer";
     let timer = host.booted.shell.run(timer, Duration::from_secs(60))?.text;
