@@ -1,3 +1,5 @@
+//! Disks of memory that are pulled out at every write, or forget one; images in parts and their signatures.
+
 use super::source::{ImageFile, Parts, check_sums, split};
 use super::*;
 use crate::update::fetch::sha256;
