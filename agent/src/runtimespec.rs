@@ -193,8 +193,9 @@ fn resources(service: &Service) -> Value {
         resources["cpu"]["period"] = json!(100_000);
     }
     if let Some(bytes) = service.memory_bytes {
-        // No swap beyond the limit.
-        resources["memory"] = json!({ "limit": bytes, "swap": bytes });
+        // There is no swap on a host (kernel-config/tuning.toml), and our own kernel knows of none: a limit of it would be
+        // a file that is not there.
+        resources["memory"] = json!({ "limit": bytes });
     }
     if let Some(pids) = service.pids {
         resources["pids"] = json!({ "limit": pids });

@@ -24,6 +24,9 @@ const BARS: &[(&str, &str, f64)] = &[
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
     ("hot_core_foreign_switches_per_10s", "at most", 0.0),
     ("hot_core_timer_irqs_per_10s_control", "at least", 1000.0),
+    ("mistunings_named", "at least", 30.0),
+    ("false_alarms", "at most", 0.0),
+    ("kernel_modules", "at most", 0.0),
     ("parse_instructions_per_message", "at most", 25.0),
     ("book_instructions_per_message", "at most", 80.0),
     ("tick_to_order_instructions", "at most", 1000.0),
@@ -79,7 +82,8 @@ pub fn bench(area: &str) -> Result<()> {
     match area {
         "image" => write("image", image()?),
         "engine" => write("engine", crate::bench_engine::engine()?),
-        other => bail!("AREA={other}: there are image and engine"),
+        "host" => write("host", crate::bench_host::host()?),
+        other => bail!("AREA={other}: there are image, engine and host"),
     }
 }
 

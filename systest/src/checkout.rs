@@ -39,12 +39,26 @@ impl ImageFiles {
     /// # Errors
     /// The build failed; it said why.
     pub fn build(profile: &str) -> Result<Self> {
+        let kernel = std::env::var("KERNEL").ok();
+        Self::build_with(profile, kernel.as_deref().filter(|kernel| !kernel.is_empty()))
+    }
+
+    /// [`Self::build`] with this kernel of ours, or with Debian's.
+    ///
+    /// # Errors
+    /// The build failed; it said why.
+    pub fn build_with(profile: &str, kernel: Option<&str>) -> Result<Self> {
+        let kernel = kernel.unwrap_or("debian");
         let status = Command::new(root().join("image/build"))
             .arg(profile)
+            .env("KERNEL", kernel)
             .status()
             .context("start image/build")?;
         ensure!(status.success(), "the image was not built; the lines above say why");
-        Self::find(profile)
+        match kernel {
+            "debian" => Self::find(profile),
+            own => Self::find(&format!("{profile}-{own}")),
+        }
     }
 
     /// A profile that was built before.
@@ -52,9 +66,7 @@ impl ImageFiles {
     /// # Errors
     /// It was not.
     pub fn find(profile: &str) -> Result<Self> {
-        let kernel = std::env::var("KERNEL").ok().filter(|kernel| kernel != "debian");
-        let name = kernel.map_or(profile.into(), |kernel| format!("{profile}-{kernel}"));
-        let directory = root().join("target/image").join(name);
+        let directory = root().join("target/image").join(profile);
         let tools = std::fs::read_to_string(directory.join("tools"));
         let tools =
             tools.with_context(|| format!("no {profile} image; run image/build {profile}"))?;

@@ -7,6 +7,8 @@ pub mod accel;
 pub mod bench;
 /// The engine's figures: instructions, allocations, system calls, times side by side.
 mod bench_engine;
+/// A host's figures, on our own kernel.
+mod bench_host;
 /// What a checkout is made of: paths, the image's parts.
 pub mod checkout;
 /// `make run`: a trading VM with a live view.

@@ -28,7 +28,7 @@ enum Command {
     },
     /// Measure an area and write target/reports/AREA.json.
     Bench {
-        /// image or engine.
+        /// image, engine or host.
         area: String,
     },
     /// Print every report beside its bars.

@@ -13,8 +13,6 @@ mod hostconfig;
 mod image;
 /// The ways onto a disk.
 mod install;
-/// A loaded host.
-mod load;
 /// The network, and what it boots.
 mod netboot;
 /// The hot cores are quiet, and without the isolation words they are not.
@@ -28,7 +26,7 @@ mod secureboot;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 /// A tuned host, and what makes it another one.
-mod tune;
+pub(crate) mod tune;
 /// Updates of the operating system.
 mod updates;
 
@@ -64,7 +62,6 @@ type Alone = fn(&ImageFiles) -> Result<Verdict>;
 const SHARED: &[(&str, Shared)] = &[
     ("ready", image::boots_to_ready),
     ("quiet-cores", quiet::hot_cores_are_quiet),
-    ("loaded-host", load::loaded_host_leaves_hot_cores_alone),
     ("hot-core-refused", containers::hot_core_is_refused),
     ("container-comes-back", containers::killed_container_comes_back),
     ("kill-switch", trading::kill_switch_cancels_everything),

@@ -146,7 +146,7 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
 }
 
 /// The same image without the addon that makes cores hot.
-pub fn control() -> Machine {
+fn control() -> Machine {
     let commands = "mdel $esp ::/loader/addons/cores.addon.efi".to_owned();
     Machine { esp: Some(commands), ..Machine::default() }
 }
