@@ -1,7 +1,7 @@
 //! Hosts that boot from a network, with real servers in a namespace of this machine.
 
 use super::{READY_LIMIT, Verdict};
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::ImageFiles;
 use crate::lan::{Lan, SERVER};
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -56,8 +56,9 @@ fn by_http(image: &ImageFiles, directory: &Path) -> Result<()> {
     let mut vm = Vm::start(image, &machine)?;
     let why = || format!("dnsmasq said:\n{}", lan.log());
     vm.wait_for("quietcore: installed", READY_LIMIT * 3).with_context(why)?;
-    vm.wait_for("quietcore: ready", READY_LIMIT * 5).with_context(why)?;
-    let mut shell = Shell::connect(&mut vm, READY_LIMIT * 5)?;
+    // The shell says once that it is there.
+    let mut shell = Shell::connect(&mut vm, READY_LIMIT * 5).with_context(why)?;
+    shell.check("qctl ready --timeout 300", READY_LIMIT)?;
     let table = shell.check("dmsetup table root", Duration::from_secs(60))?;
     ensure!(table.contains("verity"), "it did not boot from the disk: {table}");
     Ok(())
@@ -67,7 +68,7 @@ fn by_http(image: &ImageFiles, directory: &Path) -> Result<()> {
 fn by_ipxe(image: &ImageFiles, directory: &Path) -> Result<()> {
     let file = directory.join("netboot.efi");
     std::fs::remove_file(&file)?;
-    std::fs::copy(root().join("image/files/boot.ipxe"), directory.join("boot.ipxe"))?;
+    std::fs::copy(image.directory.join("boot.ipxe"), directory.join("boot.ipxe"))?;
     let options = options(&[
         "dhcp-match=set:ipxe,175".into(),
         "dhcp-boot=tag:!ipxe,snponly.efi".into(),
