@@ -34,6 +34,8 @@ use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
 use anyhow::{Result, bail};
+use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A story's end.
@@ -70,8 +72,8 @@ const SHARED: &[(&str, Shared)] = &[
     ("tuned", tune::host_is_tuned),
 ];
 
-/// Stories that boot, or do not boot, a machine of their own.
-const ALONE: &[(&str, Alone)] = &[
+/// Stories with machines of their own that build nothing: told two at a time, since an emulated machine takes one core.
+const BESIDE: &[(&str, Alone)] = &[
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("flipped-byte", image::flipped_byte_is_caught),
     ("secure-boot", secureboot::signed_boots),
@@ -79,10 +81,14 @@ const ALONE: &[(&str, Alone)] = &[
     ("damaged-data", data::damaged_data_never_hangs_a_host),
     ("sealed", sealed::data_is_sealed),
     ("netboot", image::boots_without_a_disk),
-    ("own-cores", tune::host_has_cores_of_its_own),
     ("installer", install::disk_is_installed),
     ("flash", install::flash_writes_and_refuses),
     ("network-boot", netboot::network_boots),
+];
+
+/// Stories that build something, or need the whole machine.
+const ALONE: &[(&str, Alone)] = &[
+    ("own-cores", tune::host_has_cores_of_its_own),
     ("updates", updates::updates_prove_themselves_or_fall_back),
     ("hardening", image::units_are_hardened),
     ("production", image::production_has_no_way_in),
@@ -90,9 +96,13 @@ const ALONE: &[(&str, Alone)] = &[
     ("readme", readme::commands_work),
 ];
 
+/// How many machines there are at once.
+const AT_ONCE: usize = 2;
+
 /// Names of all stories.
 pub fn names() -> Vec<&'static str> {
-    SHARED.iter().map(|(name, _)| *name).chain(ALONE.iter().map(|(name, _)| *name)).collect()
+    let alone = BESIDE.iter().chain(ALONE).map(|(name, _)| *name);
+    SHARED.iter().map(|(name, _)| *name).chain(alone).collect()
 }
 
 /// Boots the debug image up to a shell.
@@ -169,6 +179,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
     if SHARED.iter().any(|(name, _)| wanted(name)) {
         run_shared(&image, &wanted, &mut tally);
     }
+    run_beside(&image, &wanted, &mut tally);
     for (name, story) in ALONE.iter().filter(|(name, _)| wanted(name)) {
         let start = Instant::now();
         tally.tell(name, start, &story(&image));
@@ -178,6 +189,23 @@ pub fn run(only: Option<&str>) -> Result<()> {
         tally.passed, tally.failed, tally.skipped
     );
     if tally.failed > 0 { bail!("{} stories failed", tally.failed) } else { Ok(()) }
+}
+
+fn run_beside(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
+    let left: VecDeque<_> = BESIDE.iter().filter(|(name, _)| wanted(name)).collect();
+    let (left, tally) = (Mutex::new(left), Mutex::new(tally));
+    let next = || left.lock().expect("no story panics").pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((name, story)) = next() {
+                    let start = Instant::now();
+                    let verdict = story(image);
+                    tally.lock().expect("no story panics").tell(name, start, &verdict);
+                }
+            });
+        }
+    });
 }
 
 fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
