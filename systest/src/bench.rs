@@ -179,6 +179,12 @@ fn beside(name: &str, value: &Value) -> String {
     format!("{sense} {bar}: {}", if met { "met" } else { "MISSED" })
 }
 
+/// Seconds from the kernel's start until the host was ready, as its console says.
+pub(crate) fn ready_seconds(console: &str) -> Result<f64> {
+    let said = console.split("quietcore: ready, ").nth(1).and_then(|rest| rest.split(' ').next());
+    said.and_then(|text| text.parse().ok()).context("the guest's time to ready")
+}
+
 fn image() -> Result<Map<String, Value>> {
     let mut figures = Map::new();
     let begin = Instant::now();
@@ -202,12 +208,7 @@ fn image() -> Result<Map<String, Value>> {
     }
     let mut booted = boot(&image, &Machine::default())?;
     booted.vm.wait_for("quietcore: ready", crate::stories::READY_LIMIT)?;
-    let console = booted.vm.console();
-    let seconds = console
-        .split("quietcore: ready, ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
-    figures.insert("ready_seconds".into(), json!(seconds.context("the guest's time to ready")?));
+    figures.insert("ready_seconds".into(), json!(ready_seconds(&booted.vm.console())?));
     figures
         .insert("emulated".into(), json!(u32::from(booted.vm.accel == crate::accel::Accel::Tcg)));
     // The two that only grow come first: asking makes them grow.

@@ -1,6 +1,7 @@
 //! A host's figures, on our own kernel: how quiet the hot cores are, whether a mis-tuned host is noticed, and
 //! the kernel beside Debian's.
 
+use crate::bench::ready_seconds;
 use crate::checkout::ImageFiles;
 use crate::stories::{READY_LIMIT, boot, quiet_figures, tune};
 use crate::vm::Machine;
@@ -39,13 +40,8 @@ fn modules_below(directory: &Path) -> Result<usize> {
 fn boot_once(image: &ImageFiles) -> Result<(f64, bool)> {
     let mut booted = boot(image, &Machine::default())?;
     booted.vm.wait_for("quietcore: ready, ", READY_LIMIT)?;
-    let console = booted.vm.console();
-    let seconds =
-        console.split("quietcore: ready, ").nth(1).and_then(|rest| rest.split(' ').next());
     let verified = booted.shell.run("qctl tune verify --quiet", Duration::from_secs(60))?;
-    let seconds =
-        seconds.and_then(|text| text.parse().ok()).context("the guest's time to ready")?;
-    Ok((seconds, verified.code != 0))
+    Ok((ready_seconds(&booted.vm.console())?, verified.code != 0))
 }
 
 pub fn host() -> Result<Map<String, Value>> {
