@@ -46,12 +46,13 @@ const BARS: &[(&str, &str, f64)] = &[
 ];
 
 /// Counts that are the same in every run and may not grow, whether their bar is met or missed: an area with a
-/// larger one fails.
+/// larger one fails. Those of instructions stand 2 % above what was measured, since the checkout's path is part of the
+/// names by which the compiler orders its work: another directory counts 1,304 or 1,311.
 const NO_MORE_THAN: &[(&str, f64)] = &[
     ("parse_instructions_per_message", 25.0),
     ("decode_instructions_per_message", 36.0),
-    ("book_instructions_per_message", 117.0),
-    ("tick_to_order_instructions", 1_310.0),
+    ("book_instructions_per_message", 119.0),
+    ("tick_to_order_instructions", 1_330.0),
     ("risk_instructions_per_order", 120.0),
     ("allocations_after_warmup", 0.0),
     ("page_faults_after_warmup", 0.0),

@@ -72,29 +72,28 @@ const SHARED: &[(&str, Shared)] = &[
     ("tuned", tune::host_is_tuned),
 ];
 
-/// Stories with machines of their own that build nothing: told two at a time, since an emulated machine takes one core.
+/// Stories with machines of their own: told two at a time, since an emulated machine takes one core. The longest come
+/// first, so that none is left over at the end.
 const BESIDE: &[(&str, Alone)] = &[
-    ("quiet-cores-control", quiet::without_isolation_they_are_not),
-    ("flipped-byte", image::flipped_byte_is_caught),
-    ("secure-boot", secureboot::signed_boots),
-    ("secure-boot-strangers", secureboot::unsigned_is_refused),
-    ("damaged-data", data::damaged_data_never_hangs_a_host),
-    ("sealed", sealed::data_is_sealed),
-    ("netboot", image::boots_without_a_disk),
-    ("installer", install::disk_is_installed),
-    ("flash", install::flash_writes_and_refuses),
+    ("updates", updates::updates_prove_themselves_or_fall_back),
     ("network-boot", netboot::network_boots),
+    ("installer", install::disk_is_installed),
+    ("sealed", sealed::data_is_sealed),
+    ("host-config", hostconfig::credentials_make_a_host),
+    ("damaged-data", data::damaged_data_never_hangs_a_host),
+    ("quiet-cores-control", quiet::without_isolation_they_are_not),
+    ("secure-boot-strangers", secureboot::unsigned_is_refused),
+    ("own-cores", tune::host_has_cores_of_its_own),
+    ("netboot", image::boots_without_a_disk),
+    ("secure-boot", secureboot::signed_boots),
+    ("production", image::production_has_no_way_in),
+    ("hardening", image::units_are_hardened),
+    ("flipped-byte", image::flipped_byte_is_caught),
+    ("flash", install::flash_writes_and_refuses),
 ];
 
-/// Stories that build something, or need the whole machine.
-const ALONE: &[(&str, Alone)] = &[
-    ("own-cores", tune::host_has_cores_of_its_own),
-    ("updates", updates::updates_prove_themselves_or_fall_back),
-    ("hardening", image::units_are_hardened),
-    ("production", image::production_has_no_way_in),
-    ("host-config", hostconfig::credentials_make_a_host),
-    ("readme", readme::commands_work),
-];
+/// Stories that need the whole machine.
+const ALONE: &[(&str, Alone)] = &[("readme", readme::commands_work)];
 
 /// How many machines there are at once.
 const AT_ONCE: usize = 2;
@@ -137,10 +136,12 @@ pub fn quiet_figures(
     Ok(())
 }
 
+#[derive(Default)]
 struct Tally {
     passed: u32,
-    failed: u32,
     skipped: u32,
+    /// What is said of each that failed.
+    failed: Vec<String>,
 }
 
 impl Tally {
@@ -156,8 +157,9 @@ impl Tally {
                 println!("story {name}: SKIPPED, {why}");
             }
             Err(error) => {
-                self.failed += 1;
-                println!("story {name} ({seconds} s): FAILED: {error:#}");
+                let said = format!("story {name} ({seconds} s): FAILED: {error:#}");
+                println!("{said}");
+                self.failed.push(said);
             }
         }
     }
@@ -175,7 +177,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
     }
     let wanted = |name: &str| only.is_none_or(|only| only == name);
     let image = ImageFiles::build("debug")?;
-    let mut tally = Tally { passed: 0, failed: 0, skipped: 0 };
+    let mut tally = Tally::default();
     if SHARED.iter().any(|(name, _)| wanted(name)) {
         run_shared(&image, &wanted, &mut tally);
     }
@@ -184,11 +186,11 @@ pub fn run(only: Option<&str>) -> Result<()> {
         let start = Instant::now();
         tally.tell(name, start, &story(&image));
     }
-    println!(
-        "stories: {} passed, {} failed, {} skipped",
-        tally.passed, tally.failed, tally.skipped
-    );
-    if tally.failed > 0 { bail!("{} stories failed", tally.failed) } else { Ok(()) }
+    let failed = tally.failed.len();
+    println!("stories: {} passed, {failed} failed, {} skipped", tally.passed, tally.skipped);
+    // Again at the end, where a reader of a long log looks first.
+    tally.failed.iter().for_each(|said| println!("{said}"));
+    if failed > 0 { bail!("{failed} stories failed") } else { Ok(()) }
 }
 
 fn run_beside(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
