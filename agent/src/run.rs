@@ -380,10 +380,24 @@ impl Agent {
         let done = match question {
             Question::Status => return Response::Status(Box::new(self.status())),
             Question::Apply(compose) => self.apply(&compose),
+            Question::LoadImage(archive) => {
+                let loaded = self.load_image(archive).await;
+                return loaded
+                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Loaded);
+            }
             Question::Update(url) => ask::start(&self.paths.update, &url).await,
             Question::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
         };
         done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
+    }
+
+    /// Puts an archive's image into containerd, where compose files find it; returns its name.
+    async fn load_image(&mut self, archive: PathBuf) -> Result<String> {
+        let image = tokio::task::spawn_blocking(move || ociarchive::read(&archive)).await??;
+        let containerd = self.containerd.as_mut().context("containerd does not answer")?;
+        containerd.import(&image).await?;
+        info!(image = image.name, "image {} was loaded", image.name);
+        Ok(image.name)
     }
 
     /// A file that is refused changes nothing.

@@ -30,6 +30,11 @@ pub enum Request {
         /// The file's text.
         compose: String,
     },
+    /// Put the image of an archive into containerd.
+    LoadImage {
+        /// The archive, an OCI image layout in a tar file.
+        archive: PathBuf,
+    },
     /// Tell the engine.
     Control {
         /// Cancel everything and send nothing more.
@@ -65,6 +70,8 @@ pub enum Response {
     Status(Box<Status>),
     /// The answer to [`Request::Limits`]: all that are in force.
     Limits(Vec<(String, u64)>),
+    /// The answer to [`Request::LoadImage`]: the image's name.
+    Loaded(String),
     /// It was done.
     Done,
     /// It was not done, and why.
@@ -78,6 +85,8 @@ pub enum Question {
     Status,
     /// See [`Request::Apply`].
     Apply(String),
+    /// See [`Request::LoadImage`].
+    LoadImage(PathBuf),
     /// See [`Request::Update`].
     Update(String),
     /// See [`Request::Reboot`].
@@ -123,6 +132,9 @@ async fn answer(
             }
             Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
             Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
+            Ok(Request::LoadImage { archive }) => {
+                ask(Question::LoadImage(archive), &to_agent).await
+            }
             Ok(Request::Update { url }) => ask(Question::Update(url), &to_agent).await,
             Ok(Request::Reboot { holding }) => ask(Question::Reboot { holding }, &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),

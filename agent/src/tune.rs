@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 /// A host's own words of the kernel's command line, as an addon of the UKI.
 pub mod addon;
+/// The kernel's own judges of noise.
+pub mod judges;
+/// Queues of network cards.
+pub mod nics;
 
 /// Files that one pattern can match: the interrupts of the largest hosts.
 const MATCHES_MAX: usize = 16_384;
@@ -198,6 +202,11 @@ impl Plan {
             why: "[kernel] of this host's configuration; qctl tune addon makes the addon".into(),
             ..Value::default()
         }));
+    }
+
+    /// The hot cores.
+    pub fn hot(&self) -> &CpuSet {
+        self.cores.hot()
     }
 
     fn set(&self, set: Set) -> &CpuSet {

@@ -7,7 +7,6 @@ use agent::hostconfig;
 use agent::limits::{HEALTHY_FOR, INSTALLED_LEN_MIN, UPDATE_SILENCE_MAX};
 use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
-use agent::tune;
 use agent::update::{Progress, Stage};
 use agent::view;
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +16,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// `qctl tune`.
+mod tuning;
 
 /// Ask the agent of this host. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -79,10 +81,15 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Images of containers.
+    Image {
+        #[command(subcommand)]
+        what: Image,
+    },
     /// Whether this host is tuned, and what makes a host tuned. Asks no agent.
     Tune {
         #[command(subcommand)]
-        what: Tune,
+        what: tuning::Tune,
     },
     /// Write a disk image to a stick or disk of this machine, and read it back. Asks no agent. Refused while
     /// anything uses the disk. One that was pulled out does not boot; a second try goes on.
@@ -128,86 +135,13 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Tune {
-    /// Compare every value of the plan with what is in force. Exit code 1 if one is not as it is to be.
-    Verify {
-        /// How to show it.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
-        /// Only what is not as it is to be.
-        #[arg(short, long)]
-        quiet: bool,
+enum Image {
+    /// Put the image of an archive, an OCI layout in a tar file, into containerd. It is kept across restarts and
+    /// updates.
+    Load {
+        /// The archive, where the agent can read it: below /run or /var.
+        archive: PathBuf,
     },
-    /// Print the words of the kernel's command line that a host's configuration asks for.
-    Words {
-        /// The file that the host is given as the credential quietcore.host, with [cores].
-        host: PathBuf,
-        /// CPUs of the host; needed where the hot cores do not go to the last CPU (N).
-        #[arg(long)]
-        cpus: Option<u32>,
-    },
-    /// Make an addon of these words, for /loader/addons on the host's ESP. Needs ukify and osslsigncode.
-    Addon {
-        /// As for `words`.
-        host: PathBuf,
-        /// As for `words`.
-        #[arg(long)]
-        cpus: Option<u32>,
-        /// Who signs, in PEM. Without it the addon is for firmware without Secure Boot.
-        #[arg(long, requires = "cert")]
-        key: Option<PathBuf>,
-        /// The key's certificate, in PEM.
-        #[arg(long, requires = "key")]
-        cert: Option<PathBuf>,
-        /// Where to write it: NAME.addon.efi.
-        #[arg(long, default_value = "cores.addon.efi")]
-        output: PathBuf,
-    },
-}
-
-fn tune_host(what: &Tune) -> Result<()> {
-    let words = |host: &Path, cpus| {
-        tune::addon::words(&hostconfig::read(host)?, cpus)
-            .with_context(|| host.display().to_string())
-    };
-    match what {
-        Tune::Verify { output, quiet } => verify(*output, *quiet),
-        Tune::Words { host, cpus } => {
-            println!("{}", words(host, *cpus)?.join(" "));
-            Ok(())
-        }
-        Tune::Addon { host, cpus, key, cert, output } => {
-            let words = words(host, *cpus)?;
-            let signer = key.as_deref().zip(cert.as_deref());
-            let signer = signer.map(|(key, certificate)| tune::addon::Signer { key, certificate });
-            tune::addon::make(&words, signer, output)?;
-            let signed =
-                if signer.is_some() { "signed" } else { "not signed: Secure Boot leaves it out" };
-            println!("{}: {}; {signed}", output.display(), words.join(" "));
-            Ok(())
-        }
-    }
-}
-
-fn verify(output: Output, quiet: bool) -> Result<()> {
-    let plan = tune::of_this_host()?;
-    let mut lines = plan.compare(Path::new("/"));
-    lines.extend(plan.stray_tasks());
-    let bad = lines.iter().filter(|line| !line.is_met).count();
-    let shown = || lines.iter().filter(|line| !quiet || !line.is_met);
-    match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&shown().collect::<Vec<_>>())?),
-        Output::Table => shown().for_each(|line| {
-            let mark = if line.is_met { "  " } else { "! " };
-            let tune::Line { name, at, expected, found, why, .. } = line;
-            println!("{mark}{name}: {at}: {found}; expected: {expected}; {why}");
-        }),
-    }
-    ensure!(bad == 0, "{bad} of {} values are not as they are to be", lines.len());
-    if let Output::Table = output {
-        println!("quietcore: tuned, {} values are as they are to be", lines.len());
-    }
-    Ok(())
 }
 
 #[derive(Debug, Subcommand)]
@@ -418,6 +352,16 @@ fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Re
     }
 }
 
+fn load_image(client: &mut Client, archive: &Path) -> Result<()> {
+    let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
+    match client.ask(&Request::LoadImage { archive })? {
+        Response::Loaded(name) => println!("{name}: loaded"),
+        Response::Error(why) => bail!(why),
+        _ => bail!("the agent answered something else than an image's name"),
+    }
+    Ok(())
+}
+
 fn act(arguments: &Arguments) -> Result<()> {
     let (socket, seconds) = (&arguments.socket, Duration::from_secs);
     match arguments.command {
@@ -425,7 +369,7 @@ fn act(arguments: &Arguments) -> Result<()> {
             return wait(socket, seconds(timeout), "ready", |status| status.ready);
         }
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
-        Command::Tune { ref what } => return tune_host(what),
+        Command::Tune { ref what } => return tuning::act(what),
         Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
         Command::Flash { ref image, ref disk, ref key, yes } => {
             return flash_image(image, disk, key.as_deref(), yes);
@@ -449,6 +393,7 @@ fn act(arguments: &Arguments) -> Result<()> {
                 .with_context(|| format!("read {}", file.display()))?;
             client.done(&Request::Apply { compose }).with_context(|| file.display().to_string())?;
         }
+        Command::Image { what: Image::Load { archive } } => load_image(&mut client, archive)?,
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
         Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
