@@ -26,6 +26,8 @@ pub struct Shell {
     stream: UnixStream,
     pending: Vec<u8>,
     commands: u32,
+    /// Whether the other end is gone.
+    is_closed: bool,
 }
 
 impl Shell {
@@ -37,7 +39,7 @@ impl Shell {
     pub fn connect(vm: &mut Vm, limit: Duration) -> Result<Self> {
         let stream = vm.connect("shell.sock")?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let mut shell = Self { stream, pending: Vec::new(), commands: 0 };
+        let mut shell = Self { stream, pending: Vec::new(), commands: 0, is_closed: false };
         shell.await_boot(vm, limit)?;
         Ok(shell)
     }
@@ -49,7 +51,7 @@ impl Shell {
     pub fn await_boot(&mut self, vm: &mut Vm, limit: Duration) -> Result<()> {
         let start = Instant::now();
         while self.read_until(BANNER, Duration::from_secs(1)).is_err() {
-            if vm.has_ended() {
+            if vm.has_ended() || self.is_closed {
                 bail!("QEMU ended; the console:\n{}", vm.console_end());
             }
             if start.elapsed() > limit {
@@ -90,7 +92,10 @@ impl Shell {
                 bail!("the guest has started anew");
             }
             match self.stream.read(&mut buffer) {
-                Ok(0) => bail!("the guest's console is gone"),
+                Ok(0) => {
+                    self.is_closed = true;
+                    bail!("the guest's console is gone")
+                }
                 Ok(len) => self.pending.extend_from_slice(&buffer[..len]),
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

@@ -133,8 +133,11 @@ impl Vm {
     pub fn cut_power(&mut self, image: &ImageFiles, machine: &Machine) -> Result<()> {
         self.qemu.kill().context("end QEMU")?;
         self.qemu.wait()?;
-        // What the console showed was before.
-        std::fs::remove_file(self.directory.join("serial.log")).context("forget the console")?;
+        // What the console showed was before; and the sockets of a QEMU that is not quite gone would take us in.
+        for name in ["serial.log", "serial.sock", "shell.sock", "view.sock"] {
+            std::fs::remove_file(self.directory.join(name))
+                .with_context(|| format!("remove {name}"))?;
+        }
         place_kernel(machine, &self.directory)?;
         self.qemu = power_on(image, machine, &self.directory, self.accel)?;
         self.started = Instant::now();

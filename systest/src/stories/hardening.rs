@@ -1,11 +1,12 @@
 //! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep stands with its
-//! reason in `kernel-config/hardening.toml`, and nothing else is found.
+//! reason in `kernel-config/hardening.toml`, and nothing else is found. Debian's configuration is compared with what our
+//! own kernel's fragments ask for, in the same way.
 
 use super::{Booted, Verdict};
 use crate::checkout::{ImageFiles, root};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ struct Finding {
     check_result_bool: bool,
 }
 
-fn kept() -> Result<BTreeSet<String>> {
-    let path = root().join("kernel-config/hardening.toml");
+/// The names in a file of `kernel-config`.
+fn kept(file: &str) -> Result<BTreeSet<String>> {
+    let path = root().join("kernel-config").join(file);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
     let mut names = BTreeSet::new();
@@ -47,11 +49,47 @@ fn kept() -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// What is found and not kept, and what is kept and not found.
-fn differences(findings: &[Finding], kept: &BTreeSet<String>) -> (Vec<String>, Vec<String>) {
+/// What is found must be what a file of `kernel-config` keeps; returns how much that is.
+fn compare(found: &BTreeSet<String>, file: &str) -> Result<usize> {
+    let kept = kept(file)?;
+    let difference = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
+        one.difference(other).cloned().collect::<Vec<_>>().join(", ")
+    };
+    let (new, gone) = (difference(found, &kept), difference(&kept, found));
+    ensure!(new.is_empty(), "found, and not in kernel-config/{file}: {new}");
+    ensure!(gone.is_empty(), "in kernel-config/{file}, and not found any more: {gone}");
+    Ok(kept.len())
+}
+
+fn failed(findings: &[Finding]) -> BTreeSet<String> {
     let failed = findings.iter().filter(|finding| !finding.check_result_bool);
-    let failed: BTreeSet<String> = failed.map(|finding| finding.option_name.clone()).collect();
-    (failed.difference(kept).cloned().collect(), kept.difference(&failed).cloned().collect())
+    failed.map(|finding| finding.option_name.clone()).collect()
+}
+
+/// The lines of a kernel's configuration, by option.
+fn options(text: &str) -> BTreeMap<&str, &str> {
+    let lines = text.lines().filter(|line| line.starts_with("CONFIG_"));
+    lines.filter_map(|line| line.split_once('=')).collect()
+}
+
+/// The lines of our fragments that a configuration does not have so. Where we build in, a module will do.
+fn not_as_ours(fragments: &str, config: &str) -> BTreeSet<String> {
+    let theirs = options(config);
+    let differs = |(option, wanted): &(&str, &str)| {
+        let found = theirs.get(option).copied().unwrap_or("n");
+        found != *wanted && !(*wanted == "y" && found == "m")
+    };
+    options(fragments).into_iter().filter(differs).map(|(option, _)| option.to_owned()).collect()
+}
+
+/// The fragments of our own kernel, one after the other; not the flavour's.
+fn fragments() -> Result<String> {
+    let entries = std::fs::read_dir(root().join("kernel-config/fragments"))?;
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.file_name().is_some_and(|name| name != "rt.config"));
+    paths.sort();
+    let texts = paths.iter().map(std::fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.concat())
 }
 
 /// Every setting as `sysctl -a` would print it: there is no such program on the image.
@@ -108,17 +146,17 @@ pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
     ensure!(judged.status.success(), "image/hardening: {said}");
     let findings: Vec<Finding> =
         serde_json::from_str(&std::fs::read_to_string(directory.join("result.json"))?)?;
-    let kept = kept()?;
-    let (new, gone) = differences(&findings, &kept);
-    ensure!(new.is_empty(), "found, and not in kernel-config/hardening.toml: {}", new.join(", "));
-    ensure!(gone.is_empty(), "kept, but not found any more: {}", gone.join(", "));
+    let kept = compare(&failed(&findings), "hardening.toml")?;
+    let config = std::fs::read_to_string(directory.join("config"))?;
+    let fragments = fragments()?;
+    let otherwise = compare(&not_as_ours(&fragments, &config), "debian.toml")?;
+    let same = options(&fragments).len() - otherwise;
     let vulnerable = "grep -L -e '^Not affected' -e '^Mitigation' /sys/devices/system/cpu/vulnerabilities/* || true";
     let vulnerable = booted.shell.check(vulnerable, LIMIT)?;
     let refused = unsigned_module(&image, booted)?;
     let count = findings.len();
     Ok(Verdict::Proved(format!(
-        "{count} checks, {} kept with a reason, no other finding; a module without its signature is refused ({refused}); not mitigated on this CPU: {}",
-        kept.len(),
+        "{count} checks, {kept} kept with a reason, no other finding; of our own kernel's options Debian's has {same}, and {otherwise} otherwise for a reason; a module without its signature is refused ({refused}); not mitigated on this CPU: {}",
         if vulnerable.trim().is_empty() { "nothing" } else { vulnerable.trim() },
     )))
 }
@@ -129,15 +167,29 @@ mod tests {
 
     #[test]
     fn every_kept_finding_has_a_reason_and_others_are_told() {
-        let kept = kept().unwrap();
-        assert!(kept.contains("lockdown"));
+        let kept = kept("hardening.toml").unwrap();
         let finding = |name: &str, ok| Finding { option_name: name.into(), check_result_bool: ok };
         let mut findings: Vec<_> = kept.iter().map(|name| finding(name, false)).collect();
         findings.push(finding("kernel.other", true));
-        assert_eq!(differences(&findings, &kept), (vec![], vec![]));
+        assert_eq!(compare(&failed(&findings), "hardening.toml").unwrap(), kept.len());
         findings.push(finding("kernel.new", false));
-        findings.retain(|finding| finding.option_name != "lockdown");
-        let names = |name: &str| vec![name.to_string()];
-        assert_eq!(differences(&findings, &kept), (names("kernel.new"), names("lockdown")));
+        let error = compare(&failed(&findings), "hardening.toml").unwrap_err().to_string();
+        assert!(error.contains("hardening.toml: kernel.new"), "{error}");
+        findings.retain(|finding| !["lockdown", "kernel.new"].contains(&&*finding.option_name));
+        let error = compare(&failed(&findings), "hardening.toml").unwrap_err().to_string();
+        assert!(error.contains("not found any more: lockdown"), "{error}");
+    }
+
+    #[test]
+    fn an_option_that_a_kernel_has_otherwise_is_told() {
+        let fragments = fragments().unwrap();
+        assert!(options(&fragments).len() > 200);
+        let whole: BTreeSet<String> = BTreeSet::new();
+        assert_eq!(not_as_ours(&fragments, &fragments), whole);
+        let config = fragments.replace("CONFIG_NO_HZ_FULL=y", "# CONFIG_NO_HZ_FULL is not set");
+        let config = config.replace("CONFIG_VIRTIO_NET=y", "CONFIG_VIRTIO_NET=m");
+        let missing: Vec<String> = not_as_ours(&fragments, &config).into_iter().collect();
+        assert_eq!(missing, ["CONFIG_NO_HZ_FULL"]);
+        kept("debian.toml").unwrap();
     }
 }

@@ -13,6 +13,8 @@ mod hostconfig;
 mod image;
 /// The ways onto a disk.
 mod install;
+/// The hot cores stay quiet while the others work.
+mod loaded;
 /// The network, and what it boots.
 mod netboot;
 /// The hot cores are quiet, and without the isolation words they are not.
@@ -76,10 +78,12 @@ const SHARED: &[(&str, Shared)] = &[
 /// first, so that none is left over at the end.
 const BESIDE: &[(&str, Alone)] = &[
     ("updates", updates::updates_prove_themselves_or_fall_back),
+    ("reproducible", readme::builds_are_reproducible),
     ("network-boot", netboot::network_boots),
     ("installer", install::disk_is_installed),
     ("sealed", sealed::data_is_sealed),
     ("host-config", hostconfig::credentials_make_a_host),
+    ("quiet-under-load", loaded::hot_cores_are_quiet_under_load),
     ("damaged-data", data::damaged_data_never_hangs_a_host),
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
@@ -124,7 +128,7 @@ pub fn quiet_figures(
     figures: &mut serde_json::Map<String, serde_json::Value>,
 ) -> Result<()> {
     let noise = quiet::measure(&mut booted.shell)?;
-    let control = quiet::control_noise(image)?;
+    let (control, _) = quiet::control_noise(image)?;
     for (name, value) in [
         ("hot_core_timer_irqs_per_10s", noise.timer),
         ("hot_core_foreign_switches_per_10s", noise.foreign_count()),

@@ -2,7 +2,7 @@
 //! the kernel's own scheduler trace and by its interrupt counters, over ten seconds, while the engine
 //! trades. The control boots the same image without the isolation words and must fail the same check.
 
-use super::{Booted, READY_LIMIT, Verdict, boot};
+use super::{Booted, READY_LIMIT, Verdict, boot, loaded};
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::Machine;
@@ -148,8 +148,10 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
 /// The same image without the addon that makes cores hot.
 fn control() -> Machine {
     let commands = "mdel $esp ::/loader/addons/cores.addon.efi".to_owned();
-    Machine { esp: Some(commands), ..Machine::default() }
+    Machine { esp: Some(commands), ..loaded::machine() }
 }
+
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the engine on CPU 2 of a host that has no hot cores.
 const START_ANYWAY: &str = r#"
@@ -157,12 +159,13 @@ systemctl stop quietcore-engine
 sed -e 's/contract = "enforce"/contract = "report"\ncpu = 2/' -e 's#/var/lib/quietcore/journal#/var/lib/quietcore/control#' /etc/quietcore/engine.toml > /run/control.toml
 mkdir -p /run/quietcore/engine
 (taskset -p f $$ > /dev/null; exec quietcore-engine --config /run/control.toml > /run/control.log 2>&1) &
+echo $! > /run/control.pid
 disown
 "#;
 
 /// The control.
 pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
-    let noise = control_noise(image)?;
+    let (noise, mut booted) = control_noise(image)?;
     let quiet = judge(&noise).is_ok();
     ensure!(!quiet, "without the isolation words the cores are as quiet: the check tells nothing");
     ensure!(
@@ -170,27 +173,29 @@ pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
         "only {} timer interrupts without isolation; the count is not worth a limit of {TIMER_MAX}",
         noise.timer
     );
+    booted.shell.check("kill $(cat /run/control.pid)", START_LIMIT)?;
+    let under_load = loaded::control(&mut booted)?;
     Ok(Verdict::Proved(format!(
-        "without the isolation words the same check fails: {} timer interrupts and {} foreign context switches ({})",
+        "without the isolation words the same check fails: {} timer interrupts and {} foreign context switches ({}); a loop beside the others' work took {under_load} timer interrupts",
         noise.timer,
         noise.foreign_count(),
         noise.intruders()
     )))
 }
 
-/// The control's figures.
+/// The control's figures, and the host that they are of.
 ///
 /// # Errors
 /// It does not boot or the engine does not start.
-pub fn control_noise(image: &ImageFiles) -> Result<Noise> {
+pub fn control_noise(image: &ImageFiles) -> Result<(Noise, Booted)> {
     let machine = control();
     let mut booted = boot(image, &machine)?;
     booted
         .shell
         .check("until systemctl is-active quietcore-agent; do sleep 1; done", READY_LIMIT)?;
-    booted.shell.check(START_ANYWAY, Duration::from_secs(60))?;
+    booted.shell.check(START_ANYWAY, START_LIMIT)?;
     booted.shell.wait_status("the engine trades without isolation", READY_LIMIT, |status| {
         status["engines"][0]["state"] == "trading"
     })?;
-    measure(&mut booted.shell)
+    Ok((measure(&mut booted.shell)?, booted))
 }

@@ -9,10 +9,15 @@ use std::time::Instant;
 /// How long each `make run` goes on after the host is ready.
 const SECONDS_TO_RUN: &str = "5";
 
-/// The commands in the README's code blocks but `make test`, which is what runs us.
+/// Its command that is a story of its own, since it can be told beside others.
+const REPRODUCIBLE: &str = "make reproducible";
+
+/// The commands in the README's code blocks but `make test`, which is what runs us, and [`REPRODUCIBLE`].
 fn commands() -> Result<Vec<String>> {
     let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
-    let lines = readme.lines().filter(|line| line.starts_with("make ") && *line != "make test");
+    ensure!(readme.lines().any(|line| line == REPRODUCIBLE), "no {REPRODUCIBLE} in the README");
+    let others = ["make test", REPRODUCIBLE];
+    let lines = readme.lines().filter(|line| line.starts_with("make ") && !others.contains(line));
     Ok(lines.map(Into::into).collect())
 }
 
@@ -37,31 +42,35 @@ pub fn commands_work(_: &ImageFiles) -> Result<Verdict> {
             }
         };
         let start = Instant::now();
-        let output = Command::new("sh")
-            .args(["-c", &line])
-            .env("SECONDS_TO_RUN", SECONDS_TO_RUN)
-            .current_dir(root())
-            .output()?;
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        ensure!(
-            output.status.success(),
-            "`{line}` ended with {}:\n{}",
-            output.status,
-            end(&text, 40)
-        );
+        let said = run(&line)?;
         println!("  {command} ({} s)", start.elapsed().as_secs());
         if !std::mem::replace(&mut shown, true) {
-            println!("{}", end(&String::from_utf8_lossy(&output.stdout), 32));
+            println!("{}", end(&said, 32));
         }
     }
     Ok(Verdict::Proved(format!(
         "{} commands of the README ran as they stand there, {skipped} skipped",
         commands.len() - skipped
     )))
+}
+
+/// The image that is built twice and compared.
+pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
+    let said = run(REPRODUCIBLE)?;
+    Ok(Verdict::Proved(said.lines().last().unwrap_or_default().to_owned()))
+}
+
+/// Runs a command, which must succeed; returns its standard output.
+fn run(line: &str) -> Result<String> {
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .env("SECONDS_TO_RUN", SECONDS_TO_RUN)
+        .current_dir(root())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = format!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "`{line}` ended with {}:\n{}", output.status, end(&text, 40));
+    Ok(said)
 }
 
 fn end(text: &str, lines: usize) -> String {

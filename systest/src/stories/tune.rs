@@ -51,7 +51,15 @@ const SEEDS: &[(&str, Seed)] = &[
         "clock-source",
         Seen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "s/.*/hpet/"),
     ),
-    ("watchdogs", Value("/proc/sys/kernel/watchdog", "1")),
+    // Reading soft_watchdog while none is on switches it off by itself (proc_watchdog_common, kernel/watchdog.c), and
+    // then watchdog=1 means none.
+    (
+        "watchdogs",
+        Done(
+            "echo 1 > /proc/sys/kernel/soft_watchdog && echo 1 > /proc/sys/kernel/watchdog",
+            "echo 0 > /proc/sys/kernel/watchdog && echo 0 > /proc/sys/kernel/soft_watchdog",
+        ),
+    ),
     (
         "machine-checks",
         Value("/sys/devices/system/machinecheck/machinecheck2/check_interval", "300"),
@@ -153,6 +161,18 @@ pub fn host_is_tuned(booted: &mut Booted) -> Result<Verdict> {
 /// A host with one core more for housekeeping, and a word that changes nothing.
 const OWN: &str = "version = 1\n[cores]\nhot = \"3-N\"\n[kernel]\nwords = [\"audit=0\"]\n";
 
+/// Has udev set every card as this line of a .link file says, and verifies.
+fn short_rings(booted: &mut Booted, line: &str) -> Result<(i32, String)> {
+    let script = format!(
+        "mkdir -p /run/systemd/network; printf '[Match]\nType=ether\n[Link]\n{line}\n' > /run/systemd/network/01-test.link
+        udevadm control --reload
+        udevadm trigger --action=add --subsystem-match=net --settle
+        rm /run/systemd/network/01-test.link"
+    );
+    booted.shell.check(&script, LIMIT)?;
+    verify(booted)
+}
+
 /// The story: with Secure Boot on.
 pub fn host_has_cores_of_its_own(image: &ImageFiles) -> Result<Verdict> {
     let host = image.directory.join("own.toml");
@@ -170,6 +190,7 @@ pub fn host_has_cores_of_its_own(image: &ImageFiles) -> Result<Verdict> {
     let machine = Machine {
         cpus: 5,
         secure_boot: true,
+        network: true,
         esp: Some("mcopy -o $esp /image/own.addon.efi ::/loader/addons/cores.addon.efi".into()),
         files: vec![("host.toml", OWN.into())],
         fw_cfg: vec![("quietcore.host", "host.toml")],
@@ -181,6 +202,11 @@ pub fn host_has_cores_of_its_own(image: &ImageFiles) -> Result<Verdict> {
     ensure!(hot.trim() == "3-4", "CPUs {} are hot", hot.trim());
     let (code, text) = verify(&mut booted)?;
     ensure!(code == 0, "it is not tuned: {text}");
+    // A card with a short queue is named, and one that was set right again is not.
+    let (code, text) = short_rings(&mut booted, "RxBufferSize=64")?;
+    ensure!(code == 1 && text.contains("! receive-ring: "), "the short queue is not named: {text}");
+    let (code, text) = short_rings(&mut booted, "RxBufferSize=max")?;
+    ensure!(code == 0, "the long queue is named: {text}");
     // The control: without its word it is not what its configuration says.
     let without =
         "sed s/audit=0// /proc/cmdline > /run/cmdline; mount --bind /run/cmdline /proc/cmdline";

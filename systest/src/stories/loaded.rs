@@ -1,0 +1,372 @@
+//! A busy loop on each hot core while the housekeeping cores work: images are fetched and unpacked, a disk is filled,
+//! and the network is used as fast as it goes. Every interrupt that a hot core takes in ten seconds, and
+//! every switch to somebody else, is counted by the kernel.
+
+use super::{Booted, READY_LIMIT, Verdict, boot};
+use crate::checkout::{ImageFiles, root};
+use crate::http;
+use crate::vm::Machine;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Timer interrupts on a hot core in ten seconds, at most, besides the one that follows each of [`SERVER`]'s.
+const TIMER_MAX: u64 = 2;
+
+/// Who may interrupt a hot core: the deadline server for fair tasks, once a second. Its timer runs on a housekeeping core,
+/// and first makes the hot core tick (`dl_task_timer`, `tick_nohz_dep_set_cpu`, kernel 6.12). Only debugfs has a switch
+/// for it, which lockdown keeps shut.
+const SERVER: [(&str, &str); 2] = [("RES", "dl_task_timer"), ("CAL", "irq_work_queue_on")];
+
+/// What a core without the isolation words must show at least, for the check to be able to tell.
+const TIMER_CONTROL_MIN: u64 = 1000;
+
+/// Images that the guest fetches one after the other, each with a layer of its own.
+const IMAGES: usize = 12;
+/// Bytes of each layer; they are random, and so do not shrink.
+const LAYER_LEN: usize = 1 << 20;
+
+/// MiB that are written to the disk in one round.
+const FILL_MIB: u64 = 16;
+
+/// Interrupts of other cores: reschedule, function call, TLB shootdown.
+const BY_OTHERS: [&str; 3] = ["RES", "CAL", "TLB"];
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The work, by name, as loops of bash. `$web` is the web server; each round leaves a line in `/run/rounds-NAME`.
+const WORK: &[(&str, &str)] = &[
+    (
+        "pull",
+        "i=0; while :; do fetch image-$((i % IMAGES)).tar > /var/load/image.tar && qctl image load /var/load/image.tar > /dev/null && echo; i=$((i + 1)); done",
+    ),
+    (
+        "disk",
+        "i=0; while :; do dd if=/dev/zero of=/var/load/fill-$((i % 40)) bs=1M count=FILL conv=fsync 2> /dev/null && echo; i=$((i + 1)); done",
+    ),
+    ("network", "while :; do fetch large > /dev/null && echo; done"),
+];
+
+/// A web client: the body of what the server answers.
+const FETCH: &str = r#"fetch() {
+    exec 3<> /dev/tcp/10.0.2.2/$web || return
+    printf 'GET /%s HTTP/1.0\r\nConnection: close\r\n\r\n' "$1" >&3
+    while IFS= read -r line <&3 && [ "$line" != $'\r' ]; do case $line in Content-Length:*) len=${line//[!0-9]/} ;; esac; done
+    head -c "$len" <&3
+    exec 3>&-
+}
+"#;
+
+/// A loop on each hot core, and nothing else: the engine is stopped. `$web` and `fetch` come first.
+const BUSY: &str = r#"
+systemctl stop quietcore-engine
+fetch spin > /var/load/spin; chmod 755 /var/load/spin
+for cpu in 2 3; do
+    systemd-run --quiet --unit=busy-$cpu --slice=hot-engine.slice --property=CPUAffinity=$cpu /var/load/spin
+done
+"#;
+
+/// A program of two instructions, `pause` and a jump to it. Without the first, which is how a loop that waits is
+/// written, QEMU's one thread would stay with each loop for a tenth of a second.
+fn spin() -> Vec<u8> {
+    const LOAD: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    const CODE: [u8; 4] = [0xf3, 0x90, 0xeb, 0xfc];
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let (halves, words, long) = (u16::to_le_bytes, u32::to_le_bytes, u64::to_le_bytes);
+    // An executable for x86-64; where it starts, where its one program header is (elf(5), Elf64_Ehdr).
+    file.extend([halves(2), halves(62)].concat());
+    file.extend(words(1));
+    file.extend([long(LOAD + HEADERS), long(64), long(0)].concat());
+    file.extend(words(0));
+    file.extend([64, 56, 1, 0, 0, 0].map(halves).concat());
+    // The whole file is loaded, to be read and executed (Elf64_Phdr).
+    let len = HEADERS + CODE.len() as u64;
+    file.extend([words(1), words(5)].concat());
+    file.extend([long(0), long(LOAD), long(LOAD), long(len), long(len), long(0x1000)].concat());
+    file.extend(CODE);
+    file
+}
+
+/// Ten seconds, counted.
+const MEASURE: &str = r#"
+cd /sys/kernel/tracing
+echo 0 > tracing_on; echo > trace; echo 16384 > buffer_size_kb
+echo 1 > events/sched/sched_switch/enable
+echo c > tracing_cpumask; echo 1 > tracing_on
+mkdir instances/ipi; cd instances/ipi/events/ipi
+echo 'cpu >= 2' > ipi_send_cpu/filter; echo 'cpumask & CPUS{2-3}' > ipi_send_cpumask/filter
+echo 1 > ipi_send_cpu/enable; echo 1 > ipi_send_cpumask/enable
+cd /sys/kernel/tracing
+for name in pull disk network; do until [ -s /run/rounds-$name ]; do sleep 1; done; done
+seconds() { cut -d ' ' -f 1 /proc/uptime; }
+from=$(seconds); echo > trace; echo > instances/ipi/trace; cat /proc/interrupts > /run/interrupts-before
+sleep 10
+to=$(seconds); cat /proc/interrupts > /run/interrupts-after; echo 0 > tracing_on; echo 0 > instances/ipi/tracing_on; working=$(systemctl is-active load-pull load-disk load-network | grep -c ^active)
+echo 0 > events/sched/sched_switch/enable; echo f > tracing_cpumask
+cat /run/interrupts-before; echo after; cat /run/interrupts-after; echo switches
+sed -n 's/.*\[00\([23]\)\].*sched_switch.*next_comm=\(.*\) next_pid=.*/\1 \2/p' trace | sort | uniq -c
+echo senders
+sed -n 's/.*ipi_send_cpu: cpu=\([0-9]*\) callsite=\([a-z_0-9]*\).*/\1 \2/p; s/.*ipi_send_cpumask: .*callsite=\([a-z_0-9]*\).*/2 \1/p' instances/ipi/trace | sort | uniq -c
+rmdir instances/ipi
+echo $from $to; echo rounds; echo $working; for name in pull disk network; do wc -l < /run/rounds-$name; done
+"#;
+
+/// What ten seconds brought.
+#[derive(Debug, Default)]
+struct Count {
+    /// Interrupts that CPUs 2 and 3 took, by their name in `/proc/interrupts`.
+    interrupts: [BTreeMap<String, u64>; 2],
+    /// Who sent the interrupts of other cores, by CPU and the kernel's function.
+    senders: BTreeMap<(usize, String), u64>,
+    /// How long it was, by the guest's clock.
+    seconds: f64,
+    /// Context switches there to anything but the loops.
+    foreign: BTreeMap<String, u64>,
+    /// Rounds that each work has made, in the order of [`WORK`]; all were at it to the end.
+    rounds: Vec<u64>,
+}
+
+impl Count {
+    fn timer(&self) -> u64 {
+        let of = |cpu: &BTreeMap<String, u64>| cpu.get("LOC").copied().unwrap_or(0);
+        self.interrupts.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Interrupts of a kind that the fair server sent, at most one a second begun.
+    fn by_server(&self, cpu: usize, kind: &str) -> u64 {
+        let name = SERVER.iter().find(|(of, _)| *of == kind).map_or("", |(_, name)| name);
+        let sent = self.senders.get(&(cpu, name.to_owned())).copied().unwrap_or(0);
+        sent.min(self.seconds.ceil() as u64)
+    }
+
+    /// What is not quiet, in words.
+    fn findings(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (cpu, interrupts) in (2..).zip(&self.interrupts) {
+            for (name, count) in interrupts {
+                let is_device = name.bytes().all(|byte| byte.is_ascii_digit());
+                let most = match name.as_str() {
+                    "LOC" => TIMER_MAX + self.by_server(cpu, "RES"),
+                    _ if is_device => 0,
+                    name if BY_OTHERS.contains(&name) => self.by_server(cpu, name),
+                    _ => continue,
+                };
+                if *count > most {
+                    found.push(format!("CPU {cpu} took {count} interrupts {name}, at most {most}"));
+                }
+            }
+        }
+        let is_server = |name: &str| SERVER.iter().any(|(_, server)| *server == name);
+        let senders = self.senders.iter().filter(|((_, name), _)| !is_server(name));
+        found.extend(
+            senders
+                .map(|((cpu, name), count)| format!("{count} interrupts of CPU {cpu} by {name}")),
+        );
+        let foreign = self.foreign.iter();
+        found.extend(foreign.map(|(name, count)| format!("{count} switches to {name}")));
+        found
+    }
+}
+
+fn interrupts(text: &str) -> BTreeMap<String, Vec<u64>> {
+    let lines = text.lines().filter_map(|line| line.trim().split_once(':'));
+    let counts = |rest: &str| rest.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    lines.map(|(name, rest)| (name.to_owned(), counts(rest))).collect()
+}
+
+fn read(text: &str) -> Result<Count> {
+    let (before, rest) = text.split_once("after\n").context("no interrupts before")?;
+    let (after, rest) = rest.split_once("switches\n").context("no interrupts after")?;
+    let (switches, rest) = rest.split_once("senders\n").context("no switches")?;
+    let (senders, rounds) = rest.split_once("rounds\n").context("no senders")?;
+    let (before, after) = (interrupts(before), interrupts(after));
+    let mut count = Count::default();
+    for (name, after) in &after {
+        let before = before.get(name);
+        for (cpu, map) in (2..).zip(&mut count.interrupts) {
+            let was = before.and_then(|before| before.get(cpu)).copied().unwrap_or(0);
+            let grown = after.get(cpu).copied().unwrap_or(0).saturating_sub(was);
+            if grown > 0 {
+                map.insert(name.clone(), grown);
+            }
+        }
+    }
+    ensure!(after.get("LOC").is_some_and(|cpus| cpus.len() >= 4), "no LOC line with 4 CPUs");
+    for line in switches.lines() {
+        let mut words = line.trim().splitn(3, ' ');
+        let (Some(number), Some(cpu), Some(name)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        if name != "spin" && !name.starts_with("swapper") {
+            count.foreign.insert(format!("{name} on CPU {cpu}"), number.parse()?);
+        }
+    }
+    for line in senders.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [number, cpu, name] => {
+                count.senders.insert((cpu.parse()?, name.to_owned()), number.parse()?);
+            }
+            [from, to] => count.seconds = to.parse::<f64>()? - from.parse::<f64>()?,
+            _ => bail!("a line of senders: {line}"),
+        }
+    }
+    ensure!(count.seconds >= 10.0, "the guest's clock counted {} s", count.seconds);
+    let mut rounds = rounds.lines();
+    ensure!(rounds.next() == Some("3"), "not all of the work went on to the end");
+    count.rounds = rounds.map(str::parse).collect::<Result<_, _>>().context("rounds")?;
+    Ok(count)
+}
+
+/// Images and a large file for the guest to fetch, in a directory that is removed in the end.
+struct Web(std::path::PathBuf);
+
+impl Web {
+    fn new() -> Result<Self> {
+        let directory = std::env::temp_dir().join(format!("quietcore-load-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let web = Self(directory);
+        let mut random = std::fs::File::open("/dev/urandom")?.take(u64::MAX);
+        for index in 0..IMAGES {
+            let mut layer = vec![0; LAYER_LEN];
+            random.read_exact(&mut layer)?;
+            web.pack(index, &layer)?;
+        }
+        std::fs::write(web.0.join("large"), vec![0; 16 << 20])?;
+        std::fs::write(web.0.join("spin"), spin())?;
+        Ok(web)
+    }
+
+    fn pack(&self, index: usize, layer: &[u8]) -> Result<()> {
+        let program = self.0.join("layer");
+        std::fs::write(&program, layer)?;
+        let oci = root().join("target/x86_64-unknown-linux-gnu/release/quietcore-oci");
+        let output = Command::new(oci)
+            .args(["--name", "load/image", "--version", &index.to_string()])
+            .arg("--program")
+            .arg(&program)
+            .arg("--output")
+            .arg(self.0.join(format!("image-{index}.tar")))
+            .output()
+            .context("start quietcore-oci")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "pack an image: {said}");
+        Ok(())
+    }
+
+    fn directory(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The machine that this is measured on: it needs a network.
+pub fn machine() -> Machine {
+    Machine { network: true, ..Machine::default() }
+}
+
+fn measure(booted: &mut Booted) -> Result<Count> {
+    let web = Web::new()?;
+    let port = http::serve(web.directory().to_path_buf())?;
+    booted.shell.check("mkdir -p /var/load", LIMIT)?;
+    for (name, work) in WORK {
+        let work = work.replace("IMAGES", &IMAGES.to_string());
+        let work = work.replace("FILL", &FILL_MIB.to_string());
+        let file = format!("cat > /run/load-{name} <<'END'\nweb={port}\n{FETCH}{work}\nEND\n");
+        let start = format!(
+            "{file}touch /run/rounds-{name}; systemd-run --quiet --unit=load-{name} --property=StandardOutput=append:/run/rounds-{name} bash /run/load-{name}"
+        );
+        booted.shell.check(&start, LIMIT).with_context(|| format!("start the work {name}"))?;
+    }
+    let busy = format!("web={port}\n{FETCH}{BUSY}");
+    booted.shell.check(&busy, LIMIT).context("start the loops")?;
+    let text = booted.shell.check(MEASURE, LIMIT).context("count")?;
+    booted.shell.check("systemctl stop busy-2 busy-3 load-pull load-disk load-network", LIMIT)?;
+    read(&text)
+}
+
+/// The story.
+pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
+    let mut booted = boot(image, &machine())?;
+    booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
+    let count = measure(&mut booted)?;
+    let findings = count.findings();
+    ensure!(
+        findings.is_empty(),
+        "under load: {}; all: {:?}",
+        findings.join("; "),
+        count.interrupts
+    );
+    Ok(Verdict::Proved(format!(
+        "a loop on each hot core for {:.1} s took at most {} timer interrupts, none of devices, of other cores only the fair server's {:?}, and no foreign context switch, beside work that by then had loaded {} images, written {} MiB and fetched {} files",
+        count.seconds,
+        count.timer(),
+        count.senders.values().collect::<Vec<_>>(),
+        count.rounds[0],
+        count.rounds[1] * FILL_MIB,
+        count.rounds[2]
+    )))
+}
+
+/// The control, on a host that was booted without the isolation words.
+///
+/// # Errors
+/// The check can't tell this host from a quiet one.
+pub fn control(booted: &mut Booted) -> Result<u64> {
+    let count = measure(booted)?;
+    let timer = count.timer();
+    ensure!(
+        timer >= TIMER_CONTROL_MIN && !count.findings().is_empty(),
+        "without isolation a busy core took {timer} timer interrupts; the check tells nothing"
+    );
+    Ok(timer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loop_is_a_program_that_does_not_end() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("quietcore-spin-{}", std::process::id()));
+        std::fs::write(&path, spin()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let mut child = Command::new(&path).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_counted_is_read() {
+        let text = "           CPU0 CPU1 CPU2 CPU3\n 24: 5 6 0 0 PCI-MSI virtio0\nLOC: 9 9 7 1 Local timer interrupts\nRES: 1 1 0 0 x\nafter\n\
+                    CPU0 CPU1 CPU2 CPU3\n 24: 50 60 1 0 PCI-MSI virtio0\nLOC: 900 900 19 2 Local\nRES: 5 5 1 2 x\nMCP: 1 1 1 1 x\nswitches\n\
+                    \x20     7 2 spin\n      1 3 kworker/3:1 x\nsenders\n   1 2 dl_task_timer\n   2 3 smp_call\n100.5 110.5\nrounds\n3\n3\n1\n7\n";
+        let count = read(text).unwrap();
+        assert_eq!((count.timer(), count.rounds.as_slice()), (12, &[3, 1, 7][..]));
+        let wanted = [
+            "CPU 2 took 1 interrupts 24",
+            "CPU 2 took 12 interrupts LOC",
+            "CPU 3 took 2 interrupts RES",
+            "2 interrupts of CPU 3 by smp_call",
+            "1 switches to kworker/3:1 x on CPU 3",
+        ];
+        let found = count.findings();
+        assert_eq!(found.len(), wanted.len(), "{found:?}");
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.starts_with(wanted), "{found}");
+        }
+    }
+}
