@@ -174,9 +174,9 @@ pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
         noise.timer
     );
     booted.shell.check("kill $(cat /run/control.pid)", START_LIMIT)?;
-    let under_load = loaded::control(&mut booted)?;
+    let busy = loaded::control(&mut booted)?;
     Ok(Verdict::Proved(format!(
-        "without the isolation words the same check fails: {} timer interrupts and {} foreign context switches ({}); a loop beside the others' work took {under_load} timer interrupts",
+        "without the isolation words the same check fails: {} timer interrupts and {} foreign context switches ({}); a busy loop took {busy}",
         noise.timer,
         noise.foreign_count(),
         noise.intruders()
