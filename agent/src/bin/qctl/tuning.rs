@@ -108,7 +108,9 @@ fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Res
         }),
     }
     ensure!(bad == 0, "{bad} of {} values are not as they are to be", lines.len());
-    if let Output::Table = output {
+    if let Output::Table = output
+        && !lines.is_empty()
+    {
         println!("quietcore: tuned, {} values are as they are to be", lines.len());
     }
     Ok(())
