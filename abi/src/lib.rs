@@ -23,6 +23,8 @@ pub mod checksum;
 pub mod control;
 /// The counters page: what a running engine tells the host.
 pub mod counters;
+/// The partition table of a disk image.
+pub mod gpt;
 /// The buckets of a histogram of times.
 pub mod histogram;
 /// What one host is told: name, networks, cores, clock servers, whom it trusts.

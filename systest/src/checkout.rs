@@ -1,5 +1,6 @@
 //! What a checkout is made of: paths, the image's parts.
 
+use abi::gpt;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -102,22 +103,14 @@ impl ImageFiles {
     }
 }
 
-/// The byte range of the partition of type `kind` on a disk image with 512-byte blocks.
+/// The byte range of a disk image's root partition.
 ///
 /// # Errors
-/// There is no such partition.
-pub fn partition(disk: &Path, kind: [u8; 16]) -> Result<(u64, u64)> {
+/// It has none.
+pub fn root_partition(disk: &Path) -> Result<std::ops::Range<u64>> {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(disk).with_context(|| format!("open {}", disk.display()))?;
-    let mut entries = vec![0; 128 * 128];
-    file.read_exact_at(&mut entries, 1024)?;
-    let entry =
-        entries.chunks(128).find(|entry| entry[..16] == kind).context("no such partition")?;
-    let lba = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
-    Ok((lba(32) * 512, (lba(40) + 1) * 512))
+    let mut entries = vec![0; gpt::ENTRIES_LEN];
+    file.read_exact_at(&mut entries, gpt::ENTRIES_AT)?;
+    gpt::root(&entries).context("no root partition")
 }
-
-/// The type of a root partition for x86-64, as on disk (4f68bce3-e8cd-4db1-96e7-fbcaf984b709).
-pub const ROOT_TYPE: [u8; 16] = [
-    0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09,
-];

@@ -2,6 +2,7 @@
 
 use super::{CHUNK_LEN, Source};
 use crate::update::fetch::sha256;
+use abi::gpt;
 use anyhow::{Context, Result, ensure};
 use ed25519_dalek::pkcs8::DecodePublicKey;
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -142,19 +143,11 @@ impl Parts {
     }
 }
 
-/// The type of a root partition for x86-64 as on disk (4f68bce3-e8cd-4db1-96e7-fbcaf984b709).
-pub(super) const ROOT_TYPE: [u8; 16] = [
-    0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09,
-];
-
-/// Where an image's first root partition is (UEFI 2.10, 5.3.3; 128 entries of 128 bytes from block 2 on).
+/// Where an image's first root partition is.
 fn root_of(image: &impl Source) -> Result<Range<u64>> {
-    let mut entries = vec![0; 128 * 128];
-    image.read_at(&mut entries, 1024).context("read the partition table")?;
-    let entry = entries.chunks(128).find(|entry| entry[..16] == ROOT_TYPE);
-    let entry = entry.context("the image has no root partition")?;
-    let block = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
-    Ok(block(32) * 512..(block(40) + 1) * 512)
+    let mut entries = vec![0; gpt::ENTRIES_LEN];
+    image.read_at(&mut entries, gpt::ENTRIES_AT).context("read the partition table")?;
+    gpt::root(&entries).context("the image has no root partition")
 }
 
 /// Writes an image's parts to a directory, as [`Parts`] reads them: all that is not zero, but for the root.

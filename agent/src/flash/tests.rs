@@ -133,7 +133,7 @@ fn an_image_comes_from_its_parts_as_it_was() {
     // A root in the last chunk but one, not on a chunk's edge.
     let (start, end) = (3 * CHUNK_LEN + 4096, 4 * CHUNK_LEN + 8192);
     let entry = &mut image.0[1024..1152];
-    entry[..16].copy_from_slice(&source::ROOT_TYPE);
+    entry[..16].copy_from_slice(&abi::gpt::ROOT_TYPE);
     entry[32..40].copy_from_slice(&(start as u64 / 512).to_le_bytes());
     entry[40..48].copy_from_slice(&(end as u64 / 512 - 1).to_le_bytes());
     split(&image, &parts).unwrap();

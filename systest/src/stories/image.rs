@@ -2,7 +2,7 @@
 
 use super::{Booted, READY_LIMIT, Verdict};
 use crate::bench::{GUEST_FIGURES, is_met};
-use crate::checkout::{ImageFiles, ROOT_TYPE, partition};
+use crate::checkout::{ImageFiles, root_partition};
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
 
 /// The story: the first block of the root, in a place that no file system reads for itself.
 pub fn flipped_byte_is_caught(image: &ImageFiles) -> Result<Verdict> {
-    let (start, _) = partition(&image.disk(), ROOT_TYPE)?;
+    let start = root_partition(&image.disk())?.start;
     let machine = Machine { flip: Some(start + 100), ..Machine::default() };
     let mut vm = Vm::start(image, &machine)?;
     let words = "is corrupted";
