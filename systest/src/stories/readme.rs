@@ -57,7 +57,8 @@ pub fn commands_work(_: &ImageFiles) -> Result<Verdict> {
 /// The image that is built twice and compared.
 pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
     let said = run(REPRODUCIBLE)?;
-    Ok(Verdict::Proved(said.lines().last().unwrap_or_default().to_owned()))
+    let verdict = said.lines().find_map(|line| line.strip_prefix("reproducible: "));
+    Ok(Verdict::Proved(verdict.context("make reproducible gave no verdict")?.to_owned()))
 }
 
 /// Runs a command, which must succeed; returns its standard output.
