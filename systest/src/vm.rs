@@ -135,8 +135,13 @@ impl Vm {
         self.qemu.wait()?;
         // What the console showed was before; and the sockets of a QEMU that is not quite gone would take us in.
         for name in ["serial.log", "serial.sock", "shell.sock", "view.sock"] {
-            std::fs::remove_file(self.directory.join(name))
-                .with_context(|| format!("remove {name}"))?;
+            match std::fs::remove_file(self.directory.join(name)) {
+                // A QEMU that had the time took its sockets with it.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {name}"));
+                }
+                _ => {}
+            }
         }
         place_kernel(machine, &self.directory)?;
         self.qemu = power_on(image, machine, &self.directory, self.accel)?;
