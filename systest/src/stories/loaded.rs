@@ -2,6 +2,7 @@
 //! and the network is used as fast as it goes. Every interrupt that a hot core takes in ten seconds, and
 //! every switch to somebody else, is counted by the kernel.
 
+use super::quiet::counted_switch;
 use super::{Booted, READY_LIMIT, Verdict, boot};
 use crate::checkout::{ImageFiles, root};
 use crate::http;
@@ -9,7 +10,7 @@ use crate::vm::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -199,11 +200,7 @@ fn read(text: &str) -> Result<Count> {
     }
     ensure!(after.get("LOC").is_some_and(|cpus| cpus.len() >= 4), "no LOC line with 4 CPUs");
     for line in switches.lines() {
-        let mut words = line.trim().splitn(3, ' ');
-        let (Some(number), Some(cpu), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
+        let Some((number, cpu, name)) = counted_switch(line) else { continue };
         if name != "spin" && !name.starts_with("swapper") {
             count.foreign.insert(format!("{name} on CPU {cpu}"), number.parse()?);
         }
@@ -223,14 +220,14 @@ fn read(text: &str) -> Result<Count> {
 }
 
 /// Images and a large file for the guest to fetch, in a directory that is removed in the end.
-struct Web(std::path::PathBuf);
+struct Web(PathBuf);
 
 impl Web {
     fn new() -> Result<Self> {
         let directory = std::env::temp_dir().join(format!("quietcore-load-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let web = Self(directory);
-        let mut random = std::fs::File::open("/dev/urandom")?.take(u64::MAX);
+        let mut random = std::fs::File::open("/dev/urandom")?;
         for index in 0..IMAGES {
             let mut layer = vec![0; LAYER_LEN];
             random.read_exact(&mut layer)?;
@@ -257,10 +254,6 @@ impl Web {
         ensure!(output.status.success(), "pack an image: {said}");
         Ok(())
     }
-
-    fn directory(&self) -> &Path {
-        &self.0
-    }
 }
 
 impl Drop for Web {
@@ -277,7 +270,7 @@ pub fn machine() -> Machine {
 /// Starts this much of [`WORK`], and a loop on each hot core. The server's files are there until [`Web`] is dropped.
 fn start(booted: &mut Booted, work: &[(&str, &str)]) -> Result<Web> {
     let web = Web::new()?;
-    let port = http::serve(web.directory().to_path_buf())?;
+    let port = http::serve(web.0.clone())?;
     booted.shell.check("mkdir -p /var/load", LIMIT)?;
     for (name, work) in work {
         let work = work.replace("IMAGES", &IMAGES.to_string());

@@ -84,11 +84,7 @@ pub fn measure(shell: &mut Shell) -> Result<Noise> {
         lines.next().and_then(|line| line.trim().parse().ok()).context("the guest's trace")?;
     let (mut foreign, mut foreign_spare) = (BTreeMap::new(), BTreeMap::new());
     for line in lines {
-        let mut words = line.trim().splitn(3, ' ');
-        let (Some(count), Some(cpu), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
+        let Some((count, cpu, name)) = counted_switch(line) else { continue };
         let engine = name.starts_with("quietcore-engin") || name.starts_with("swapper");
         let own = name.starts_with("iou-wrk-") || is_thread_of(name, cpu);
         let map = if cpu == ENGINE_CPU { &mut foreign } else { &mut foreign_spare };
@@ -98,6 +94,12 @@ pub fn measure(shell: &mut Shell) -> Result<Noise> {
     }
     let (timer, timer_housekeeping) = (grown(2)?, grown(0)?);
     Ok(Noise { timer, timer_housekeeping, foreign, foreign_spare, switches_housekeeping })
+}
+
+/// A line of counted switches: how many, on which CPU, to whom.
+pub(super) fn counted_switch(line: &str) -> Option<(&str, &str, &str)> {
+    let mut words = line.trim().splitn(3, ' ');
+    Some((words.next()?, words.next()?, words.next()?))
 }
 
 /// The CPU of the engine's main thread: the first hot one.
