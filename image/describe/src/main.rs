@@ -66,6 +66,9 @@ struct Described {
     /// The configuration of the image's kernel, if it is our own instead of a package's.
     #[arg(long)]
     kernel_config: Option<PathBuf>,
+    /// The directory with the packages of firmware, if our own kernel brings some.
+    #[arg(long, requires = "kernel_config")]
+    firmware: Option<PathBuf>,
     /// The image's profile.
     #[arg(long)]
     variant: String,
@@ -123,6 +126,10 @@ fn describe(arguments: &Described) -> Result<()> {
     };
     if arguments.kernel_config.is_some() {
         packages.retain(|package| !package.name.starts_with("linux-image-"));
+    }
+    if let Some(firmware) = &arguments.firmware {
+        packages.extend(parts::packages_in(firmware)?);
+        packages.sort();
     }
     let manifest = json!({
         "format": 1,

@@ -73,20 +73,28 @@ pub fn image_packages(manifest: &Path, directory: &Path) -> Result<Vec<Package>>
     let kept = kept(directory)?;
     let package = |package: BasePackage| -> Result<Package> {
         let BasePackage { name, version, architecture } = package;
-        let key = (name.clone(), version.clone(), architecture.clone());
+        let key = (name, version, architecture);
         let path = kept.get(&key).with_context(|| {
-            let directory = directory.display();
+            let (directory, (name, version, _)) = (directory.display(), &key);
             format!("{directory}: {name} {version} is not kept there; build the base anew")
         })?;
-        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let text = path.to_str().context("a package's path is no text")?;
-        let field = crate::output("dpkg-deb", &["--field", text, "Source"])?;
-        let (sha256, source) = (Some(hex(&Sha256::digest(&bytes))), source(&field, &version));
-        Ok(Package { name, version, architecture, sha256, source })
+        of_file(key, path)
     };
     let mut packages = base.packages.into_iter().map(package).collect::<Result<Vec<_>>>()?;
     packages.sort();
     Ok(packages)
+}
+
+/// Every package whose file is in a directory.
+pub fn packages_in(directory: &Path) -> Result<Vec<Package>> {
+    kept(directory)?.into_iter().map(|(key, path)| of_file(key, &path)).collect()
+}
+
+fn of_file((name, version, architecture): Key, path: &Path) -> Result<Package> {
+    let sha256 = Some(hash_of(path)?);
+    let text = path.to_str().context("a package's path is no text")?;
+    let source = source(&crate::output("dpkg-deb", &["--field", text, "Source"])?, &version);
+    Ok(Package { name, version, architecture, sha256, source })
 }
 
 /// A package's `Source` field: nothing, a name, or a name and a version in brackets.

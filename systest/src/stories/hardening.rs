@@ -1,6 +1,6 @@
 //! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep stands with its
-//! reason in `kernel-config/hardening.toml`, and nothing else is found. Debian's configuration is compared with what our
-//! own kernel's fragments ask for, in the same way.
+//! reason in `kernel-config/hardening.toml`, and nothing else is found. The configurations of Debian's kernels are compared
+//! with what our own kernel's fragments ask for, in the same way.
 
 use super::{Booted, Verdict};
 use crate::checkout::{ImageFiles, root};
@@ -19,6 +19,9 @@ const NOT_TO_BE_HAD: i32 = 3;
 #[serde(deny_unknown_fields)]
 struct Kept {
     reason: String,
+    /// Which of [`FLAVOURS`]; none means all.
+    #[serde(default)]
+    flavours: Vec<String>,
     names: Vec<String>,
 }
 
@@ -34,14 +37,22 @@ struct Finding {
     check_result_bool: bool,
 }
 
-/// The names in a file of `kernel-config`.
-fn kept(file: &str) -> Result<BTreeSet<String>> {
+/// Debian's kernels, and whether what our flavour `rt` adds is asked of them.
+const FLAVOURS: [(&str, bool); 3] = [("cloud", false), ("generic", false), ("rt", true)];
+
+/// The names in a file of `kernel-config`, for one of [`FLAVOURS`].
+fn kept(file: &str, flavour: &str) -> Result<BTreeSet<String>> {
     let path = root().join("kernel-config").join(file);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
     let mut names = BTreeSet::new();
     for kept in file.kept {
         ensure!(!kept.reason.is_empty(), "{:?} have no reason", kept.names);
+        let known = |name: &String| FLAVOURS.iter().any(|(flavour, _)| flavour == name);
+        ensure!(kept.flavours.iter().all(known), "{:?}: no such flavour", kept.flavours);
+        if !kept.flavours.is_empty() && !kept.flavours.iter().any(|name| name == flavour) {
+            continue;
+        }
         for name in kept.names {
             ensure!(names.insert(name.clone()), "{name} is kept twice");
         }
@@ -49,15 +60,15 @@ fn kept(file: &str) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// What is found must be what a file of `kernel-config` keeps; returns how much that is.
-fn compare(found: &BTreeSet<String>, file: &str) -> Result<usize> {
-    let kept = kept(file)?;
+/// What is found of a flavour must be what a file of `kernel-config` keeps; returns how much that is.
+fn compare(found: &BTreeSet<String>, file: &str, flavour: &str) -> Result<usize> {
+    let kept = kept(file, flavour)?;
     let difference = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
         one.difference(other).cloned().collect::<Vec<_>>().join(", ")
     };
     let (new, gone) = (difference(found, &kept), difference(&kept, found));
-    ensure!(new.is_empty(), "found, and not in kernel-config/{file}: {new}");
-    ensure!(gone.is_empty(), "in kernel-config/{file}, and not found any more: {gone}");
+    ensure!(new.is_empty(), "{flavour}: found, and not in kernel-config/{file}: {new}");
+    ensure!(gone.is_empty(), "{flavour}: in kernel-config/{file}, and not found any more: {gone}");
     Ok(kept.len())
 }
 
@@ -82,11 +93,11 @@ fn not_as_ours(fragments: &str, config: &str) -> BTreeSet<String> {
     options(fragments).into_iter().filter(differs).map(|(option, _)| option.to_owned()).collect()
 }
 
-/// The fragments of our own kernel, one after the other; not the flavour's.
-fn fragments() -> Result<String> {
+/// The fragments of our own kernel, one after the other, with or without the flavour's.
+fn fragments(rt: bool) -> Result<String> {
     let entries = std::fs::read_dir(root().join("kernel-config/fragments"))?;
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.file_name().is_some_and(|name| name != "rt.config"));
+    paths.retain(|path| rt || path.file_name().is_some_and(|name| name != "rt.config"));
     paths.sort();
     let texts = paths.iter().map(std::fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(texts.concat())
@@ -146,17 +157,21 @@ pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
     ensure!(judged.status.success(), "image/hardening: {said}");
     let findings: Vec<Finding> =
         serde_json::from_str(&std::fs::read_to_string(directory.join("result.json"))?)?;
-    let kept = compare(&failed(&findings), "hardening.toml")?;
-    let config = std::fs::read_to_string(directory.join("config"))?;
-    let fragments = fragments()?;
-    let otherwise = compare(&not_as_ours(&fragments, &config), "debian.toml")?;
-    let same = options(&fragments).len() - otherwise;
+    let kept = compare(&failed(&findings), "hardening.toml", "cloud")?;
+    let mut debian = Vec::new();
+    for (flavour, rt) in FLAVOURS {
+        let config = std::fs::read_to_string(directory.join(format!("config-{flavour}")))?;
+        let fragments = fragments(rt)?;
+        let otherwise = compare(&not_as_ours(&fragments, &config), "debian.toml", flavour)?;
+        debian.push(format!("{flavour} {otherwise} of {}", options(&fragments).len()));
+    }
+    let debian = debian.join(", ");
     let vulnerable = "grep -L -e '^Not affected' -e '^Mitigation' /sys/devices/system/cpu/vulnerabilities/* || true";
     let vulnerable = booted.shell.check(vulnerable, LIMIT)?;
     let refused = unsigned_module(&image, booted)?;
     let count = findings.len();
     Ok(Verdict::Proved(format!(
-        "{count} checks, {kept} kept with a reason, no other finding; of our own kernel's options Debian's has {same}, and {otherwise} otherwise for a reason; a module without its signature is refused ({refused}); not mitigated on this CPU: {}",
+        "{count} checks, {kept} kept with a reason, no other finding; of our own kernel's options Debian's kernels have otherwise for a reason: {debian}; a module without its signature is refused ({refused}); not mitigated on this CPU: {}",
         if vulnerable.trim().is_empty() { "nothing" } else { vulnerable.trim() },
     )))
 }
@@ -167,22 +182,23 @@ mod tests {
 
     #[test]
     fn every_kept_finding_has_a_reason_and_others_are_told() {
-        let kept = kept("hardening.toml").unwrap();
+        let kept = kept("hardening.toml", "cloud").unwrap();
         let finding = |name: &str, ok| Finding { option_name: name.into(), check_result_bool: ok };
         let mut findings: Vec<_> = kept.iter().map(|name| finding(name, false)).collect();
         findings.push(finding("kernel.other", true));
-        assert_eq!(compare(&failed(&findings), "hardening.toml").unwrap(), kept.len());
+        let compare = |findings: &[Finding]| compare(&failed(findings), "hardening.toml", "cloud");
+        assert_eq!(compare(&findings).unwrap(), kept.len());
         findings.push(finding("kernel.new", false));
-        let error = compare(&failed(&findings), "hardening.toml").unwrap_err().to_string();
+        let error = compare(&findings).unwrap_err().to_string();
         assert!(error.contains("hardening.toml: kernel.new"), "{error}");
         findings.retain(|finding| !["lockdown", "kernel.new"].contains(&&*finding.option_name));
-        let error = compare(&failed(&findings), "hardening.toml").unwrap_err().to_string();
+        let error = compare(&findings).unwrap_err().to_string();
         assert!(error.contains("not found any more: lockdown"), "{error}");
     }
 
     #[test]
     fn an_option_that_a_kernel_has_otherwise_is_told() {
-        let fragments = fragments().unwrap();
+        let fragments = fragments(false).unwrap();
         assert!(options(&fragments).len() > 200);
         let whole: BTreeSet<String> = BTreeSet::new();
         assert_eq!(not_as_ours(&fragments, &fragments), whole);
@@ -190,6 +206,8 @@ mod tests {
         let config = config.replace("CONFIG_VIRTIO_NET=y", "CONFIG_VIRTIO_NET=m");
         let missing: Vec<String> = not_as_ours(&fragments, &config).into_iter().collect();
         assert_eq!(missing, ["CONFIG_NO_HZ_FULL"]);
-        kept("debian.toml").unwrap();
+        for (flavour, _) in FLAVOURS {
+            kept("debian.toml", flavour).unwrap();
+        }
     }
 }
