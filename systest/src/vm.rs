@@ -29,6 +29,8 @@ pub struct Machine {
     pub diskless: bool,
     /// The disk is an empty one.
     pub empty_disk: bool,
+    /// The disk is in a USB port.
+    pub usb: bool,
     /// A stick in a USB port, which the firmware tries first.
     pub stick: Option<PathBuf>,
     /// A TPM 2.0 (swtpm), whose state stays in the machine's directory.
@@ -61,6 +63,7 @@ impl Default for Machine {
             secure_boot: false,
             diskless: false,
             empty_disk: false,
+            usb: false,
             stick: None,
             tpm: false,
             network: false,
@@ -316,7 +319,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
          -device virtserialport,chardev=view,name=quietcore.view"
     );
     if !machine.diskless {
-        text += " -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device virtio-blk-pci,drive=disk,bootindex=1";
+        let device = if machine.usb { "qemu-xhci -device usb-storage" } else { "virtio-blk-pci" };
+        text += &format!(
+            " -drive if=none,id=disk,file=/vm/disk.qcow2,cache=unsafe -device {device},drive=disk,bootindex=1"
+        );
     }
     if machine.stick.is_some() {
         text += " -drive if=none,id=stick,file=/vm/stick.raw,format=raw,readonly=on -device qemu-xhci -device usb-storage,drive=stick,bootindex=0";

@@ -4,7 +4,7 @@
 
 use super::Line;
 use abi::hostplan::CpuSet;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,14 +16,28 @@ pub const TRACEFS: &str = "/sys/kernel/tracing";
 /// The cgroup that engines run in.
 const ENGINES: &str = "/sys/fs/cgroup/hot.slice";
 
-/// Interrupts that a hot core may take in a second: the tick that is left runs once.
-const INTERRUPTS_PER_SECOND: u64 = 1;
+/// Noise of one source that a hot core may have in a second: a tick that is left.
+const EVENTS_PER_SECOND: u64 = 1;
+
+/// The name of what stands in the engine's place while osnoise looks, and of the core's own idle thread: no noise.
+const OWN_THREADS: [&str; 2] = ["qctl", "swapper/"];
+
+/// osnoise's events, and what they are called here.
+const EVENTS: [(&str, &str); 4] = [
+    ("irq_noise", "interrupt"),
+    ("softirq_noise", "softirq"),
+    ("thread_noise", "thread"),
+    ("nmi_noise", "NMI"),
+];
 
 /// Gaps that the hardware makes are told from this length on, in microseconds.
 const HARDWARE_GAP_US: &str = "10";
 
-/// How late a judge's first word may be: its threads start on cores that may have something else to do still.
-const LATE_MAX: Duration = Duration::from_secs(10);
+/// What starting and ending takes on a core.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A program that spins ends by itself after this, whatever becomes of who started it.
+const SPIN_MAX: Duration = Duration::from_secs(60);
 
 /// What judges found.
 #[derive(Debug, Default)]
@@ -32,18 +46,6 @@ pub struct Judgement {
     pub lines: Vec<Line>,
     /// Why there are none, or fewer.
     pub not_judged: Vec<String>,
-}
-
-/// Noise of one core, by source, as osnoise counts it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Noise {
-    /// Periods of a second.
-    seconds: u64,
-    hardware: u64,
-    nmi: u64,
-    interrupts: u64,
-    softirqs: u64,
-    threads: u64,
 }
 
 /// The CPU and the message of a line of `trace`.
@@ -56,23 +58,27 @@ fn message(line: &str) -> Option<(u32, &str)> {
     Some((cpu.parse().ok()?, rest.split_once(": ")?.1.trim()))
 }
 
-/// `RUNTIME NOISE PERCENT MAXIMUM HW NMI IRQ SOFTIRQ THREAD` in each line; periods add up.
-fn read_osnoise(trace: &str) -> BTreeMap<u32, Noise> {
-    let mut cores: BTreeMap<u32, Noise> = BTreeMap::new();
+/// How often each core had noise, by kind and name: `irq_noise: local_timer:236 start ...` and the like.
+fn read_osnoise(trace: &str) -> BTreeMap<(u32, String), u64> {
+    let mut noise = BTreeMap::new();
     for (cpu, text) in trace.lines().filter_map(message) {
-        let counts: Vec<u64> =
-            text.split_whitespace().skip(4).map_while(|word| word.parse().ok()).collect();
-        if let [hardware, nmi, interrupts, softirqs, threads] = counts[..] {
-            let core = cores.entry(cpu).or_default();
-            core.seconds += 1;
-            core.hardware += hardware;
-            core.nmi += nmi;
-            core.interrupts += interrupts;
-            core.softirqs += softirqs;
-            core.threads += threads;
+        let event = EVENTS.iter().find_map(|(event, kind)| {
+            let source = text.strip_prefix(event)?.strip_prefix(": ")?.split(" start ").next()?;
+            // Its number, of the vector or of the process, says nothing more.
+            let name = source.rsplit_once(':').map_or(source, |(name, _)| name).trim();
+            Some(format!("{kind} {name}"))
+        });
+        if let Some(source) = event {
+            *noise.entry((cpu, source)).or_default() += 1;
         }
     }
-    cores
+    noise
+}
+
+/// Whether this is what the judge itself brings.
+fn is_own(source: &str) -> bool {
+    let thread = source.strip_prefix("thread ");
+    thread.is_some_and(|name| OWN_THREADS.iter().any(|own| name.starts_with(own)))
 }
 
 /// The longest of `#N context irq timer_latency NS ns` and of `context thread`, for each core.
@@ -135,22 +141,88 @@ impl Tracer {
         Ok(Self(directory))
     }
 
-    /// Traces for so long, and then until the trace is `enough`, but not longer than [`LATE_MAX`] more.
-    fn run(&self, name: &str, time: Duration, enough: impl Fn(&str) -> bool) -> Result<String> {
+    fn trace(&self) -> Result<String> {
         let path = self.0.join("trace");
-        let read = || std::fs::read_to_string(&path).with_context(|| path.display().to_string());
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Traces for so long.
+    fn run(&self, name: &str, time: Duration) -> Result<String> {
         write(&self.0.join("current_tracer"), name)?;
         std::thread::sleep(time);
-        let late = Instant::now();
-        while !enough(&read()?) && late.elapsed() < LATE_MAX {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        write(&self.0.join("tracing_on"), "0")?;
-        let trace = read();
-        write(&self.0.join("current_tracer"), "nop")?;
-        write(&path, "")?;
-        write(&self.0.join("tracing_on"), "1")?;
+        let trace = self.trace();
+        self.end()?;
         trace
+    }
+
+    fn end(&self) -> Result<()> {
+        write(&self.0.join("current_tracer"), "nop")?;
+        write(&self.0.join("trace"), "")
+    }
+
+    /// What osnoise's events say of cores on which programs spin, which end with it. A thread of the kernel, osnoise's own
+    /// workload, would be asked by RCU for ticks that a program is not asked for.
+    fn osnoise(&self, hot: &CpuSet, time: Duration) -> Result<Vec<Line>> {
+        let options = Path::new(TRACEFS).join("osnoise/options");
+        write(&Path::new(TRACEFS).join("osnoise/cpus"), &hot.to_string())?;
+        write(&options, "NO_OSNOISE_WORKLOAD")?;
+        let spinners = Spinners::start(hot)?;
+        for (event, _) in EVENTS {
+            write(&self.0.join("events/osnoise").join(event).join("enable"), "1")?;
+        }
+        write(&self.0.join("current_tracer"), "osnoise")?;
+        std::thread::sleep(SETTLE);
+        write(&self.0.join("trace"), "")?;
+        let start = Instant::now();
+        std::thread::sleep(time);
+        let trace = self.trace()?;
+        let seconds = start.elapsed().as_secs().max(1);
+        // Their end is seen, or nothing would have been.
+        drop(spinners);
+        std::thread::sleep(SETTLE);
+        let ended = read_osnoise(&self.trace()?);
+        write(&self.0.join("events/osnoise/enable"), "0")?;
+        self.end()?;
+        write(&options, "OSNOISE_WORKLOAD")?;
+        let is_seen = |cpu: u32| ended.keys().any(|(at, source)| *at == cpu && is_own(source));
+        let unseen: Vec<String> =
+            hot.iter().filter(|cpu| !is_seen(*cpu)).map(|cpu| cpu.to_string()).collect();
+        ensure!(unseen.is_empty(), "osnoise sees nothing of CPU {}", unseen.join(","));
+        Ok(noise_lines(hot, &read_osnoise(&trace), seconds))
+    }
+}
+
+/// A program on each hot core that does nothing for as long as this is held: in the engine's slice, which alone may be
+/// there.
+struct Spinners(Vec<String>);
+
+impl Spinners {
+    fn start(hot: &CpuSet) -> Result<Self> {
+        let program = std::env::current_exe().context("this program")?;
+        let mut units = Self(Vec::new());
+        for cpu in hot.iter() {
+            let unit = format!("quietcore-spin-{cpu}.service");
+            let started = Command::new("systemd-run")
+                .args(["--quiet", "--collect", "--slice=hot-engine.slice", "--property=Type=exec"])
+                .arg(format!("--unit={unit}"))
+                .arg(format!("--property=CPUAffinity={cpu}"))
+                .arg(format!("--property=RuntimeMaxSec={}", SPIN_MAX.as_secs()))
+                .arg(&program)
+                .args(["tune", "spin"])
+                .output()
+                .context("start systemd-run")?;
+            let said = String::from_utf8_lossy(&started.stderr);
+            ensure!(started.status.success(), "start a program on CPU {cpu}: {}", said.trim());
+            units.0.push(unit);
+        }
+        Ok(units)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        // They end by themselves after a while.
+        let _ = Command::new("systemctl").arg("stop").args(&self.0).output();
     }
 }
 
@@ -200,29 +272,20 @@ pub fn judge(hot: &CpuSet, time: Duration) -> Result<Judgement> {
     }
     let machine = Machine::detect();
     let tracer = Tracer::new(tracefs)?;
-    write(&tracefs.join("osnoise/cpus"), &hot.to_string())?;
-    // A period of a second is told of at its end.
-    let told = |trace: &str| read_osnoise(trace).len() == hot.len();
-    let noise = read_osnoise(&tracer.run("osnoise", time, told)?);
-    for cpu in hot.iter() {
-        match noise.get(&cpu) {
-            Some(noise) => judgement.lines.extend(noise_lines(cpu, *noise, machine)),
-            None => judgement.not_judged.push(format!("osnoise said nothing of CPU {cpu}")),
-        }
-    }
+    judgement.lines.extend(tracer.osnoise(hot, time)?);
     if machine == Machine::Emulated {
         judgement
             .not_judged
             .push("timerlat and hwlat: this machine is emulated, its times say nothing".into());
         return Ok(judgement);
     }
-    let trace = tracer.run("timerlat", time, |_| true)?;
+    let trace = tracer.run("timerlat", time)?;
     for ((cpu, context), ns) in read_timerlat(&trace) {
         let at = format!("CPU {cpu}, timer to {context}");
         judgement.lines.push(report(at, format!("{ns} ns at most"), "how late a timer is served"));
     }
     write(&tracefs.join("tracing_thresh"), HARDWARE_GAP_US)?;
-    let trace = tracer.run("hwlat", time, |_| true);
+    let trace = tracer.run("hwlat", time);
     write(&tracefs.join("tracing_thresh"), "0")?;
     let (gaps, longest) = read_hwlat(&trace?);
     let found = format!("{gaps} gaps from {HARDWARE_GAP_US} us on, the longest {longest} us");
@@ -239,30 +302,30 @@ fn report(at: String, found: String, why: &str) -> Line {
     Line { name: "noise".into(), at, expected, found, is_met: true, why: why.into() }
 }
 
-fn noise_lines(cpu: u32, noise: Noise, machine: Machine) -> Vec<Line> {
-    let seconds = noise.seconds;
-    let most = INTERRUPTS_PER_SECOND * seconds;
-    let judged = [
-        ("interrupts", noise.interrupts, most, "an interrupt, its handler's caches included"),
-        ("softirqs", noise.softirqs, most, "work that an interrupt left"),
-        ("threads", noise.threads, 0, "a task that the hot cores are not for"),
-    ];
-    let mut lines: Vec<Line> = judged
-        .into_iter()
-        .map(|(source, found, most, why)| Line {
-            name: "noise".into(),
-            at: format!("CPU {cpu}, {source}"),
-            expected: format!("at most {most} in {seconds} s"),
-            found: found.to_string(),
-            is_met: found <= most,
-            why: why.into(),
-        })
-        .collect();
-    let why = "non-maskable interrupts, of watchdogs and counters";
-    lines.push(report(format!("CPU {cpu}, NMIs"), noise.nmi.to_string(), why));
-    if machine != Machine::Emulated {
-        let why = "gaps that nobody of the kernel made";
-        lines.push(report(format!("CPU {cpu}, hardware"), noise.hardware.to_string(), why));
+fn noise_lines(hot: &CpuSet, noise: &BTreeMap<(u32, String), u64>, seconds: u64) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for cpu in hot.iter() {
+        let here = noise.iter().filter(|((at, source), _)| *at == cpu && !is_own(source));
+        let mut all = 0;
+        for ((_, source), found) in here {
+            let is_thread = source.starts_with("thread ");
+            let most = if is_thread { 0 } else { EVENTS_PER_SECOND * seconds };
+            let why = match is_thread {
+                true => "a task that the hot cores are not for",
+                false => "time that is taken from whoever runs there",
+            };
+            all += found;
+            lines.push(Line {
+                name: "noise".into(),
+                at: format!("CPU {cpu}, {source}"),
+                expected: format!("at most {most} in {seconds} s"),
+                found: found.to_string(),
+                is_met: *found <= most,
+                why: why.into(),
+            });
+        }
+        let found = format!("{all} times in {seconds} s");
+        lines.push(report(format!("CPU {cpu}, in all"), found, "what a program saw on this core"));
     }
     lines
 }
@@ -272,24 +335,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noise_is_read_by_source_and_periods_add_up() {
-        // From Documentation/trace/osnoise-tracer.rst.
+    fn noise_is_read_by_source_and_only_what_is_not_the_judges_own_counts() {
         let trace = "# tracer: osnoise\n#                      CPU#     TIMESTAMP   IN US\n\
-            <...>-859     [000] ....    81.637220: 1000000        190  99.98100       9     18      0   1007     18      1\n\
-            <...>-860     [001] ....    81.638154: 1000000        656  99.93440      74     23      0   1006     16      3\n\
-            <...>-859     [000] ....    82.638193: 1000000       5675  99.43250     202      6      0   1013     25     21\n";
-        let cores = read_osnoise(trace);
-        assert_eq!(
-            cores[&0],
-            Noise { seconds: 2, hardware: 24, nmi: 0, interrupts: 2020, softirqs: 43, threads: 22 }
-        );
-        assert_eq!((cores.len(), cores[&1].threads), (2, 3));
-        let lines = noise_lines(1, cores[&1], Machine::Emulated);
+            qctl-961      [003] d.h.    81.737532: irq_noise: local_timer:236 start 5789.857529929 duration 1845 ns\n\
+            qctl-961      [003] d.h.    81.837532: irq_noise: local_timer:236 start 5789.957529929 duration 1845 ns\n\
+            qctl-961      [003] ....    81.747532: thread_noise: migration/1:54 start 5789.858408906 duration 43 ns\n\
+            qctl-961      [003] ..s.    81.757532: softirq_noise:   NET_RX:3 start 5789.858408906 duration 43 ns\n\
+            <idle>-0      [002] ....    81.759532: thread_noise:     qctl:962 start 5789.858408906 duration 43 ns\n\
+            qctl-962      [002] ....    81.760532: thread_noise: swapper/2:0 start 5789.858408906 duration 43 ns\n";
+        let noise = read_osnoise(trace);
+        let hot = CpuSet::parse("2-3", 7).unwrap();
+        let lines = noise_lines(&hot, &noise, 1);
         let bad: Vec<_> = lines.iter().filter(|line| !line.is_met).map(|line| &*line.at).collect();
-        assert_eq!(bad, ["CPU 1, interrupts", "CPU 1, softirqs", "CPU 1, threads"]);
-        let quiet =
-            noise_lines(2, Noise { seconds: 2, interrupts: 2, ..Noise::default() }, Machine::Bare);
-        assert!(quiet.iter().all(|line| line.is_met) && quiet.len() == 5, "{quiet:?}");
+        assert_eq!(bad, ["CPU 3, interrupt local_timer", "CPU 3, thread migration/1"]);
+        let all: Vec<_> = lines.iter().filter(|line| line.at.ends_with("in all")).collect();
+        assert_eq!((&*all[0].found, &*all[1].found), ("0 times in 1 s", "4 times in 1 s"));
+        let bad = noise_lines(&hot, &noise, 2).iter().filter(|line| !line.is_met).count();
+        assert_eq!(bad, 1);
     }
 
     #[test]

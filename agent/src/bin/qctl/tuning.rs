@@ -27,6 +27,9 @@ pub enum Tune {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Do nothing as fast as it goes, in the place of an engine.
+    #[command(hide = true)]
+    Spin,
     /// Print the words of the kernel's command line that a host's configuration asks for.
     Words {
         /// The file that the host is given as the credential quietcore.host, with [cores].
@@ -67,6 +70,9 @@ pub fn act(what: &Tune) -> Result<()> {
         Tune::Verify { judge, only_judges, output, quiet } => {
             verify(*output, *quiet, *only_judges, Duration::from_secs(*judge))
         }
+        Tune::Spin => loop {
+            std::hint::spin_loop();
+        },
         Tune::Words { host, cpus } => {
             println!("{}", words(host, *cpus)?.join(" "));
             Ok(())
