@@ -29,3 +29,13 @@ pub fn write_whole_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Bytes that are free to unprivileged users on a directory's file system.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub fn free_bytes(directory: &Path) -> Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(directory);
+    let stat = stat.with_context(|| format!("look at {}", directory.display()))?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}

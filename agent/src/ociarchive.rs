@@ -1,11 +1,15 @@
 //! OCI images as archives: an image layout in a tar file, with one image in it. Every blob's digest is
 //! checked before it is used. Source: OCI Image Format Specification 1.1, "Image Layout".
 
-use crate::limits::ARCHIVE_LEN_MAX;
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use crate::limits::{ARCHIVE_LEN_MAX, METADATA_LEN_MAX};
+use anyhow::{Context, ensure};
+use oci_spec::image::{
+    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -30,7 +34,30 @@ pub enum ArchiveError {
     },
 }
 
-/// An image whose blobs all have the digests they are named by.
+/// Where a blob's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// The first byte in it.
+    pub offset: u64,
+    /// How many there are.
+    pub len: u64,
+}
+
+impl Place {
+    /// The bytes, to be read in order.
+    ///
+    /// # Errors
+    /// The file can't be opened.
+    pub fn open(&self) -> io::Result<io::Take<File>> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        Ok(file.take(self.len))
+    }
+}
+
+/// An image whose manifest and configuration have the digests they are named by, and whose layers are there.
 pub struct Image {
     /// The name it is known by.
     pub name: String,
@@ -40,45 +67,59 @@ pub struct Image {
     pub manifest: ImageManifest,
     /// The configuration.
     pub config: ImageConfiguration,
-    /// Every blob, by digest.
-    pub blobs: HashMap<String, Vec<u8>>,
+    /// Every blob of it, by digest.
+    pub blobs: HashMap<String, Place>,
 }
 
-/// Reads an archive.
+/// Reads an archive and hashes all of it.
 ///
 /// # Errors
 /// [`ArchiveError`] names the file and what is wrong with it.
 pub fn read(path: &Path) -> Result<Image, ArchiveError> {
     let io = |source| ArchiveError::Read { path: path.into(), source };
     let malformed = |what: String| ArchiveError::Malformed { path: path.into(), what };
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = File::open(path).map_err(io)?;
     if file.metadata().map_err(io)?.len() > ARCHIVE_LEN_MAX {
         return Err(malformed("larger than 2 GiB".into()));
     }
-    let mut files = HashMap::new();
+    let (mut index, mut places) = (Vec::new(), HashMap::new());
     for entry in tar::Archive::new(file).entries().map_err(io)? {
         let mut entry = entry.map_err(io)?;
         let name = entry.path().map_err(io)?.display().to_string();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(io)?;
-        files.insert(name.trim_start_matches("./").to_string(), bytes);
-    }
-    let mut blobs = HashMap::new();
-    for (name, bytes) in &mut files {
-        if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-            let digest: String =
-                Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            if digest != hex {
-                return Err(malformed(format!("blob sha256:{hex} has the digest sha256:{digest}")));
+        let name = name.trim_start_matches("./");
+        if name == "index.json" {
+            (&mut entry).take(METADATA_LEN_MAX).read_to_end(&mut index).map_err(io)?;
+        } else if let Some(wanted) = name.strip_prefix("blobs/sha256/").filter(|n| !n.is_empty()) {
+            let (offset, len) = (entry.raw_file_position(), entry.size());
+            let mut hash = Sha256::new();
+            io::copy(&mut entry, &mut hash).map_err(io)?;
+            let found = hex(&hash.finalize());
+            if found != wanted {
+                return Err(malformed(format!(
+                    "blob sha256:{wanted} has the digest sha256:{found}"
+                )));
             }
-            blobs.insert(format!("sha256:{hex}"), std::mem::take(bytes));
+            places.insert(format!("sha256:{wanted}"), Place { path: path.into(), offset, len });
         }
     }
-    let index = files.get("index.json").ok_or_else(|| malformed("no index.json".into()))?;
-    assemble(index, blobs).map_err(malformed)
+    if index.is_empty() {
+        return Err(malformed("no index.json".into()));
+    }
+    let (name, target) = only_image(&index).map_err(malformed)?;
+    let find = |digest: &str| -> anyhow::Result<Place> {
+        places.get(digest).cloned().with_context(|| format!("blob {digest} is missing"))
+    };
+    let read = |digest: &str| -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        find(digest)?.open()?.take(METADATA_LEN_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let place = |descriptor: &Descriptor| find(descriptor.digest().as_ref());
+    assemble(&name, target, &read, &place).map_err(|error| malformed(format!("{error:#}")))
 }
 
-fn assemble(index: &[u8], blobs: HashMap<String, Vec<u8>>) -> Result<Image, String> {
+/// The name and descriptor of a layout's only image.
+fn only_image(index: &[u8]) -> Result<(String, Descriptor), String> {
     let index = ImageIndex::from_reader(index).map_err(|error| format!("index.json: {error}"))?;
     let [target] = index.manifests().as_slice() else {
         return Err(format!(
@@ -89,21 +130,60 @@ fn assemble(index: &[u8], blobs: HashMap<String, Vec<u8>>) -> Result<Image, Stri
     let annotation = "org.opencontainers.image.ref.name";
     let name = target.annotations().as_ref().and_then(|all| all.get(annotation)).cloned();
     let name = name.ok_or_else(|| format!("index.json: the image has no {annotation}"))?;
-    let blob = |descriptor: &Descriptor| {
-        let digest = descriptor.digest().to_string();
-        blobs.get(&digest).map(Vec::as_slice).ok_or(format!("blob {digest} is missing"))
+    Ok((name, target.clone()))
+}
+
+/// Puts an image together from what `target` names: a manifest, or an index of which this machine's is taken. `read` gives
+/// a blob whose digest it has checked, `place` where one is.
+///
+/// # Errors
+/// A part is missing or is not what it is to be.
+pub fn assemble(
+    name: &str,
+    target: Descriptor,
+    read: &dyn Fn(&str) -> anyhow::Result<Vec<u8>>,
+    place: &dyn Fn(&Descriptor) -> anyhow::Result<Place>,
+) -> anyhow::Result<Image> {
+    let mut blobs = HashMap::new();
+    let mut bytes = read(target.digest().as_ref())?;
+    let mut target = target;
+    if is_index(target.media_type()) {
+        let index = ImageIndex::from_reader(&*bytes).context("index")?;
+        target = this_machines(&index).context("the index has no image for linux/amd64")?;
+        bytes = read(target.digest().as_ref())?;
+    }
+    let manifest = ImageManifest::from_reader(&*bytes).context("manifest")?;
+    let config = read(manifest.config().digest().as_ref())?;
+    let config = ImageConfiguration::from_reader(&*config).context("config")?;
+    ensure!(
+        config.rootfs().diff_ids().len() == manifest.layers().len(),
+        "the configuration names another number of layers than the manifest"
+    );
+    for descriptor in manifest.layers().iter().chain([manifest.config(), &target]) {
+        blobs.insert(descriptor.digest().to_string(), place(descriptor)?);
+    }
+    Ok(Image { name: name.into(), target, manifest, config, blobs })
+}
+
+/// Whether a blob of this type is an index of manifests.
+pub fn is_index(media_type: &MediaType) -> bool {
+    let docker = "application/vnd.docker.distribution.manifest.list.v2+json";
+    *media_type == MediaType::ImageIndex || media_type.to_string() == docker
+}
+
+/// The entry of an index for linux/amd64.
+pub fn this_machines(index: &ImageIndex) -> Option<Descriptor> {
+    let fits = |descriptor: &&Descriptor| {
+        descriptor.platform().as_ref().is_some_and(|platform| {
+            (platform.os(), platform.architecture()) == (&Os::Linux, &Arch::Amd64)
+        })
     };
-    let manifest =
-        ImageManifest::from_reader(blob(target)?).map_err(|error| format!("manifest: {error}"))?;
-    let config = ImageConfiguration::from_reader(blob(manifest.config())?)
-        .map_err(|error| format!("config: {error}"))?;
-    for layer in manifest.layers() {
-        blob(layer)?;
-    }
-    if config.rootfs().diff_ids().len() != manifest.layers().len() {
-        return Err("the configuration names another number of layers than the manifest".into());
-    }
-    Ok(Image { name, target: target.clone(), manifest, config, blobs })
+    index.manifests().iter().find(fits).cloned()
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name of the snapshot that holds layers up to each one (OCI Image Specification, "Layer ChainID").
@@ -113,11 +193,7 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
         let id = match chain.last() {
             None => diff_id.clone(),
             Some(parent) => {
-                let digest = Sha256::digest(format!("{parent} {diff_id}"));
-                format!(
-                    "sha256:{}",
-                    digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-                )
+                format!("sha256:{}", hex(&Sha256::digest(format!("{parent} {diff_id}"))))
             }
         };
         chain.push(id);

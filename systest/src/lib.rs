@@ -17,6 +17,8 @@ pub mod demo;
 pub mod http;
 /// A network for guests alone.
 pub mod lan;
+/// A registry of images.
+pub mod registry;
 /// Releases, good and broken.
 pub mod releases;
 /// A shell in the guest.

@@ -128,6 +128,29 @@ impl Containerd {
         Ok(())
     }
 
+    /// Removes a snapshot that nothing stands on; says whether it did.
+    async fn try_remove_snapshot(&self, key: &str) -> Result<bool, ContainerdError> {
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let in_use = [Code::FailedPrecondition, Code::NotFound];
+        let removed = call("remove snapshot", key, &in_use, snapshots.remove(request(remove)));
+        Ok(removed.await?.is_some())
+    }
+
+    /// The names of all snapshots.
+    async fn snapshots(&self) -> Result<Vec<String>, ContainerdError> {
+        let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), ..Default::default() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let listed = call("list", "snapshots", &[], snapshots.list(request(list))).await?;
+        let mut names = Vec::new();
+        if let Some(mut answers) = listed {
+            while let Ok(Ok(Some(answer))) = timeout(CONTAINERD_TIMEOUT, answers.message()).await {
+                names.extend(answer.info.into_iter().map(|info| info.name));
+            }
+        }
+        Ok(names)
+    }
+
     /// Everything that containerd knows of our containers.
     ///
     /// # Errors
@@ -158,17 +181,9 @@ impl Containerd {
             };
             observed.entry(process.id).or_default().task = Some(task);
         }
-        let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), ..Default::default() };
-        let mut snapshots = SnapshotsClient::new(self.channel.clone());
-        if let Some(mut answers) =
-            call("list", "snapshots", &[], snapshots.list(request(list))).await?
-        {
-            while let Ok(Ok(Some(answer))) = timeout(CONTAINERD_TIMEOUT, answers.message()).await {
-                for info in answer.info {
-                    if let Some(name) = info.name.strip_prefix("container-") {
-                        observed.entry(name.to_string()).or_default().snapshot = true;
-                    }
-                }
+        for snapshot in self.snapshots().await? {
+            if let Some(name) = snapshot.strip_prefix("container-") {
+                observed.entry(name.to_string()).or_default().snapshot = true;
             }
         }
         Ok(observed)

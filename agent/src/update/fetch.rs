@@ -3,8 +3,9 @@
 
 use super::trust::{Judge, RELEASE, SIGNATURE};
 use super::{Places, Progress, Request, Stage, told};
-use crate::files::write_whole_bytes;
-use crate::limits::{FETCH_ATTEMPTS, FETCH_PAUSE, FETCH_TIMEOUT, RELEASE_LEN_MAX};
+use crate::files::{free_bytes, write_whole_bytes};
+use crate::limits::{DISK_SPARE, FETCH_ATTEMPTS, FETCH_PAUSE, FETCH_TIMEOUT, RELEASE_LEN_MAX};
+use crate::ociarchive::hex;
 use abi::release::{Artefact, Release, Version};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -16,9 +17,6 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// The authorities that HTTPS servers are checked against: Debian's, and those laid over the image.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// What stays free on the data partition: the journal is preallocated, containers and logs are not.
-const SPARE: u64 = 256 << 20;
 
 struct Server {
     agent: ureq::Agent,
@@ -139,9 +137,8 @@ fn check_space(directory: &Path, release: &Release) -> Result<()> {
     let there: u64 = std::fs::read_dir(directory)?
         .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
         .sum();
-    let stat = nix::sys::statvfs::statvfs(directory)?;
-    let free = stat.blocks_available() * stat.fragment_size();
-    let needed = wanted.saturating_sub(there) + SPARE;
+    let free = free_bytes(directory)?;
+    let needed = wanted.saturating_sub(there) + DISK_SPARE;
     ensure!(
         free >= needed,
         "the data partition has {} MiB free, {} are needed; remove journals or images",
@@ -156,10 +153,6 @@ pub(crate) fn sha256(mut from: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut from, &mut hash)?;
     Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn fetch(

@@ -1,0 +1,13 @@
+//! Images from registries and from media: who may be asked, what is kept, who vouches for it. What reaches the network
+//! (`pull`) is a process of its own that is not trusted: the agent checks digests and signatures itself.
+
+/// Signatures as cosign makes them, with a key.
+pub mod cosign;
+/// Which registries this host may ask, and whose signatures it wants.
+pub mod policy;
+/// The process that fetches.
+pub mod pull;
+/// What is kept on the data partition.
+pub mod store;
+/// What the agent wants fetched, and how far that is.
+pub mod wanted;
