@@ -2,10 +2,28 @@
 //! an error with its line, never ignored. Source: the Compose Specification.
 
 use crate::limits::{COMPOSE_LEN_MAX, SERVICES_MAX};
-use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
+use abi::hostplan::CorePlan;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde_yaml_ng::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use thiserror::Error;
+
+/// Values in their ranges.
+mod check;
+/// Health checks.
+pub mod health;
+/// What a file leaves to where it is applied from.
+pub mod project;
+/// Keys.
+mod schema;
+#[cfg(test)]
+mod tests;
+/// Numbers with units.
+mod units;
+
+use check::Checker;
+use health::Health;
 
 /// Why a compose file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -37,73 +55,6 @@ pub enum ComposeError {
     },
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: Option<String>,
-    services: BTreeMap<String, RawService>,
-}
-
-/// One word or a list of them.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Words {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Environment {
-    Map(BTreeMap<String, Option<Scalar>>),
-    List(Vec<String>),
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Bool(bool),
-    Integer(i64),
-    Float(f64),
-    Text(String),
-}
-
-impl Scalar {
-    fn text(&self) -> String {
-        match self {
-            Self::Bool(value) => value.to_string(),
-            Self::Integer(value) => value.to_string(),
-            Self::Float(value) => value.to_string(),
-            Self::Text(value) => value.clone(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawService {
-    image: String,
-    command: Option<Words>,
-    entrypoint: Option<Words>,
-    environment: Option<Environment>,
-    user: Option<String>,
-    working_dir: Option<String>,
-    #[serde(default)]
-    read_only: bool,
-    #[serde(default)]
-    cap_drop: Vec<String>,
-    #[serde(default)]
-    volumes: Vec<String>,
-    tmpfs: Option<Words>,
-    network_mode: Option<NetworkMode>,
-    cpuset: Option<Scalar>,
-    cpus: Option<Scalar>,
-    mem_limit: Option<Scalar>,
-    pids_limit: Option<i64>,
-    restart: Option<Restart>,
-    stop_signal: Option<String>,
-}
-
 /// Which network a container is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,9 +66,10 @@ pub enum NetworkMode {
 }
 
 /// When a container that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Restart {
     /// Never.
+    #[default]
     #[serde(rename = "no")]
     No,
     /// Always.
@@ -126,6 +78,30 @@ pub enum Restart {
     /// If it failed.
     #[serde(rename = "on-failure")]
     OnFailure,
+}
+
+/// What another service must be before one starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Started.
+    #[default]
+    ServiceStarted,
+    /// Healthy, by its health check.
+    ServiceHealthy,
+    /// Ended with 0.
+    ServiceCompletedSuccessfully,
+}
+
+/// What becomes of a version that does not prove itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureAction {
+    /// The one before comes back. The default here.
+    #[default]
+    Rollback,
+    /// It stays.
+    Continue,
 }
 
 /// A directory of the host inside the container.
@@ -137,6 +113,47 @@ pub struct Bind {
     pub target: String,
     /// Whether it can't be written to.
     pub read_only: bool,
+}
+
+/// A directory in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tmpfs {
+    /// In the container.
+    pub target: String,
+    /// Bytes, at most.
+    pub bytes: u64,
+    /// Access, in octal digits.
+    pub mode: String,
+}
+
+/// A limit of a process (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE` and the like.
+    pub name: String,
+    /// What a process has.
+    pub soft: u64,
+    /// What it may raise it to.
+    pub hard: u64,
+}
+
+/// What is done with a container, and not what it is: another conduct makes no other container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conduct {
+    /// When it is started again.
+    pub restart: Restart,
+    /// The signal that asks it to end.
+    pub stop_signal: u32,
+    /// How long it has for that.
+    pub stop_grace: Duration,
+    /// What other services must be before it starts.
+    pub depends_on: BTreeMap<String, Condition>,
+    /// How one knows that it is well.
+    pub health: Option<Health>,
+    /// What becomes of a version that does not prove itself.
+    pub failure_action: FailureAction,
+    /// How long it has for that.
+    pub monitor: Duration,
 }
 
 /// A service as declared. Holding one proves that its values are in their ranges and that it asks for
@@ -157,28 +174,42 @@ pub struct Service {
     pub user: (u32, u32),
     /// Where it starts.
     pub working_dir: String,
+    /// What it calls its host.
+    pub hostname: String,
     /// Whether its root can't be written to.
     pub read_only: bool,
-    /// Whether it has no capability at all; else those of Docker's default that need no root on the host.
-    pub drop_capabilities: bool,
+    /// Capabilities of its root.
+    pub capabilities: Vec<String>,
+    /// Limits of its processes.
+    pub rlimits: Vec<Rlimit>,
+    /// Settings of its own network.
+    pub sysctls: BTreeMap<String, String>,
     /// Directories of the host.
     pub binds: Vec<Bind>,
     /// Directories in memory.
-    pub tmpfs: Vec<String>,
+    pub tmpfs: Vec<Tmpfs>,
+    /// Bytes of `/dev/shm`.
+    pub shm_bytes: u64,
     /// Its network.
     pub network: NetworkMode,
     /// CPUs it may use.
     pub cpuset: String,
     /// Thousandths of a CPU that it may use in all.
     pub cpu_millis: Option<u64>,
+    /// Its share where CPUs are short: 1 to 10000, 100 without it.
+    pub cpu_weight: Option<u64>,
     /// Bytes of memory.
     pub memory_bytes: Option<u64>,
+    /// Bytes that are not taken from it while it uses them.
+    pub memory_min_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<i64>,
-    /// When it is started again.
-    pub restart: Restart,
-    /// The signal that asks it to end.
-    pub stop_signal: u32,
+    /// What is done with it.
+    #[serde(skip)]
+    pub conduct: Conduct,
+    /// What it was read from, in YAML.
+    #[serde(skip)]
+    pub source: String,
 }
 
 /// Directories of the host that containers may see.
@@ -195,282 +226,128 @@ pub const VOLUMES: &str = "/var/lib/quietcore/volumes/";
 /// # Errors
 /// [`ComposeError`] names line or key, and the remedy.
 pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
-    let len = text.len() as u64;
-    if len > COMPOSE_LEN_MAX {
-        return Err(ComposeError::Limit {
-            what: "bytes of the file",
-            found: len,
-            max: COMPOSE_LEN_MAX,
+    let limit = |what, found, max| match found > max {
+        true => Err(ComposeError::Limit { what, found, max }),
+        false => Ok(()),
+    };
+    limit("bytes of the file", text.len() as u64, COMPOSE_LEN_MAX)?;
+    let mut file: Value =
+        serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
+    let merged = file.apply_merge();
+    merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
+    let services = top_level(file, text)?;
+    limit("services", services.len() as u64, SERVICES_MAX as u64)?;
+    let mut read = Vec::new();
+    for (name, value) in services {
+        read.push(parse_value(&name, value, cores).map_err(|error| at_line(error, &name, text))?);
+    }
+    read.sort_by(|a: &Service, b| a.name.cmp(&b.name));
+    check_dependencies(&read)?;
+    Ok(read)
+}
+
+/// Reads what [`Service::source`] has.
+///
+/// # Errors
+/// [`ComposeError`]: it was accepted by a release that took more.
+pub fn parse_one(name: &str, source: &str, cores: &CorePlan) -> Result<Service, ComposeError> {
+    let value =
+        serde_yaml_ng::from_str(source).map_err(|error| ComposeError::Schema(error.to_string()))?;
+    parse_value(name, value, cores)
+}
+
+fn parse_value(name: &str, mut value: Value, cores: &CorePlan) -> Result<Service, ComposeError> {
+    if let Value::Mapping(keys) = &mut value {
+        // Extensions of others; ours is read.
+        keys.retain(|key, _| {
+            key.as_str().is_none_or(|k| !k.starts_with("x-") || k == "x-quietcore")
         });
     }
-    let file: File =
-        serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
-    let _ = file.name;
-    let (found, max) = (file.services.len() as u64, SERVICES_MAX as u64);
-    if found > max {
-        return Err(ComposeError::Limit { what: "services", found, max });
-    }
-    file.services
-        .into_iter()
-        .map(|(name, raw)| Checker { name: &name, cores }.check(&raw))
-        .collect()
+    let source = serde_yaml_ng::to_string(&value);
+    let source = source.map_err(|error| ComposeError::Schema(error.to_string()))?;
+    let raw = serde_yaml_ng::from_value(value)
+        .map_err(|error| ComposeError::Schema(format!("services.{name}: {error}")))?;
+    Checker { name, cores }.check(&raw, source)
 }
 
-struct Checker<'a> {
-    name: &'a str,
-    cores: &'a CorePlan,
-}
-
-impl Checker<'_> {
-    fn refuse(
-        &self,
-        key: &'static str,
-        value: impl ToString,
-        remedy: impl ToString,
-    ) -> ComposeError {
-        let (service, value, remedy) = (self.name.into(), value.to_string(), remedy.to_string());
-        ComposeError::Value { service, key, value, remedy }
-    }
-
-    fn check(&self, raw: &RawService) -> Result<Service, ComposeError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || self.name.len() > 63 || !self.name.chars().all(plain) {
-            return Err(self.refuse("(name)", self.name, "1 to 63 letters, digits, - or _"));
-        }
-        let drop_capabilities = match raw.cap_drop.as_slice() {
-            [] => false,
-            [all] if all == "ALL" => true,
+/// The services of a file whose other keys say nothing that is not supported.
+fn top_level(file: Value, text: &str) -> Result<Vec<(String, Value)>, ComposeError> {
+    let refuse = |what: String| Err(ComposeError::Schema(what));
+    let Value::Mapping(file) = file else { return refuse("a file has the key services".into()) };
+    let mut found = None;
+    for (key, value) in file {
+        match key.as_str() {
+            Some("services") => found = Some(value),
+            Some("name" | "version") => {}
+            Some(key) if key.starts_with("x-") => {}
             other => {
-                return Err(self.refuse("cap_drop", other.join(","), "[ALL], or leave it out"));
+                let key = other.unwrap_or("?");
+                let line =
+                    line_of(text, None, key).map_or(String::new(), |n| format!(" at line {n}"));
+                return refuse(format!("unknown key `{key}`{line}; there are name and services"));
             }
-        };
-        Ok(Service {
-            name: self.name.into(),
-            image: raw.image.clone(),
-            entrypoint: raw
-                .entrypoint
-                .as_ref()
-                .map(|words| self.words("entrypoint", words))
-                .transpose()?,
-            command: raw
-                .command
-                .as_ref()
-                .map(|words| self.words("command", words))
-                .transpose()?
-                .unwrap_or_default(),
-            environment: self.environment(raw)?,
-            user: self.user(raw)?,
-            working_dir: raw.working_dir.clone().unwrap_or_else(|| "/".into()),
-            read_only: raw.read_only,
-            drop_capabilities,
-            binds: raw.volumes.iter().map(|volume| self.bind(volume)).collect::<Result<_, _>>()?,
-            tmpfs: match &raw.tmpfs {
-                None => Vec::new(),
-                Some(Words::One(path)) => vec![path.clone()],
-                Some(Words::Many(paths)) => paths.clone(),
-            },
-            network: raw.network_mode.unwrap_or(NetworkMode::Host),
-            cpuset: self.cpuset(raw)?,
-            cpu_millis: raw.cpus.as_ref().map(|cpus| self.cpu_millis(&cpus.text())).transpose()?,
-            memory_bytes: raw
-                .mem_limit
-                .as_ref()
-                .map(|limit| self.bytes("mem_limit", &limit.text()))
-                .transpose()?,
-            pids: raw.pids_limit.filter(|limit| *limit > 0),
-            restart: raw.restart.unwrap_or(Restart::No),
-            stop_signal: self.signal(raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,
-        })
-    }
-
-    /// A string is split at spaces; quotes would need a shell, and there is none.
-    fn words(&self, key: &'static str, words: &Words) -> Result<Vec<String>, ComposeError> {
-        match words {
-            Words::Many(words) => Ok(words.clone()),
-            Words::One(line) if line.contains(['"', '\'', '\\', '$']) => {
-                Err(self.refuse(key, line, "write a list of words: nothing here reads quotes"))
-            }
-            Words::One(line) => Ok(line.split_whitespace().map(Into::into).collect()),
         }
     }
+    let Some(Value::Mapping(services)) = found else {
+        return refuse("services: a mapping of names to services is expected".into());
+    };
+    let named = |(key, value): (Value, Value)| Some((key.as_str()?.to_owned(), value));
+    Ok(services.into_iter().filter_map(named).collect())
+}
 
-    fn environment(&self, raw: &RawService) -> Result<Vec<String>, ComposeError> {
-        let remedy = "give it a value: the agent has no environment to take it from";
-        match &raw.environment {
-            None => Ok(Vec::new()),
-            Some(Environment::List(list)) => match list.iter().find(|entry| !entry.contains('=')) {
-                Some(entry) => Err(self.refuse("environment", entry, remedy)),
-                None => Ok(list.clone()),
-            },
-            Some(Environment::Map(map)) => map
-                .iter()
-                .map(|(name, value)| match value {
-                    Some(value) => Ok(format!("{name}={}", value.text())),
-                    None => Err(self.refuse("environment", name, remedy)),
-                })
-                .collect(),
-        }
-    }
-
-    fn user(&self, raw: &RawService) -> Result<(u32, u32), ComposeError> {
-        let Some(text) = &raw.user else { return Ok((65534, 65534)) };
-        let (user, group) = text.split_once(':').unwrap_or((text, text));
-        match (user.parse(), group.parse()) {
-            (Ok(user), Ok(group)) => Ok((user, group)),
-            _ => Err(self.refuse("user", text, "numbers, as in \"1000:1000\"")),
-        }
-    }
-
-    fn bind(&self, volume: &str) -> Result<Bind, ComposeError> {
-        let parts: Vec<&str> = volume.split(':').collect();
-        let (source, target, mode) = match parts[..] {
-            [source, target] => (source, target, "rw"),
-            [source, target, mode @ ("ro" | "rw")] => (source, target, mode),
-            _ => return Err(self.refuse("volumes", volume, "SOURCE:TARGET or SOURCE:TARGET:ro")),
-        };
-        let under =
-            |roots: &[&str]| roots.iter().any(|root| format!("{source}/").starts_with(root));
-        let inside = under(&BIND_ROOTS) || mode == "ro" && under(&READ_ROOTS);
-        if !inside || source.contains("..") || !target.starts_with('/') {
-            let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
-            let remedy = format!("a directory under one of {any}, or with :ro {read}");
-            return Err(self.refuse("volumes", volume, remedy));
-        }
-        Ok(Bind { source: source.into(), target: target.into(), read_only: mode == "ro" })
-    }
-
-    fn cpuset(&self, raw: &RawService) -> Result<String, ComposeError> {
-        let housekeeping = self.cores.housekeeping();
-        let Some(list) = &raw.cpuset else { return Ok(housekeeping.to_string()) };
-        let text = list.text();
-        let asked = CpuSet::parse(&text, CPUS_MAX - 1)
-            .map_err(|error| self.refuse("cpuset", &text, error))?;
-        let outside = asked.difference(housekeeping);
-        if asked.is_empty() || !outside.is_empty() {
-            let hot = if outside.intersection(self.cores.hot()).is_empty() {
-                "not on this host"
-            } else {
-                "hot, for the engine only"
-            };
-            let remedy = format!("CPU {outside} is {hot}; housekeeping CPUs are {housekeeping}");
-            return Err(self.refuse("cpuset", &text, remedy));
-        }
-        Ok(asked.to_string())
-    }
-
-    fn cpu_millis(&self, text: &str) -> Result<u64, ComposeError> {
-        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = format!("{part:0<3}");
-        let millis = match (
-            whole.parse::<u64>(),
-            digits.get(..3).and_then(|digits| digits.parse::<u64>().ok()),
-        ) {
-            (Ok(whole), Some(part)) if whole < 10_000 => whole * 1000 + part,
-            _ => 0,
-        };
-        if millis == 0 {
-            Err(self.refuse("cpus", text, "a number of CPUs, as in 0.5"))
-        } else {
-            Ok(millis)
-        }
-    }
-
-    fn bytes(&self, key: &'static str, text: &str) -> Result<u64, ComposeError> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let shift = match unit.to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "k" | "kb" => 10,
-            "m" | "mb" => 20,
-            "g" | "gb" => 30,
-            _ => 64,
-        };
-        let bytes = number
-            .parse::<u64>()
-            .ok()
-            .filter(|n| shift < 64 && *n <= u64::MAX >> (shift + 1))
-            .map(|n| n << shift);
-        bytes
-            .filter(|bytes| *bytes >= 1 << 20)
-            .ok_or_else(|| self.refuse(key, text, "at least 1m, as in 512m or 2g"))
-    }
-
-    fn signal(&self, text: &str) -> Result<u32, ComposeError> {
-        let name = if text.starts_with("SIG") { text.to_string() } else { format!("SIG{text}") };
-        let signal: Result<nix::sys::signal::Signal, _> = name.parse();
-        signal
-            .map(|signal| signal as u32)
-            .map_err(|_| self.refuse("stop_signal", text, "a signal's name, as in SIGTERM"))
+/// Says in which line of the text the key of an unknown-field error stands.
+fn at_line(error: ComposeError, service: &str, text: &str) -> ComposeError {
+    let ComposeError::Schema(said) = &error else { return error };
+    let field = said.split_once("unknown field `").and_then(|(_, rest)| rest.split('`').next());
+    match field.and_then(|field| line_of(text, Some(service), field)) {
+        Some(line) => ComposeError::Schema(format!("{said} at line {line}")),
+        None => error,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The first line that starts with a key, behind the one that starts with its parent.
+fn line_of(text: &str, parent: Option<&str>, key: &str) -> Option<usize> {
+    let starts = |line: &str, key: &str| {
+        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let from = match parent {
+        Some(parent) => lines.iter().position(|line| starts(line, parent))?,
+        None => 0,
+    };
+    let at = lines[from..].iter().position(|line| starts(line, key))?;
+    Some(from + at + 1)
+}
 
-    fn cores() -> CorePlan {
-        CorePlan::from_kernel("0-3", "2-3").unwrap()
-    }
-
-    fn service(lines: &str) -> Result<Service, ComposeError> {
-        let text = format!("services:\n  a:\n    image: x\n{lines}");
-        parse(&text, &cores()).map(|mut services| services.remove(0))
-    }
-
-    #[test]
-    fn a_hot_core_is_refused_by_name() {
-        let error = service("    cpuset: \"1-2\"\n").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1"
-        );
-        assert!(service("    cpuset: 7\n").unwrap_err().to_string().contains("not on this host"));
-        assert_eq!(service("    cpuset: 1\n").unwrap().cpuset, "1");
-        assert_eq!(service("").unwrap().cpuset, "0-1");
-    }
-
-    #[test]
-    fn an_unknown_key_is_an_error_with_its_line() {
-        let error = service("    privileged: true\n").unwrap_err().to_string();
-        assert!(error.contains("privileged") && error.contains("line 4"), "{error}");
-    }
-
-    #[test]
-    fn the_files_that_are_shipped_and_shown_are_accepted() {
-        let guide = include_str!("../../docs/dropcopy.md");
-        let shown = guide.split("```").find_map(|part| part.strip_prefix("yaml\n"));
-        for text in [
-            include_str!("../../containers/compose/demo.yaml"),
-            include_str!("../../containers/compose/production.yaml"),
-            shown.expect("the guide shows a file"),
-        ] {
-            assert!(!parse(text, &cores()).unwrap().is_empty());
+/// Every service that another waits for is there, and none waits for itself.
+fn check_dependencies(services: &[Service]) -> Result<(), ComposeError> {
+    let refuse = |service: &Service, value: &str, remedy: String| ComposeError::Value {
+        service: service.name.clone(),
+        key: "depends_on",
+        value: value.into(),
+        remedy,
+    };
+    let find = |name: &str| services.iter().find(|service| service.name == name);
+    for service in services {
+        for (name, condition) in &service.conduct.depends_on {
+            let Some(other) = find(name) else {
+                return Err(refuse(service, name, "there is no such service".into()));
+            };
+            if *condition == Condition::ServiceHealthy && other.conduct.health.is_none() {
+                return Err(refuse(service, name, format!("{name} has no healthcheck")));
+            }
+        }
+        let (mut seen, mut next) = (BTreeSet::new(), vec![service]);
+        while let Some(one) = next.pop() {
+            for other in one.conduct.depends_on.keys().filter_map(|name| find(name)) {
+                if other.name == service.name {
+                    return Err(refuse(service, &one.name, "it waits for itself".into()));
+                }
+                if seen.insert(&other.name) {
+                    next.push(other);
+                }
+            }
         }
     }
-
-    #[test]
-    fn values_are_read_with_their_units() {
-        let read =
-            service("    mem_limit: 512m\n    cpus: 0.25\n    user: \"5:6\"\n    command: a b\n")
-                .unwrap();
-        assert_eq!(
-            (read.memory_bytes, read.cpu_millis, read.user),
-            (Some(512 << 20), Some(250), (5, 6))
-        );
-        assert_eq!(read.command, ["a", "b"]);
-        for bad in [
-            "mem_limit: 5x",
-            "mem_limit: 10",
-            "cpus: 0",
-            "cpus: -1",
-            "user: root",
-            "volumes: [\"/etc:/etc\"]",
-            "volumes: [\"/run/quietcore/../x:/y\"]",
-            "volumes: [\"/var/lib/quietcore/journal:/y\"]",
-            "stop_signal: SIGNONE",
-            "command: \"a 'b c'\"",
-        ] {
-            assert!(service(&format!("    {bad}\n")).is_err(), "{bad}");
-        }
-    }
+    Ok(())
 }

@@ -10,14 +10,20 @@ pub mod compose;
 pub mod containerd;
 /// The engine's pages, of one or of several shards.
 pub mod engines;
+/// What happened.
+pub mod events;
 /// Files that are whole after a power cut.
 pub mod files;
 /// A disk image onto a disk.
 pub mod flash;
+/// Whether containers are well.
+pub mod health;
 /// A host's configuration, put where it is read.
 pub mod hostconfig;
 /// The isolated cpuset partition on the hot cores.
 pub mod hotpartition;
+/// Images from registries and from media.
+pub mod images;
 /// What a core was interrupted by.
 pub mod interference;
 /// Every limit with its reason.
@@ -30,6 +36,8 @@ pub mod plan;
 pub mod resolver;
 /// The engine's risk limits.
 pub mod risklimits;
+/// Versions of services.
+pub mod rollout;
 /// The agent's main loop.
 pub mod run;
 /// A service as an OCI runtime specification.
@@ -38,6 +46,8 @@ pub mod runtimespec;
 pub mod server;
 /// What the agent knows, for people and programs.
 pub mod status;
+/// Images for what is declared.
+pub mod supply;
 /// Containers' output to the journal.
 pub mod tail;
 /// Whether the host is tuned as it is to be.

@@ -11,6 +11,25 @@ pub const SERVICES_MAX: usize = 64;
 /// An image archive: the largest static program with its data.
 pub const ARCHIVE_LEN_MAX: u64 = 2 << 30;
 
+/// A manifest, an index or an image's configuration: registries take 4 MiB at most.
+pub const METADATA_LEN_MAX: u64 = 4 << 20;
+
+/// Between two looks at what is still to be fetched: the first, and the longest after failures in a row.
+pub const PULL_PAUSE: Duration = Duration::from_millis(200);
+/// See [`PULL_PAUSE`].
+pub const PULL_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// An image that was fetched and not taken is asked for again after this: somebody may sign it meanwhile.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// A registry is given up for this time if it does not answer, or stops in the middle.
+pub const REGISTRY_CONNECT: Duration = Duration::from_secs(10);
+/// See [`REGISTRY_CONNECT`].
+pub const REGISTRY_SILENCE: Duration = Duration::from_secs(30);
+
+/// What stays free on the data partition whatever is fetched: the journal is preallocated, logs are not.
+pub const DISK_SPARE: u64 = 256 << 20;
+
 /// How often everything is compared with what is declared, besides whenever containerd reports an event.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -24,6 +43,14 @@ pub const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
 /// Answers of containerd take milliseconds; past this it is taken for hung, and asked again.
 pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A file of events before the next is begun: some ten thousand of them. One older file is kept.
+pub const EVENTS_LEN_MAX: u64 = 1 << 20;
+/// Events in one answer.
+pub const EVENTS_SHOWN_MAX: usize = 1000;
+
+/// An image is in containerd within this, or what was written of it is given up.
+pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
+
 /// Bytes read from one container's output in one go.
 pub const TAIL_CHUNK: usize = 64 * 1024;
 
@@ -36,8 +63,18 @@ pub const TAIL_PUNCH: u64 = 1 << 20;
 /// A request on the local socket: a compose file and a little more.
 pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
 
-/// Time that a container has to end by itself before it is killed.
+/// Time that a container has to end by itself before it is killed, unless it says another. Compose's is ten.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The longest: the host stops in thirty, of which the engine has the first ten (quietcore-agent.service).
+pub const STOP_GRACE_MAX: Duration = Duration::from_secs(15);
+
+/// A container that has not been well yet is looked at so often, or as often as it says.
+pub const PROBE_STARTING: Duration = Duration::from_secs(1);
+/// What is read of an answer to a health check: its first line says it all.
+pub const PROBE_ANSWER_MAX: u64 = 4096;
+
+/// How long a new version of a service has to prove itself, unless it says another.
+pub const MONITOR: Duration = Duration::from_secs(30);
 
 /// A release's description has a kilobyte.
 pub const RELEASE_LEN_MAX: u64 = 64 << 10;

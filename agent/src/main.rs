@@ -1,11 +1,13 @@
 //! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
 
 use agent::flash;
+use agent::images::policy::Policy;
+use agent::images::{pull, wanted};
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
 use agent::{compose, hostconfig, hotpartition, server};
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,42 +19,60 @@ struct Arguments {
     command: Command,
 }
 
+#[derive(Debug, Args)]
+struct Run {
+    /// The compose file of the image.
+    #[arg(long, default_value = "/etc/quietcore/compose.yaml")]
+    compose: PathBuf,
+    /// Where the applied compose file is kept.
+    #[arg(long, default_value = "/var/lib/quietcore/agent")]
+    state: PathBuf,
+    /// Image archives shipped with the OS.
+    #[arg(long, default_value = "/usr/share/quietcore/images")]
+    images: PathBuf,
+    /// Where other images are kept.
+    #[arg(long, default_value = "/var/lib/quietcore/images")]
+    store: PathBuf,
+    /// Containers' output.
+    #[arg(long, default_value = "/var/log/quietcore/containers")]
+    logs: PathBuf,
+    /// The engine's pages.
+    #[arg(long, default_value = "/run/quietcore/engine")]
+    pages: PathBuf,
+    /// containerd's socket.
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+    /// Our own socket.
+    #[arg(long, default_value = server::SOCKET)]
+    socket: PathBuf,
+    /// The host plan.
+    #[arg(long, default_value = "/usr/share/quietcore/host-plan.toml")]
+    host_plan: PathBuf,
+    /// The engine's journal, whose files are kept in the state's directory `journal`.
+    #[arg(long, default_value = "/var/lib/quietcore/journal")]
+    journal: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run containers, watch the hot cores, answer qctl.
-    Run {
-        /// The compose file of the image.
-        #[arg(long, default_value = "/etc/quietcore/compose.yaml")]
-        compose: PathBuf,
-        /// Where the applied compose file is kept.
-        #[arg(long, default_value = "/var/lib/quietcore/agent")]
-        state: PathBuf,
-        /// Image archives shipped with the OS.
-        #[arg(long, default_value = "/usr/share/quietcore/images")]
-        images: PathBuf,
-        /// Containers' output.
-        #[arg(long, default_value = "/var/log/quietcore/containers")]
-        logs: PathBuf,
-        /// The engine's pages.
-        #[arg(long, default_value = "/run/quietcore/engine")]
-        pages: PathBuf,
-        /// containerd's socket.
-        #[arg(long, default_value = "/run/containerd/containerd.sock")]
-        containerd: PathBuf,
-        /// Our own socket.
-        #[arg(long, default_value = server::SOCKET)]
-        socket: PathBuf,
-        /// The host plan.
-        #[arg(long, default_value = "/usr/share/quietcore/host-plan.toml")]
-        host_plan: PathBuf,
-        /// The engine's journal, whose files are kept in the state's directory `journal`.
-        #[arg(long, default_value = "/var/lib/quietcore/journal")]
-        journal: PathBuf,
-    },
+    Run(Run),
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
     /// Put this host's configuration, the credential `quietcore.host`, where it is read, and leave.
     HostConfig,
+    /// Fetch the images that the agent wants, until it wants none.
+    Pull {
+        /// What it wants.
+        #[arg(long, default_value = "/run/quietcore/agent/wanted.json")]
+        wanted: PathBuf,
+        /// How far it is.
+        #[arg(long, default_value = "/run/quietcore/pull/progress.json")]
+        progress: PathBuf,
+        /// Where they are kept.
+        #[arg(long, default_value = "/var/lib/quietcore/images")]
+        store: PathBuf,
+    },
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -66,43 +86,60 @@ enum Command {
     },
 }
 
+/// Credentials that systemd gave this process.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+fn run_agent(arguments: Run) -> Result<()> {
+    let Run { compose, state, images: archives, store, logs, pages, containerd, socket, .. } =
+        arguments;
+    let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
+    let versions = state.join("versions.json");
+    // What this host was given comes before what the image says.
+    let own = credentials();
+    let name = "quietcore.compose.yaml";
+    let given = own.as_deref().and_then(|directory| hostconfig::credential(directory, name));
+    // A policy that can't be read allows nothing; what is there runs on.
+    let policy = Policy::read(own.as_deref()).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        Policy::default()
+    });
+    let wanted = socket.with_file_name("wanted.json");
+    let own_plan = hostconfig::Places::default().plan();
+    let host_plan = if own_plan.exists() { own_plan } else { arguments.host_plan };
+    let paths = Paths {
+        compose: given.unwrap_or(compose),
+        applied,
+        versions,
+        events: state.join("events.jsonl"),
+        archives,
+        images: wanted::Places { wanted, store, ..Default::default() },
+        logs,
+        pages,
+        containerd,
+        socket,
+        host_plan,
+        journal: arguments.journal,
+        archive,
+        update: Places::default(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(paths, policy))
+}
+
+fn fetch_images(places: &wanted::Places) -> Result<()> {
+    let policy = Policy::read(credentials().as_deref())?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another provider of cryptography is installed"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(pull::run(places, &policy))
+}
+
 fn act(command: Command) -> Result<()> {
     match command {
-        Command::Run {
-            compose,
-            state,
-            images,
-            logs,
-            pages,
-            containerd,
-            socket,
-            host_plan,
-            journal,
-        } => {
-            let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
-            // What this host was given comes before what the image says.
-            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-            let name = "quietcore.compose.yaml";
-            let given = credentials.and_then(|directory| hostconfig::credential(&directory, name));
-            let compose = given.unwrap_or(compose);
-            let own_plan = hostconfig::Places::default().plan();
-            let host_plan = if own_plan.exists() { own_plan } else { host_plan };
-            let paths = Paths {
-                compose,
-                applied,
-                images,
-                logs,
-                pages,
-                containerd,
-                socket,
-                host_plan,
-                journal,
-                archive,
-                update: Places::default(),
-            };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(paths))
-        }
+        Command::Run(arguments) => run_agent(arguments),
         Command::HotPartition => {
             let plan = hotpartition::core_plan()?;
             hotpartition::apply(&plan)?;
@@ -113,13 +150,16 @@ fn act(command: Command) -> Result<()> {
             Ok(())
         }
         Command::HostConfig => {
-            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            let credentials = credentials();
             let places = hostconfig::Places::default();
             for refused in hostconfig::take_from_esp(&places)? {
                 eprintln!("quietcore: {refused}");
             }
             println!("quietcore: {}", hostconfig::apply(credentials.as_deref(), &places)?);
             Ok(())
+        }
+        Command::Pull { wanted, progress, store } => {
+            fetch_images(&wanted::Places { wanted, progress, store })
         }
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),

@@ -71,16 +71,19 @@ impl History {
 /// Whether a service has done what it was to do and is not started again.
 pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     matches!(
-        (service.restart, task),
+        (service.conduct.restart, task),
         (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0)))
     )
 }
 
-/// The actions that lead from what is observed to what is declared, in order.
+/// The actions that lead from what is observed to what is declared, in order. What runs is not taken away for a service
+/// that may not start yet; one that is not well is made anew, if it is to be started again at all.
 pub fn plan(
     declared: &[Service],
     observed: &BTreeMap<String, Observed>,
     history: &BTreeMap<String, History>,
+    may_start: &dyn Fn(&Service) -> bool,
+    is_unwell: &dyn Fn(&Service) -> bool,
     now: Duration,
 ) -> Vec<Action> {
     let names: BTreeSet<&str> = declared.iter().map(|service| service.name.as_str()).collect();
@@ -90,12 +93,14 @@ pub fn plan(
         let name = service.name.clone();
         let found = observed.get(&name).cloned().unwrap_or_default();
         let current = found.fingerprint.as_ref() == Some(&service.fingerprint());
-        if current && (found.task == Some(Task::Running) || is_over(service, found.task)) {
+        let runs = found.task == Some(Task::Running);
+        let is_well = service.conduct.restart == Restart::No || !is_unwell(service);
+        if current && (runs && is_well || is_over(service, found.task)) {
             continue;
         }
         let changed = found.fingerprint.is_some() && !current;
         let due = changed || history.get(&name).copied().unwrap_or_default().due_at() <= now;
-        if !due {
+        if !due || !may_start(service) {
             continue;
         }
         if found != Observed::default() {
@@ -134,7 +139,8 @@ mod tests {
     ) -> Vec<Action> {
         let observed = found.map(|found| ("a".to_string(), found)).into_iter().collect();
         let history = [("a".to_string(), history)].into();
-        plan(std::slice::from_ref(service), &observed, &history, Duration::from_millis(now_ms))
+        let now = Duration::from_millis(now_ms);
+        plan(std::slice::from_ref(service), &observed, &history, &|_| true, &|_| false, now)
     }
 
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
@@ -165,8 +171,35 @@ mod tests {
             Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
         assert_eq!(planned(&service, Some(old.clone()), History::default(), 0), anew());
         let observed = [("b".to_string(), old)].into();
-        let actions = plan(&[], &observed, &BTreeMap::new(), Duration::ZERO);
+        let actions = plan(&[], &observed, &BTreeMap::new(), &|_| true, &|_| false, Duration::ZERO);
         assert_eq!(actions, [Action::Remove("b".into())]);
+    }
+
+    #[test]
+    fn one_that_is_not_well_is_made_anew() {
+        let planned = |restart: &str| {
+            let service = service(restart);
+            let observed = [("a".to_string(), found(&service, Some(Task::Running)).unwrap())];
+            let declared = std::slice::from_ref(&service);
+            let history = BTreeMap::new();
+            plan(declared, &observed.into(), &history, &|_| true, &|_| true, Duration::ZERO)
+        };
+        assert_eq!(planned("always"), anew());
+        assert_eq!(planned("no"), []);
+    }
+
+    #[test]
+    fn what_runs_stays_until_what_is_next_may_start() {
+        let service = service("always");
+        let old =
+            Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
+        let observed = [("a".to_string(), old)].into();
+        let planned = |may_start: &dyn Fn(&Service) -> bool| {
+            let declared = std::slice::from_ref(&service);
+            plan(declared, &observed, &BTreeMap::new(), may_start, &|_| false, Duration::ZERO)
+        };
+        assert_eq!(planned(&|_| false), []);
+        assert_eq!(planned(&|service| service.image == "x"), anew());
     }
 
     #[test]

@@ -3,20 +3,23 @@
 
 use crate::archive;
 use crate::compose::{self, Service};
-use crate::containerd::{Containerd, ContainerdError};
+use crate::containerd::Containerd;
 use crate::engines::Events;
-use crate::files::write_whole;
+use crate::events::{EventLog, Level};
+use crate::health::{Book, Look};
 use crate::hotpartition;
+use crate::images::policy::Policy;
+use crate::images::wanted;
 use crate::interference::{self, CoreCounts};
-use crate::limits::{ENGINE_STOP_WAIT, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL, STOP_GRACE};
-use crate::ociarchive;
-use crate::plan::{Action, History, Observed, Task, is_over, plan};
+use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
+use crate::plan::{History, Observed};
 use crate::resolver;
+use crate::rollout::Memory;
 use crate::server::{self, Asked, Question, Response};
 use crate::status::{self, Container, Core, Engine, Status};
+use crate::supply::Supply;
 use crate::tail::Tail;
 use crate::update::{self, ask};
-use crate::volumes;
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
@@ -26,7 +29,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
+
+mod containers;
+
+/// A version of a service that is to prove itself.
+#[derive(Debug, Clone, Default)]
+struct Trial {
+    fingerprint: String,
+    since: Duration,
+    starts: u32,
+}
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -35,8 +48,14 @@ pub struct Paths {
     pub compose: PathBuf,
     /// The one that `qctl apply` left.
     pub applied: PathBuf,
-    /// Image archives.
-    pub images: PathBuf,
+    /// Which versions of services have proved themselves, and which have not.
+    pub versions: PathBuf,
+    /// What happened.
+    pub events: PathBuf,
+    /// Image archives that came with the OS.
+    pub archives: PathBuf,
+    /// What is kept of other images, and what is wanted.
+    pub images: wanted::Places,
     /// Containers' output.
     pub logs: PathBuf,
     /// The engine's pages.
@@ -60,6 +79,14 @@ pub struct Agent {
     paths: Paths,
     cores: CorePlan,
     declared: Vec<Service>,
+    /// What is to run: what is declared, but for versions that have failed.
+    wanted: Vec<Service>,
+    versions: Memory,
+    /// Trials of services: the version, when it began, how often it was started.
+    trials: BTreeMap<String, Trial>,
+    health: Book,
+    looks: mpsc::Sender<Look>,
+    supply: Supply,
     containerd: Option<Containerd>,
     observed: BTreeMap<String, Observed>,
     history: BTreeMap<String, History>,
@@ -71,6 +98,7 @@ pub struct Agent {
     engine_switches: BTreeMap<u32, u64>,
     core_status: Vec<Core>,
     events: Events,
+    log: EventLog,
     wake: Arc<Notify>,
 }
 
@@ -78,9 +106,10 @@ pub struct Agent {
 ///
 /// # Errors
 /// What makes it impossible to start: cores that can't be read, no usable compose file, no socket.
-pub async fn run(paths: Paths) -> Result<()> {
+pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let cores = hotpartition::core_plan()?;
-    let mut agent = Agent::new(paths, cores)?;
+    let (looks, mut looked) = mpsc::channel::<Look>(64);
+    let mut agent = Agent::new(paths, cores, policy, looks)?;
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
     tokio::spawn(beat(pages.clone()));
@@ -97,6 +126,7 @@ pub async fn run(paths: Paths) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => { agent.sample(); agent.reconcile().await; }
             () = wake.notified() => agent.reconcile().await,
+            Some(look) = looked.recv() => agent.note_look(&look),
             Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question).await); }
             ended = &mut serving => { ended?.context("local socket")?; }
             _ = terminate.recv() => {
@@ -133,11 +163,25 @@ fn notify_systemd(state: &str) {
 }
 
 impl Agent {
-    fn new(paths: Paths, cores: CorePlan) -> Result<Self> {
+    fn new(
+        paths: Paths,
+        cores: CorePlan,
+        policy: Policy,
+        looks: mpsc::Sender<Look>,
+    ) -> Result<Self> {
+        let log = EventLog::at(&paths.events);
+        let (archives, images) = (paths.archives.clone(), paths.images.clone());
+        let supply = Supply::new(archives, images, policy, log.clone())?;
         let mut agent = Self {
             paths,
             cores,
             declared: Vec::new(),
+            wanted: Vec::new(),
+            versions: Memory::default(),
+            trials: BTreeMap::new(),
+            health: Book::default(),
+            looks,
+            supply,
             containerd: None,
             observed: BTreeMap::new(),
             history: BTreeMap::new(),
@@ -149,9 +193,11 @@ impl Agent {
             engine_switches: BTreeMap::new(),
             core_status: Vec::new(),
             events: Events::default(),
+            log,
             wake: Arc::new(Notify::new()),
         };
         agent.declared = agent.load()?;
+        agent.remember();
         Ok(agent)
     }
 
@@ -175,42 +221,13 @@ impl Agent {
         self.started.elapsed()
     }
 
-    /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
-    /// instead of being killed with whatever is left.
-    async fn leave(&mut self) {
-        let stopping = tokio::process::Command::new("systemctl").arg("is-system-running").output();
-        let is_stopping = stopping.await.is_ok_and(|output| output.stdout.starts_with(b"stopping"));
-        let Some(containerd) = self.containerd.as_ref().filter(|_| is_stopping) else { return };
-        // The engines cancel their orders first, perhaps through a container.
-        let start = Instant::now();
-        let runs = |engine: Engine| PathBuf::from(format!("/proc/{}", engine.pid)).exists();
-        while self.engines().into_iter().any(runs) && start.elapsed() < ENGINE_STOP_WAIT {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let mut stops = tokio::task::JoinSet::new();
-        let names: Vec<String> = self.observed.keys().cloned().collect();
-        for name in names {
-            let (containerd, signal) = (containerd.watcher(), self.stop_signal(&name));
-            stops.spawn(async move {
-                let stopped = containerd.remove(&name, signal, STOP_GRACE).await;
-                info!(container = name, "the host stops: {name}: {stopped:?}");
-            });
-        }
-        stops.join_all().await;
-    }
-
-    fn stop_signal(&self, name: &str) -> u32 {
-        let declared = self.declared.iter().find(|service| service.name == name);
-        declared.map_or(nix::libc::SIGTERM as u32, |service| service.stop_signal)
-    }
-
     /// Says a problem once, not every second.
     fn problem(&mut self, about: &str, what: Option<String>) {
         let before = self.problems.get(about);
         if before != what.as_ref() {
             match &what {
-                Some(text) => error!("{about}: {text}"),
-                None => info!("{about}: recovered"),
+                Some(text) => self.log.say(Level::Error, about, text),
+                None => self.log.say(Level::Info, about, "is well again"),
             }
         }
         match what {
@@ -237,85 +254,6 @@ impl Agent {
         self.problem("containers", done.err().map(|error| format!("{error:#}")));
         self.read_tails();
         self.events.report(&self.paths.pages);
-    }
-
-    async fn reconcile_containers(&mut self) -> Result<()> {
-        let mut containerd = match self.containerd.take() {
-            Some(containerd) => containerd,
-            None => self.connect().await?,
-        };
-        let result = self.converge(&mut containerd).await;
-        self.containerd = Some(containerd);
-        result
-    }
-
-    async fn connect(&mut self) -> Result<Containerd> {
-        let mut containerd = Containerd::connect(&self.paths.containerd).await?;
-        let mut archives: Vec<PathBuf> = std::fs::read_dir(&self.paths.images)
-            .with_context(|| format!("read {}", self.paths.images.display()))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
-            .collect();
-        archives.sort();
-        for path in archives {
-            let image = ociarchive::read(&path)?;
-            containerd.import(&image).await?;
-            info!(image = image.name, "image {} is in containerd", image.name);
-        }
-        containerd.adopt().await?;
-        let (watcher, wake) = (containerd.watcher(), self.wake.clone());
-        tokio::spawn(async move { watcher.watch(|| wake.notify_one()).await });
-        Ok(containerd)
-    }
-
-    async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
-        self.observed = containerd.observe().await?;
-        let actions = plan(&self.declared, &self.observed, &self.history, self.now());
-        for action in &actions {
-            let (Action::Remove(name) | Action::Create(name)) = action;
-            // One container that can't be had does not keep the others waiting.
-            let done = self.act(containerd, action).await;
-            self.problem(&format!("container {name}"), done.err().map(|error| error.to_string()));
-        }
-        if !actions.is_empty() {
-            self.observed = containerd.observe().await?;
-        }
-        Ok(())
-    }
-
-    async fn act(
-        &mut self,
-        containerd: &Containerd,
-        action: &Action,
-    ) -> Result<(), ContainerdError> {
-        match action {
-            Action::Remove(name) => {
-                containerd.remove(name, self.stop_signal(name), STOP_GRACE).await
-            }
-            Action::Create(name) => {
-                let now = self.now();
-                self.history.entry(name.clone()).or_default().note_start(now);
-                let service = self
-                    .declared
-                    .iter()
-                    .find(|service| service.name == *name)
-                    .expect("planned from what is declared");
-                volumes::prepare(service).map_err(ContainerdError::Volume)?;
-                let tail = self
-                    .tails
-                    .entry(name.clone())
-                    .or_insert_with(|| Tail::new(&self.paths.logs, name));
-                let pid = containerd.create(service, tail.log()).await?;
-                info!(
-                    container = name,
-                    pid,
-                    image = service.image,
-                    cpuset = service.cpuset,
-                    "container {name} started"
-                );
-                Ok(())
-            }
-        }
     }
 
     /// Also of containers that an earlier agent started.
@@ -379,54 +317,40 @@ impl Agent {
     async fn answer(&mut self, question: Question) -> Response {
         let done = match question {
             Question::Status => return Response::Status(Box::new(self.status())),
-            Question::Apply(compose) => self.apply(&compose),
-            Question::LoadImage(archive) => {
-                let loaded = self.load_image(archive).await;
-                return loaded
-                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Loaded);
+            Question::Apply { compose, dry_run } => {
+                let applied = self.apply(&compose, dry_run);
+                return applied
+                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
+            Question::LoadImage(archive) => {
+                return match &mut self.containerd {
+                    None => Response::Error("containerd does not answer".into()),
+                    Some(containerd) => match self.supply.load(containerd, &archive).await {
+                        Ok(name) => Response::Loaded(name),
+                        Err(error) => Response::Error(format!("{error:#}")),
+                    },
+                };
+            }
+            Question::Events { after, count } => {
+                return Response::Events(self.log.after(after, count));
+            }
+            Question::Images => return Response::Images(self.supply.list(&self.declared)),
+            Question::RemoveImage(name) => self.supply.remove(&name, &self.declared),
             Question::Update(url) => ask::start(&self.paths.update, &url).await,
             Question::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
         };
         done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
     }
 
-    /// Puts an archive's image into containerd, where compose files find it; returns its name.
-    async fn load_image(&mut self, archive: PathBuf) -> Result<String> {
-        let image = tokio::task::spawn_blocking(move || ociarchive::read(&archive)).await??;
-        let containerd = self.containerd.as_mut().context("containerd does not answer")?;
-        containerd.import(&image).await?;
-        info!(image = image.name, "image {} was loaded", image.name);
-        Ok(image.name)
-    }
-
-    /// A file that is refused changes nothing.
-    fn apply(&mut self, text: &str) -> Result<()> {
-        let services = compose::parse(text, &self.cores)?;
-        if let Some(containerd) = &self.containerd {
-            for service in &services {
-                containerd.check_image(service)?;
-            }
-        }
-        write_whole(&self.paths.applied, text)?;
-        info!(services = services.len(), "compose file applied");
-        self.declared = services;
-        self.wake.notify_one();
-        Ok(())
-    }
-
     fn status(&self) -> Status {
         let engines = self.engines();
         let containers: Vec<Container> =
-            self.declared.iter().map(|service| self.container(service)).collect();
+            self.wanted.iter().map(|service| self.container(service)).collect();
         let partition = hotpartition::stands(&self.cores);
         // A shard that does not run has pages, but none that lives.
         let expected = abi::shards::shard_pages(&self.paths.pages).len().max(1);
         let trading = engines.iter().filter(|engine| engine.state == "trading").count() == expected;
-        let running = self.declared.iter().all(|service| {
-            let task = self.observed.get(&service.name).and_then(|observed| observed.task);
-            task == Some(Task::Running) || is_over(service, task)
-        });
+        let running = self.wanted.iter().all(|service| self.is_up(service));
         let running_version = update::Running::read(&self.paths.update.os_release);
         let version =
             running_version.map_or(env!("CARGO_PKG_VERSION").into(), |it| it.version.to_string());
@@ -445,22 +369,6 @@ impl Agent {
                 .iter()
                 .map(|(about, what)| format!("{about}: {what}"))
                 .collect(),
-        }
-    }
-
-    fn container(&self, service: &Service) -> Container {
-        let task = self.observed.get(&service.name).and_then(|observed| observed.task);
-        Container {
-            name: service.name.clone(),
-            image: service.image.clone(),
-            state: match task {
-                Some(Task::Running) => "running".into(),
-                Some(Task::Created) => "created".into(),
-                Some(Task::Stopped(status)) => format!("stopped ({status})"),
-                None => "absent".into(),
-            },
-            restarts: self.history.get(&service.name).map_or(0, |history| history.restarts),
-            cpuset: service.cpuset.clone(),
         }
     }
 }

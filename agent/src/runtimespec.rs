@@ -8,20 +8,6 @@ use serde_json::{Value, json};
 /// The cgroup above all containers.
 pub const CGROUP: &str = "/quietcore-containers";
 
-/// Capabilities of a service that does not drop them: Docker's default without those that reach the host
-/// (`MKNOD`, `NET_RAW`, `SYS_CHROOT`, `AUDIT_WRITE`, `SETFCAP`).
-const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-];
-
 /// System calls that no container gets, whatever its capabilities. io_uring is among them because its
 /// SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the kernel itself.
 const DENIED: &[&str] = &[
@@ -82,7 +68,11 @@ const READ_ONLY: &[&str] =
 
 /// The specification of a service made from an image.
 pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
-    let capabilities: &[&str] = if service.drop_capabilities { &[] } else { CAPABILITIES };
+    let capabilities = &service.capabilities;
+    let rlimits = service.rlimits.iter();
+    let rlimits: Vec<Value> = rlimits
+        .map(|limit| json!({ "type": limit.name, "soft": limit.soft, "hard": limit.hard }))
+        .collect();
     let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
     if service.network == NetworkMode::None {
         namespaces.push("network");
@@ -100,15 +90,16 @@ pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             },
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 65536, "soft": 65536 }],
+            "rlimits": rlimits,
             "noNewPrivileges": true,
             "oomScoreAdj": 500,
         },
         "root": { "path": "rootfs", "readonly": service.read_only },
-        "hostname": service.name,
+        "hostname": service.hostname,
         "mounts": mounts(service),
         "linux": {
             "resources": resources(service),
+            "sysctl": service.sysctls,
             "cgroupsPath": format!("{CGROUP}/{}", service.name),
             "namespaces": namespaces,
             "maskedPaths": MASKED,
@@ -144,6 +135,7 @@ fn environment(service: &Service, image: &ImageConfiguration) -> Vec<String> {
 
 fn mounts(service: &Service) -> Vec<Value> {
     let special = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    let shm = format!("size={}", service.shm_bytes);
     let mut mounts = vec![
         special("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         special("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
@@ -153,12 +145,7 @@ fn mounts(service: &Service) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
         ),
-        special(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=16m"],
-        ),
+        special("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         special("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         special(
             "/sys/fs/cgroup",
@@ -172,8 +159,9 @@ fn mounts(service: &Service) -> Vec<Value> {
         let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
         mounts.push(special(&bind.target, "bind", &bind.source, &options));
     }
-    for path in &service.tmpfs {
-        mounts.push(special(path, "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", "size=64m"]));
+    for tmpfs in &service.tmpfs {
+        let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
+        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
     }
     if service.network == NetworkMode::Host {
         // The host's namespace has the host's sysfs; it can only be bound, not mounted anew.
@@ -200,5 +188,14 @@ fn resources(service: &Service) -> Value {
     if let Some(pids) = service.pids {
         resources["pids"] = json!({ "limit": pids });
     }
+    // cgroup v2's own files: what runc calls a reservation of memory is memory.low, which only asks.
+    let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
+    let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
+    let unified: serde_json::Map<String, Value> = weight
+        .into_iter()
+        .chain(memory)
+        .map(|(file, value)| (file.to_owned(), json!(value.to_string())))
+        .collect();
+    resources["unified"] = Value::Object(unified);
     resources
 }

@@ -1,9 +1,11 @@
 //! The local socket: one line of JSON in, one line out. Only root reaches it.
 
 use crate::engines;
+use crate::events::Event;
 use crate::limits::REQUEST_LEN_MAX;
 use crate::risklimits as limits;
 use crate::status::Status;
+use crate::supply::ImageLine;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
 use serde::{Deserialize, Serialize};
@@ -29,11 +31,28 @@ pub enum Request {
     Apply {
         /// The file's text.
         compose: String,
+        /// Only say what would be another than now.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Put the image of an archive into containerd.
     LoadImage {
         /// The archive, an OCI image layout in a tar file.
         archive: PathBuf,
+    },
+    /// What happened.
+    Events {
+        /// Only what has a higher number.
+        after: u64,
+        /// The last so many.
+        count: usize,
+    },
+    /// What images there are.
+    Images {},
+    /// Take an image away.
+    RemoveImage {
+        /// Its name.
+        name: String,
     },
     /// Tell the engine.
     Control {
@@ -72,6 +91,12 @@ pub enum Response {
     Limits(Vec<(String, u64)>),
     /// The answer to [`Request::LoadImage`]: the image's name.
     Loaded(String),
+    /// The answer to [`Request::Apply`]: a line for each service.
+    Changes(Vec<String>),
+    /// The answer to [`Request::Events`], oldest first.
+    Events(Vec<Event>),
+    /// The answer to [`Request::Images`].
+    Images(Vec<ImageLine>),
     /// It was done.
     Done,
     /// It was not done, and why.
@@ -84,9 +109,25 @@ pub enum Question {
     /// See [`Request::Status`].
     Status,
     /// See [`Request::Apply`].
-    Apply(String),
+    Apply {
+        /// See there.
+        compose: String,
+        /// See there.
+        dry_run: bool,
+    },
     /// See [`Request::LoadImage`].
     LoadImage(PathBuf),
+    /// See [`Request::Events`].
+    Events {
+        /// See there.
+        after: u64,
+        /// See there.
+        count: usize,
+    },
+    /// See [`Request::Images`].
+    Images,
+    /// See [`Request::RemoveImage`].
+    RemoveImage(String),
     /// See [`Request::Update`].
     Update(String),
     /// See [`Request::Reboot`].
@@ -131,10 +172,17 @@ async fn answer(
                 }
             }
             Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
-            Ok(Request::Apply { compose }) => ask(Question::Apply(compose), &to_agent).await,
+            Ok(Request::Apply { compose, dry_run }) => {
+                ask(Question::Apply { compose, dry_run }, &to_agent).await
+            }
             Ok(Request::LoadImage { archive }) => {
                 ask(Question::LoadImage(archive), &to_agent).await
             }
+            Ok(Request::Events { after, count }) => {
+                ask(Question::Events { after, count }, &to_agent).await
+            }
+            Ok(Request::Images {}) => ask(Question::Images, &to_agent).await,
+            Ok(Request::RemoveImage { name }) => ask(Question::RemoveImage(name), &to_agent).await,
             Ok(Request::Update { url }) => ask(Question::Update(url), &to_agent).await,
             Ok(Request::Reboot { holding }) => ask(Question::Reboot { holding }, &to_agent).await,
             Err(error) => Response::Error(format!("request: {error}")),

@@ -94,6 +94,10 @@ pub struct Container {
     pub image: String,
     /// `running`, `stopped`, `absent`, …
     pub state: String,
+    /// `healthy`, `starting` or `unhealthy`, if it has a health check.
+    pub health: Option<String>,
+    /// What is to be said of its version: `on trial`, or why another was taken back.
+    pub rollout: Option<String>,
     /// How often it was started again since the agent started.
     pub restarts: u32,
     /// Its CPUs.

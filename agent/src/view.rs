@@ -1,6 +1,6 @@
 //! Status as a page for a terminal: market, engine, histogram, cores, containers.
 
-use crate::status::{Engine, Status};
+use crate::status::{Container, Engine, Status};
 use std::fmt::Write;
 
 /// The page, in lines of at most 78 characters.
@@ -39,11 +39,12 @@ pub fn page(status: &Status, colour: bool) -> String {
     }
     let _ = writeln!(text, "\n{}", bold("CONTAINER     STATE         RESTARTS  CPUS    IMAGE"));
     for container in &status.containers {
-        let _ = writeln!(
-            text,
-            "{:<13} {:<13} {:>8}  {:<7} {}",
-            container.name, container.state, container.restarts, container.cpuset, container.image
-        );
+        let health = container.health.as_ref().filter(|_| container.state == "running");
+        let state = health.unwrap_or(&container.state);
+        let rollout = container.rollout.as_ref().map_or(String::new(), |said| format!(" ({said})"));
+        let Container { name, restarts, cpuset, image, .. } = container;
+        let _ =
+            writeln!(text, "{name:<13} {state:<13} {restarts:>8}  {cpuset:<7} {image}{rollout}");
     }
     for problem in &status.problems {
         let _ = writeln!(text, "! {problem}");

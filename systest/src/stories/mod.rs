@@ -1,6 +1,8 @@
 //! What is proved in a booted VM. Each story says in one line what it proved, or fails. Stories of one
 //! group share a boot.
 
+/// Compose files, here and to Docker.
+mod compose;
 /// Containers: one that is killed, one that wants a hot core.
 mod containers;
 /// A damaged data partition.
@@ -11,16 +13,22 @@ mod hardening;
 mod hostconfig;
 /// The image: what is in it, and what happens when a byte of it changes.
 mod image;
+/// Images from a registry.
+mod images;
 /// The ways onto a disk.
 mod install;
 /// The hot cores stay quiet while the others work.
 mod loaded;
 /// The network, and what it boots.
 mod netboot;
+/// Our own kernel.
+mod own;
 /// The hot cores are quiet, and without the isolation words they are not.
 mod quiet;
 /// The README's commands.
 mod readme;
+/// Versions of services.
+mod rollout;
 /// Data that a TPM seals.
 mod sealed;
 /// Secure Boot with our own keys.
@@ -33,6 +41,7 @@ pub(crate) mod tune;
 mod updates;
 
 use crate::checkout::ImageFiles;
+use crate::registry::Registry;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
 use anyhow::{Result, bail};
@@ -54,6 +63,8 @@ pub struct Booted {
     pub vm: Vm,
     /// Its shell.
     pub shell: Shell,
+    /// The registry that its policy names, if it has one.
+    pub registry: Option<Registry>,
 }
 
 /// Time that a guest may take to be ready: five times what it takes on an idle machine under TCG.
@@ -70,14 +81,17 @@ const SHARED: &[(&str, Shared)] = &[
     ("container-comes-back", containers::killed_container_comes_back),
     ("kill-switch", trading::kill_switch_cancels_everything),
     ("recording", trading::recording_is_traded_state_for_state),
+    ("images", images::images_are_fetched_and_judged),
+    ("rollout", rollout::versions_prove_themselves_or_are_taken_back),
     ("kernel-hardening", hardening::kernel_is_hardened),
     ("tuned", tune::host_is_tuned),
 ];
 
-/// Stories with machines of their own: told two at a time, since an emulated machine takes one core. The longest come
-/// first, so that none is left over at the end.
+/// Stories with machines of their own: told two at a time, the shared machine counted, since an emulated machine takes one
+/// core. The longest come first, so that none is left over at the end.
 const BESIDE: &[(&str, Alone)] = &[
     ("updates", updates::updates_prove_themselves_or_fall_back),
+    ("readme", readme::commands_work),
     ("reproducible", readme::builds_are_reproducible),
     ("network-boot", netboot::network_boots),
     ("installer", install::disk_is_installed),
@@ -94,17 +108,21 @@ const BESIDE: &[(&str, Alone)] = &[
     ("hardening", image::units_are_hardened),
     ("flipped-byte", image::flipped_byte_is_caught),
     ("flash", install::flash_writes_and_refuses),
+    ("compose", compose::files_mean_what_docker_says),
 ];
 
-/// Stories that need the whole machine.
-const ALONE: &[(&str, Alone)] = &[("readme", readme::commands_work)];
+/// Stories of our own kernel, which takes long to build: told by name, or with `KERNEL=` for all stories.
+const OWN_KERNEL: &[(&str, Alone)] = &[("own-kernel", own::own_kernel_boots_from_a_stick)];
+
+/// Stories that need the whole machine: times side by side, and an image that is put together anew.
+const ALONE: &[(&str, Alone)] = &[("readme-figures", readme::figures_are_measured)];
 
 /// How many machines there are at once.
 const AT_ONCE: usize = 2;
 
 /// Names of all stories.
 pub fn names() -> Vec<&'static str> {
-    let alone = BESIDE.iter().chain(ALONE).map(|(name, _)| *name);
+    let alone = BESIDE.iter().chain(OWN_KERNEL).chain(ALONE).map(|(name, _)| *name);
     SHARED.iter().map(|(name, _)| *name).chain(alone).collect()
 }
 
@@ -115,7 +133,7 @@ pub fn names() -> Vec<&'static str> {
 pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let mut vm = Vm::start(image, machine)?;
     let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-    Ok(Booted { vm, shell })
+    Ok(Booted { vm, shell, registry: None })
 }
 
 /// The quiet cores' figures, and their control's.
@@ -181,12 +199,11 @@ pub fn run(only: Option<&str>) -> Result<()> {
     }
     let wanted = |name: &str| only.is_none_or(|only| only == name);
     let image = ImageFiles::build("debug")?;
-    let mut tally = Tally::default();
-    if SHARED.iter().any(|(name, _)| wanted(name)) {
-        run_shared(&image, &wanted, &mut tally);
-    }
-    run_beside(&image, &wanted, &mut tally);
-    for (name, story) in ALONE.iter().filter(|(name, _)| wanted(name)) {
+    let tally = Mutex::new(Tally::default());
+    run_beside(&image, &wanted, &tally);
+    let mut tally = tally.into_inner().expect("no story panics");
+    let own = OWN_KERNEL.iter().filter(|_| only.is_some() || own::is_own(&image));
+    for (name, story) in own.chain(ALONE).filter(|(name, _)| wanted(name)) {
         let start = Instant::now();
         tally.tell(name, start, &story(&image));
     }
@@ -197,29 +214,51 @@ pub fn run(only: Option<&str>) -> Result<()> {
     if failed > 0 { bail!("{failed} stories failed") } else { Ok(()) }
 }
 
-fn run_beside(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
+fn run_beside(image: &ImageFiles, wanted: &(dyn Fn(&str) -> bool + Sync), tally: &Mutex<Tally>) {
     let left: VecDeque<_> = BESIDE.iter().filter(|(name, _)| wanted(name)).collect();
-    let (left, tally) = (Mutex::new(left), Mutex::new(tally));
+    let left = Mutex::new(left);
     let next = || left.lock().expect("no story panics").pop_front();
+    let tell = |name: &str, start: Instant, verdict: &Result<Verdict>| {
+        tally.lock().expect("no story panics").tell(name, start, verdict);
+    };
+    let (next, tell) = (&next, &tell);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
+        for turn in 0..AT_ONCE {
+            scope.spawn(move || {
+                if turn == 0 && SHARED.iter().any(|(name, _)| wanted(name)) {
+                    run_shared(image, wanted, tell);
+                }
                 while let Some((name, story)) = next() {
                     let start = Instant::now();
-                    let verdict = story(image);
-                    tally.lock().expect("no story panics").tell(name, start, &verdict);
+                    tell(name, start, &story(image));
                 }
             });
         }
     });
 }
 
-fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tally) {
+/// The machine that stories share: with a recording, a network and a registry.
+fn boot_shared(image: &ImageFiles) -> Result<Booted> {
+    let registry = Registry::start(image)?;
+    let machine = Machine {
+        capture: trading::capture(),
+        network: true,
+        files: vec![(images::POLICY_FILE, images::policy(&registry)?)],
+        fw_cfg: vec![("quietcore.images", images::POLICY_FILE)],
+        ..Machine::default()
+    };
+    Ok(Booted { registry: Some(registry), ..boot(image, &machine)? })
+}
+
+fn run_shared(
+    image: &ImageFiles,
+    wanted: &dyn Fn(&str) -> bool,
+    tell: &dyn Fn(&str, Instant, &Result<Verdict>),
+) {
     let start = Instant::now();
-    let machine = Machine { capture: trading::capture(), ..Machine::default() };
-    let mut booted = match boot(image, &machine) {
+    let mut booted = match boot_shared(image) {
         Ok(booted) => booted,
-        Err(error) => return tally.tell("boot", start, &Err(error)),
+        Err(error) => return tell("boot", start, &Err(error)),
     };
     println!("machine: {}, because {}", booted.vm.accel.name(), booted.vm.accel_reason);
     for (index, (name, story)) in SHARED.iter().enumerate() {
@@ -228,7 +267,7 @@ fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tal
         if wanted(name) || index == 0 {
             let verdict = story(&mut booted);
             let failed = verdict.is_err();
-            tally.tell(name, start, &verdict);
+            tell(name, start, &verdict);
             if failed {
                 show_guest(&mut booted.shell);
                 if index == 0 {
@@ -241,7 +280,7 @@ fn run_shared(image: &ImageFiles, wanted: &dyn Fn(&str) -> bool, tally: &mut Tal
 
 /// What the guest knows about a failure.
 fn show_guest(shell: &mut Shell) {
-    let script = "qctl status; systemctl --failed --no-legend; qctl tune verify --quiet; journalctl -b -p warning --no-pager -n 20";
+    let script = "qctl status; qctl events -n 30; systemctl --failed --no-legend; qctl tune verify --quiet; journalctl -b -p warning --no-pager -n 20";
     match shell.run(script, Duration::from_secs(60)) {
         Ok(output) => println!("--- the guest says:\n{}---", output.text),
         Err(error) => println!("--- the guest does not answer: {error:#}"),

@@ -12,25 +12,35 @@ const SECONDS_TO_RUN: &str = "5";
 /// Its command that is a story of its own, since it can be told beside others.
 const REPRODUCIBLE: &str = "make reproducible";
 
-/// The commands in the README's code blocks but `make test`, which is what runs us and `make sim`, and [`REPRODUCIBLE`].
-fn commands() -> Result<Vec<String>> {
+/// The commands in the README's code blocks but `make test`, which is what runs us and `make sim`, and [`REPRODUCIBLE`]:
+/// those that measure, or the others.
+fn commands(measure: bool) -> Result<Vec<String>> {
     let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
     ensure!(readme.lines().any(|line| line == REPRODUCIBLE), "no {REPRODUCIBLE} in the README");
     let others = ["make test", "make sim", REPRODUCIBLE];
     let lines = readme.lines().filter(|line| line.starts_with("make ") && !others.contains(line));
-    Ok(lines.map(Into::into).collect())
+    let measures = |line: &&str| ["make bench", "make report"].iter().any(|m| line.starts_with(m));
+    Ok(lines.filter(|line| measures(line) == measure).map(Into::into).collect())
 }
 
 /// The story.
 pub fn commands_work(_: &ImageFiles) -> Result<Verdict> {
-    let commands = commands()?;
-    ensure!(commands.len() >= 5, "only {} commands were found in the README", commands.len());
+    work(&commands(false)?)
+}
+
+/// The story: figures, on a machine that does nothing else.
+pub fn figures_are_measured(_: &ImageFiles) -> Result<Verdict> {
+    work(&commands(true)?)
+}
+
+fn work(commands: &[String]) -> Result<Verdict> {
+    ensure!(commands.len() >= 3, "only {} commands were found in the README", commands.len());
     let recording = shared_data()
         .map(|data| data.join("nasdaq-aapl-2012-06-21-open.itch"))
         .filter(|file| file.exists());
     let mut shown = false;
     let mut skipped = 0;
-    for command in &commands {
+    for command in commands {
         let wants_recording = command.contains("file.itch") || command.contains("AREA=engine");
         let line = match (&recording, wants_recording) {
             (_, false) => command.clone(),

@@ -1,5 +1,6 @@
 //! `qctl`: asks the agent on this host, for people and scripts.
 
+use agent::compose::project::{Surroundings, resolve};
 use agent::flash::disk::Disk;
 use agent::flash::source::{ImageFile, check_sums, split};
 use agent::flash::{self, Source};
@@ -9,7 +10,7 @@ use agent::server::{Request, Response, SOCKET};
 use agent::status::Status;
 use agent::update::{Progress, Stage};
 use agent::view;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// `qctl config`.
+mod config;
+/// `qctl events`.
+mod events;
+/// `qctl image`.
+mod image;
 /// `qctl tune`.
 mod tuning;
 
@@ -76,15 +83,35 @@ enum Command {
         #[arg(long)]
         holding: bool,
     },
-    /// Run what a compose file declares.
+    /// Run what a compose file declares. Its variables, files of environment, extended services and profiles are put in
+    /// here, from this environment and the files beside it.
     Apply {
         /// The file.
         file: PathBuf,
+        /// A profile whose services are wanted too; * for all.
+        #[arg(long)]
+        profile: Vec<String>,
+        /// Say whether the file would be accepted, and what would be another than now; change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// Check a compose file and print what it means, as JSON, with everything put in. Asks no agent.
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// A profile whose services are wanted too; * for all.
+        #[arg(long)]
+        profile: Vec<String>,
+        /// CPUs for containers that the host has.
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+    },
+    /// What happened on this host, oldest first.
+    Events(events::Events),
     /// Images of containers.
     Image {
         #[command(subcommand)]
-        what: Image,
+        what: image::Image,
     },
     /// Whether this host is tuned, and what makes a host tuned. Asks no agent.
     Tune {
@@ -131,16 +158,6 @@ enum Command {
         shard: Option<String>,
         /// NAME=VALUE; none shows all.
         changes: Vec<String>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Image {
-    /// Put the image of an archive, an OCI layout in a tar file, into containerd. It is kept across restarts and
-    /// updates.
-    Load {
-        /// The archive, where the agent can read it: below /run or /var.
-        archive: PathBuf,
     },
 }
 
@@ -352,16 +369,6 @@ fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Re
     }
 }
 
-fn load_image(client: &mut Client, archive: &Path) -> Result<()> {
-    let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
-    match client.ask(&Request::LoadImage { archive })? {
-        Response::Loaded(name) => println!("{name}: loaded"),
-        Response::Error(why) => bail!(why),
-        _ => bail!("the agent answered something else than an image's name"),
-    }
-    Ok(())
-}
-
 fn act(arguments: &Arguments) -> Result<()> {
     let (socket, seconds) = (&arguments.socket, Duration::from_secs);
     match arguments.command {
@@ -371,6 +378,9 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
         Command::Tune { ref what } => return tuning::act(what),
         Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
+        Command::Config { ref file, ref profile, cpus } => {
+            return config::show(file, profile, cpus);
+        }
         Command::Flash { ref image, ref disk, ref key, yes } => {
             return flash_image(image, disk, key.as_deref(), yes);
         }
@@ -388,12 +398,18 @@ fn act(arguments: &Arguments) -> Result<()> {
             println!("{}", serde_json::to_string_pretty(&client.status()?)?)
         }
         Command::Top { colour } => top(&mut client, *colour || std::io::stdout().is_terminal())?,
-        Command::Apply { file } => {
-            let compose = std::fs::read_to_string(file)
-                .with_context(|| format!("read {}", file.display()))?;
-            client.done(&Request::Apply { compose }).with_context(|| file.display().to_string())?;
+        Command::Apply { file, profile, dry_run } => {
+            let compose = resolve(file, &Surroundings::of(file, profile)?)?;
+            let named = || file.display().to_string();
+            let asked = client.ask(&Request::Apply { compose, dry_run: *dry_run });
+            match asked.with_context(named)? {
+                Response::Changes(changes) => changes.iter().for_each(|line| println!("{line}")),
+                Response::Error(why) => return Err(anyhow!(why)).with_context(named),
+                _ => bail!("the agent answered something else than changes"),
+            }
         }
-        Command::Image { what: Image::Load { archive } } => load_image(&mut client, archive)?,
+        Command::Events(wanted) => events::show(&mut client, wanted)?,
+        Command::Image { what } => image::act(&mut client, what)?,
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
         Command::Resume => client.done(&Request::Control { kill: false, drain: false })?,
@@ -403,6 +419,7 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
         Command::Ready { .. }
         | Command::Healthy { .. }
+        | Command::Config { .. }
         | Command::Flash { .. }
         | Command::SplitImage { .. }
         | Command::Host { .. }

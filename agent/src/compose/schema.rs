@@ -1,0 +1,208 @@
+//! A compose file as it is written: the keys that are supported, and no others. Source: the Compose Specification,
+//! "Services top-level elements" and "Compose Deploy Specification".
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// One word or a list of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Words {
+    /// To be split at spaces.
+    One(String),
+    /// As they are.
+    Many(Vec<String>),
+}
+
+/// `NAME: value`, or `- NAME=value`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Pairs {
+    /// A mapping.
+    Map(BTreeMap<String, Option<Scalar>>),
+    /// A list.
+    List(Vec<String>),
+}
+
+/// What YAML reads as a number and people mean as text, and the other way round.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// true, false.
+    Bool(bool),
+    /// 5.
+    Integer(i64),
+    /// 0.5.
+    Float(f64),
+    /// Anything else.
+    Text(String),
+}
+
+impl Scalar {
+    /// As it was written.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Float(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+/// One number for both limits, or one for each.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+pub enum Ulimit {
+    /// Soft and hard.
+    Both(u64),
+    /// Each.
+    Each {
+        /// What a process has.
+        soft: u64,
+        /// What it may raise it to.
+        hard: u64,
+    },
+}
+
+/// Names, or names with conditions.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RawDepends {
+    /// Started first.
+    List(Vec<String>),
+    /// Each in its own state first.
+    Map(BTreeMap<String, RawDepend>),
+}
+
+/// A condition on another service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDepend {
+    /// Which.
+    pub condition: super::Condition,
+}
+
+/// `healthcheck`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawHealth {
+    /// `NONE`, or a command of which the meaning is known.
+    pub test: Option<Words>,
+    /// Between two looks.
+    pub interval: Option<Scalar>,
+    /// Of one look.
+    pub timeout: Option<Scalar>,
+    /// Failures in a row that count.
+    pub retries: Option<u32>,
+    /// In which failures do not count.
+    pub start_period: Option<Scalar>,
+    /// None at all.
+    #[serde(default)]
+    pub disable: bool,
+}
+
+/// `deploy`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDeploy {
+    /// Limits and reservations.
+    pub resources: Option<RawResources>,
+    /// How a changed service takes the place of what runs.
+    pub update_config: Option<RawUpdate>,
+}
+
+/// `deploy.resources`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawResources {
+    /// At most.
+    pub limits: Option<RawAmount>,
+    /// At least.
+    pub reservations: Option<RawAmount>,
+}
+
+/// An amount of CPUs, memory and processes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawAmount {
+    /// CPUs, as in "0.5".
+    pub cpus: Option<Scalar>,
+    /// Bytes.
+    pub memory: Option<Scalar>,
+    /// Processes and threads.
+    pub pids: Option<i64>,
+}
+
+/// `deploy.update_config`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawUpdate {
+    /// What becomes of a version that does not prove itself.
+    pub failure_action: Option<super::FailureAction>,
+    /// How long it has for that.
+    pub monitor: Option<Scalar>,
+    /// The old one ends before the new one starts.
+    pub order: Option<String>,
+}
+
+/// `x-quietcore` of a service: what compose has no word for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOwn {
+    /// Healthy means that this URL answers 2xx or 3xx: http:// on this host's loopback.
+    pub http: Option<String>,
+    /// Healthy means that this port of this host's loopback takes a connection.
+    pub tcp: Option<u16>,
+    /// Healthy means that this file, under the roots of volumes, was written not longer ago than `max_age`.
+    pub file: Option<String>,
+    /// See `file`.
+    pub max_age: Option<Scalar>,
+}
+
+/// A service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawService {
+    pub image: String,
+    pub command: Option<Words>,
+    pub entrypoint: Option<Words>,
+    pub environment: Option<Pairs>,
+    pub labels: Option<Pairs>,
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    pub hostname: Option<String>,
+    #[serde(default)]
+    pub read_only: bool,
+    #[serde(default)]
+    pub init: bool,
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    #[serde(default)]
+    pub security_opt: Vec<String>,
+    #[serde(default)]
+    pub ulimits: BTreeMap<String, Ulimit>,
+    pub sysctls: Option<Pairs>,
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    pub tmpfs: Option<Words>,
+    pub shm_size: Option<Scalar>,
+    pub network_mode: Option<super::NetworkMode>,
+    pub cpuset: Option<Scalar>,
+    pub cpus: Option<Scalar>,
+    pub cpu_shares: Option<u64>,
+    pub mem_limit: Option<Scalar>,
+    pub mem_reservation: Option<Scalar>,
+    pub memswap_limit: Option<Scalar>,
+    pub pids_limit: Option<i64>,
+    pub restart: Option<super::Restart>,
+    pub stop_signal: Option<String>,
+    pub stop_grace_period: Option<Scalar>,
+    pub depends_on: Option<RawDepends>,
+    pub healthcheck: Option<RawHealth>,
+    pub deploy: Option<RawDeploy>,
+    #[serde(rename = "x-quietcore")]
+    pub own: Option<RawOwn>,
+}

@@ -1,0 +1,184 @@
+//! Files that are taken, and files that are refused where and why.
+
+use super::health::Probe;
+use super::*;
+
+fn cores() -> CorePlan {
+    CorePlan::from_kernel("0-3", "2-3").unwrap()
+}
+
+fn service(lines: &str) -> Result<Service, ComposeError> {
+    let text = format!("services:\n  a:\n    image: x\n{lines}");
+    parse(&text, &cores()).map(|mut services| services.remove(0))
+}
+
+#[test]
+fn a_hot_core_is_refused_by_name() {
+    let error = service("    cpuset: \"1-2\"\n").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1"
+    );
+    assert!(service("    cpuset: 7\n").unwrap_err().to_string().contains("not on this host"));
+    assert_eq!(service("    cpuset: 1\n").unwrap().cpuset, "1");
+    assert_eq!(service("").unwrap().cpuset, "0-1");
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_its_line() {
+    let error = service("    privileged: true\n").unwrap_err().to_string();
+    assert!(error.contains("privileged") && error.contains("line 4"), "{error}");
+    let error = parse("services: {}\nnetworks:\n  a: {}\n", &cores()).unwrap_err().to_string();
+    assert!(error.contains("`networks` at line 2"), "{error}");
+}
+
+#[test]
+fn the_files_that_are_shipped_and_shown_are_accepted() {
+    let guide = include_str!("../../../docs/dropcopy.md");
+    let shown = guide.split("```").find_map(|part| part.strip_prefix("yaml\n"));
+    for text in [
+        include_str!("../../../containers/compose/demo.yaml"),
+        include_str!("../../../containers/compose/production.yaml"),
+        shown.expect("the guide shows a file"),
+    ] {
+        assert!(!parse(text, &cores()).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn values_are_read_with_their_units() {
+    let read =
+        service("    mem_limit: 512m\n    cpus: 0.25\n    user: \"5:6\"\n    command: a b\n")
+            .unwrap();
+    assert_eq!(
+        (read.memory_bytes, read.cpu_millis, read.user),
+        (Some(512 << 20), Some(250), (5, 6))
+    );
+    assert_eq!(read.command, ["a", "b"]);
+    for bad in [
+        "mem_limit: 5x",
+        "mem_limit: 10",
+        "cpus: 0",
+        "cpus: -1",
+        "user: root",
+        "volumes: [\"/etc:/etc\"]",
+        "volumes: [\"/run/quietcore/../x:/y\"]",
+        "volumes: [\"/var/lib/quietcore/journal:/y\"]",
+        "stop_signal: SIGNONE",
+        "command: \"a 'b c'\"",
+    ] {
+        assert!(service(&format!("    {bad}\n")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_reserved_is_a_share_and_memory_that_stays() {
+    let read = service(
+        "    mem_limit: 64m\n    deploy:\n      resources:\n        limits: {cpus: '0.5', memory: 64m, pids: 9}\n        reservations: {cpus: 0.25, memory: 32m}\n",
+    )
+    .unwrap();
+    assert_eq!((read.cpu_millis, read.cpu_weight), (Some(500), Some(25)));
+    assert_eq!((read.memory_bytes, read.memory_min_bytes), (Some(64 << 20), Some(32 << 20)));
+    assert_eq!(read.pids, Some(9));
+    assert_eq!(service("    cpu_shares: 1024\n").unwrap().cpu_weight, Some(39));
+    for (bad, wanted) in [
+        ("mem_limit: 64m\n    mem_reservation: 65m", "at most mem_limit"),
+        ("mem_limit: 64m\n    memswap_limit: 65m", "hosts have no swap"),
+        ("mem_limit: 64m\n    deploy: {resources: {limits: {memory: 32m}}}", "say it once"),
+        ("deploy: {replicas: 2}", "replicas"),
+    ] {
+        let error = service(&format!("    {bad}\n")).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
+    let capabilities = |lines: &str| service(lines).unwrap().capabilities.join(" ");
+    assert_eq!(capabilities("    cap_drop: [ALL]\n    cap_add: [NET_RAW]\n"), "CAP_NET_RAW");
+    assert!(!capabilities("    cap_drop: [CHOWN]\n").contains("CHOWN"));
+    for (bad, wanted) in [
+        ("cap_add: [SYS_NICE]", "one of CHOWN"),
+        ("cap_add: [ALL]", "one of CHOWN"),
+        ("ulimits: {rtprio: 99}", "one of core"),
+        ("ulimits: {nofile: {soft: 9, hard: 8}}", "soft up to hard"),
+        ("sysctls: {net.core.somaxconn: 1}", "network_mode: none"),
+        ("security_opt: [\"seccomp:unconfined\"]", "always on"),
+        ("init: true", "reaps its own children"),
+        ("tmpfs: [\"/a:exec\"]", "size=64m"),
+        ("stop_grace_period: 1h", "up to"),
+        ("deploy: {update_config: {order: start-first}}", "stop-first"),
+    ] {
+        let error = service(&format!("    {bad}\n")).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{bad}: {error}");
+    }
+    let read = service("    network_mode: none\n    sysctls: [net.core.somaxconn=1]\n    tmpfs: \"/a:size=1m,mode=700\"\n    ulimits: {nofile: 99}\n").unwrap();
+    assert_eq!(read.sysctls["net.core.somaxconn"], "1");
+    assert_eq!((read.tmpfs[0].bytes, &*read.tmpfs[0].mode), (1 << 20, "700"));
+    assert_eq!((read.rlimits[0].soft, &*read.rlimits[0].name), (99, "RLIMIT_NOFILE"));
+}
+
+#[test]
+fn health_checks_are_asked_and_not_run() {
+    let probe = |lines: &str| {
+        service(lines).map(|service| service.conduct.health.map(|health| health.probe))
+    };
+    let http = Some(Probe::Http { port: 9464, path: "/metrics".into() });
+    for test in [
+        "[CMD, curl, -f, \"http://localhost:9464/metrics\"]",
+        "[CMD-SHELL, \"wget -q -O /dev/null http://127.0.0.1:9464/metrics || exit 1\"]",
+        "curl --fail http://127.0.0.1:9464/metrics",
+    ] {
+        assert_eq!(probe(&format!("    healthcheck: {{test: {test}}}\n")).unwrap(), http, "{test}");
+    }
+    let tcp = Some(Probe::Tcp { port: 80 });
+    assert_eq!(probe("    healthcheck: {test: [CMD, nc, -z, localhost, \"80\"]}\n").unwrap(), tcp);
+    assert_eq!(probe("    x-quietcore: {tcp: 80}\n").unwrap(), tcp);
+    assert_eq!(probe("    healthcheck: {test: [NONE]}\n").unwrap(), None);
+    assert_eq!(
+        probe("    healthcheck: {disable: true}\n    x-quietcore: {tcp: 80}\n").unwrap(),
+        None
+    );
+    for bad in [
+        "healthcheck: {test: [CMD, pg_isready]}",
+        "healthcheck: {test: \"curl http://elsewhere/\"}",
+        "x-quietcore: {file: /etc/shadow, max_age: 1s}",
+        "x-quietcore: {file: /run/quietcore/x}",
+        "x-quietcore: {tcp: 1, http: \"http://127.0.0.1/\"}",
+        "healthcheck: {test: [CMD, nc, -z, localhost, \"80\"], interval: 1d}",
+    ] {
+        probe(&format!("    {bad}\n")).unwrap_err();
+    }
+    let read =
+        service("    x-quietcore: {tcp: 80}\n    healthcheck: {interval: 1m30s, retries: 5}\n");
+    let health = read.unwrap().conduct.health.unwrap();
+    assert_eq!((health.interval.as_secs(), health.retries), (90, 5));
+}
+
+#[test]
+fn services_wait_for_others_that_are_there() {
+    let file = |dependency: &str| {
+        let text = format!(
+            "services:\n  a: {{image: x, depends_on: {dependency}}}\n  b: {{image: x, x-quietcore: {{tcp: 1}}}}\n  c: {{image: x, depends_on: [a]}}\n"
+        );
+        parse(&text, &cores()).map_err(|error| error.to_string())
+    };
+    let read = file("{b: {condition: service_healthy}}").unwrap();
+    assert_eq!(read[0].conduct.depends_on["b"], Condition::ServiceHealthy);
+    assert!(file("[d]").unwrap_err().contains("no such service"));
+    assert!(file("[c]").unwrap_err().contains("waits for itself"));
+    assert!(file("{c: {condition: service_healthy}}").unwrap_err().contains("no healthcheck"));
+}
+
+#[test]
+fn extensions_and_merged_keys_are_understood_and_a_source_reads_the_same() {
+    let text = "x-common: &common\n  mem_limit: 32m\n  x-note: kept for people\nservices:\n  a:\n    <<: *common\n    image: x\n    x-mine: [1]\n    environment: [B=2, A=1]\n";
+    let read = parse(text, &cores()).unwrap().remove(0);
+    assert_eq!(read.memory_bytes, Some(32 << 20));
+    assert_eq!(read.environment, ["A=1", "B=2"]);
+    assert_eq!(parse_one("a", &read.source, &cores()).unwrap(), read);
+    // Another conduct makes no other container.
+    let other = parse_one("a", &format!("{}restart: always\n", read.source), &cores()).unwrap();
+    assert_eq!(other.fingerprint(), read.fingerprint());
+    assert_ne!(other, read);
+}

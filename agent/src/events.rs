@@ -1,0 +1,141 @@
+//! What happened on this host, in order: a bounded file of JSON lines, kept over restarts. The journal has the same words
+//! with more around them; this is what `qctl events` shows.
+
+use crate::limits::{EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::{error, info, warn};
+
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Info,
+    /// Somebody may want to look.
+    Warning,
+    /// Something is not as it is to be.
+    Error,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: each is one more than the one before, over restarts too.
+    pub number: u64,
+    /// Seconds since 1970, by this host's clock.
+    pub time: u64,
+    /// How much it matters.
+    pub level: Level,
+    /// What it is about: `container exporter`, `image NAME`, `compose`, ...
+    pub about: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// The log. Clones write to the same one.
+#[derive(Debug, Clone)]
+pub struct EventLog(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    next: u64,
+    len: u64,
+}
+
+impl EventLog {
+    /// Goes on with a file, or starts one.
+    pub fn at(path: &Path) -> Self {
+        let next = read(path).last().map_or(1, |event| event.number + 1);
+        let len = path.metadata().map_or(0, |file| file.len());
+        Self(Arc::new(Mutex::new(Inner { path: path.into(), next, len })))
+    }
+
+    /// Something happened. That it can't be written is in the journal, and keeps nobody from working.
+    pub fn say(&self, level: Level, about: &str, text: &str) {
+        match level {
+            Level::Info => info!("{about}: {text}"),
+            Level::Warning => warn!("{about}: {text}"),
+            Level::Error => error!("{about}: {text}"),
+        }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut inner = self.0.lock().expect("nobody panics with the log");
+        let (about, text) = (about.to_owned(), text.to_owned());
+        let event = Event { number: inner.next, time, level, about, text };
+        inner.next += 1;
+        if let Err(error) = inner.append(&event) {
+            warn!("{}: {error}", inner.path.display());
+        }
+    }
+
+    /// The last events with a higher number than `after`, at most so many, oldest first.
+    pub fn after(&self, after: u64, count: usize) -> Vec<Event> {
+        let path = self.0.lock().expect("nobody panics with the log").path.clone();
+        let mut events = read(&old(&path));
+        events.extend(read(&path));
+        events.retain(|event| event.number > after);
+        let from = events.len().saturating_sub(count.min(EVENTS_SHOWN_MAX));
+        events.split_off(from)
+    }
+}
+
+impl Inner {
+    fn append(&mut self, event: &Event) -> std::io::Result<()> {
+        if self.len >= EVENTS_LEN_MAX {
+            std::fs::rename(&self.path, old(&self.path))?;
+            self.len = 0;
+        }
+        let line = serde_json::to_string(event)? + "\n";
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(line.as_bytes())?;
+        self.len += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn old(path: &Path) -> PathBuf {
+    path.with_extension("old")
+}
+
+/// The events of a file; what a power cut left of a line is left out.
+fn read(path: &Path) -> Vec<Event> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_on_over_restarts_and_the_file_is_bounded() {
+        let root = std::env::temp_dir().join(format!("quietcore-events-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let path = root.join("events.jsonl");
+        let log = EventLog::at(&path);
+        log.say(Level::Info, "compose", "applied");
+        log.say(Level::Error, "container a", "ended");
+        // A power cut in the middle of a line.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"num\n")
+            .unwrap();
+        let log = EventLog::at(&path);
+        log.say(Level::Info, "container a", "started");
+        let numbers = |events: Vec<Event>| events.iter().map(|e| e.number).collect::<Vec<_>>();
+        assert_eq!(numbers(log.after(0, 10)), [1, 2, 3]);
+        assert_eq!(numbers(log.after(1, 1)), [3]);
+        let long = "x".repeat(1000);
+        (0..3000).for_each(|_| log.say(Level::Info, "a", &long));
+        let bytes: u64 = [&path, &old(&path)].iter().map(|p| p.metadata().unwrap().len()).sum();
+        assert!(bytes < 2 * EVENTS_LEN_MAX + 2000, "{bytes}");
+        assert_eq!(log.after(0, 5).last().unwrap().number, 3003);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

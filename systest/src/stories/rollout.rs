@@ -1,0 +1,93 @@
+//! A changed service: it proves itself by its health check, or the version before comes back.
+
+use super::{Booted, Verdict};
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+const ANSWER: Duration = Duration::from_secs(60);
+/// A container's start, and the failures of a health check that count, under TCG beside another machine.
+const SEEN: Duration = Duration::from_secs(120);
+
+/// A service `web` that listens on one port and is asked on 9470, and one that waits for it.
+fn apply(booted: &mut Booted, command: &str) -> Result<()> {
+    let file = format!(
+        r#"
+  web:
+    image: $image
+    command: {command}
+    restart: always
+    volumes: ["/run/quietcore/engine:/pages:ro"]
+    x-quietcore: {{http: "http://127.0.0.1:9470/metrics"}}
+    healthcheck: {{interval: 1s, timeout: 2s, retries: 3}}
+    deploy: {{update_config: {{monitor: 5s}}}}
+  after:
+    image: $image
+    command: ["--pages", "/pages", "--listen", "127.0.0.1:9471"]
+    volumes: ["/run/quietcore/engine:/pages:ro"]
+    depends_on: {{web: {{condition: service_healthy}}}}
+"#
+    );
+    let script = format!(
+        "image=$(sed -n 's/ *image: \\(.*exporter.*\\)/\\1/p' /etc/quietcore/compose.yaml)\n{{ cat /etc/quietcore/compose.yaml; cat <<END\n{file}END\n}} > /run/web.yaml; qctl apply /run/web.yaml"
+    );
+    booted.shell.check(&script, ANSWER).map(drop)
+}
+
+fn listening(port: u16) -> String {
+    format!(r#"["--pages", "/pages", "--listen", "127.0.0.1:{port}"]"#)
+}
+
+fn wait(
+    booted: &mut Booted,
+    what: &str,
+    name: &str,
+    is: impl Fn(&serde_json::Value) -> bool,
+) -> Result<serde_json::Value> {
+    let find = |status: &serde_json::Value| {
+        let containers = status["containers"].as_array()?;
+        containers.iter().find(|container| container["name"] == name).cloned()
+    };
+    let status = booted.shell.wait_status(what, SEEN, |s| find(s).is_some_and(|c| is(&c)))?;
+    find(&status).context("the container is not in the status")
+}
+
+fn is_well(container: &serde_json::Value) -> bool {
+    container["health"] == "healthy" && container["state"] == "running"
+}
+
+/// The story.
+pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Result<Verdict> {
+    // Asked where nobody listens, with nothing to go back to: it stays, and who waits for it waits.
+    apply(booted, &listening(9479))?;
+    wait(booted, "an unhealthy first version", "web", |web| web["health"] == "unhealthy")?;
+    let waits = wait(booted, "who waits for it", "after", |_| true)?;
+    ensure!(waits["state"] == "absent", "it did not wait: {waits}");
+    apply(booted, &listening(9470))?;
+    wait(booted, "a version that proves itself", "web", |web| {
+        is_well(web) && web["rollout"].is_null()
+    })?;
+    wait(booted, "who waits for it", "after", |after| after["state"] == "running")?;
+    let mut taken_back = Vec::new();
+    for (command, why) in [
+        (listening(9479), "taken back: its health check fails"),
+        (r#"["--no-such-option"]"#.into(), "taken back: it ended"),
+    ] {
+        apply(booted, &command)?;
+        let web = wait(booted, "the version before", "web", |web| {
+            is_well(web) && web["rollout"].as_str().is_some_and(|said| said.starts_with(why))
+        })?;
+        taken_back.push(web["rollout"].to_string());
+    }
+    // An agent that starts anew does not try it again, and a killed container comes back as it was.
+    let kill = "kill -9 $(systemctl show -p MainPID --value quietcore-agent); kill -9 $(cat /sys/fs/cgroup/quietcore-containers/web/cgroup.procs)";
+    booted.shell.check(kill, ANSWER)?;
+    wait(booted, "the version before, again", "web", |web| {
+        is_well(web) && web["rollout"].as_str().is_some_and(|said| said.starts_with("taken back"))
+    })?;
+    booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
+    booted.shell.wait_status("ready again", SEEN, |status| status["ready"] == true)?;
+    Ok(Verdict::Proved(format!(
+        "a version proved itself by its health check, and what waited for it started then; two that did not were taken back ({}), also for an agent that was killed",
+        taken_back.join(", ")
+    )))
+}
