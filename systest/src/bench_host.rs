@@ -65,11 +65,19 @@ pub fn host() -> Result<Map<String, Value>> {
     figures.insert("mistunings_seeded".into(), json!(seeded));
     figures.insert("mistunings_named".into(), json!(seeded - missed.len()));
     drop(booted);
-    let mut alarms = 0;
-    for _ in 0..CLEAN_BOOTS {
-        alarms += u32::from(boot_once(&own)?.1);
-    }
     figures.insert("clean_boots".into(), json!(CLEAN_BOOTS));
-    figures.insert("false_alarms".into(), json!(alarms));
+    figures.insert("false_alarms".into(), json!(false_alarms(&own)?));
     Ok(figures)
+}
+
+/// In how many of [`CLEAN_BOOTS`] something was found: an emulated machine takes one core, so that there are two at once.
+fn false_alarms(own: &ImageFiles) -> Result<u32> {
+    let some = || -> Result<u32> {
+        (0..CLEAN_BOOTS / 2).try_fold(0, |alarms, _| Ok(alarms + u32::from(boot_once(own)?.1)))
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(some);
+        (some(), other.join().expect("no boot panics"))
+    });
+    Ok(one? + other?)
 }

@@ -28,6 +28,14 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     })?;
     let kept = booted.shell.check(pid, ANSWER)?.trim().to_string();
     ensure!(kept == after, "a killed agent's container went from process {after} to {kept:?}");
+    let logs = booted.shell.check("qctl logs exchange", ANSWER)?;
+    ensure!(logs.starts_with("exchange: "), "qctl logs says {logs:?}");
+    let events = booted.shell.check("qctl events", ANSWER)?;
+    ensure!(
+        events.contains(" container exporter: taken away; it had ended with 137")
+            || events.contains(" container exporter: taken away; it did not run"),
+        "qctl events says: {events}"
+    );
     let restarts = container(&status, "exporter")
         .and_then(|c| c["restarts"].as_u64())
         .context("the exporter's restarts")?;

@@ -11,7 +11,7 @@ use agent::status::Status;
 use agent::update::{Progress, Stage};
 use agent::view;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,12 +24,16 @@ mod config;
 mod events;
 /// `qctl image`.
 mod image;
+/// `qctl logs`.
+mod logs;
 /// `qctl tune`.
 mod tuning;
 
-/// Ask the agent of this host. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+/// Ask the agent of this host.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "qctl", version)]
 struct Arguments {
     /// The agent's socket.
     #[arg(long, default_value = SOCKET, global = true)]
@@ -108,6 +112,15 @@ enum Command {
     },
     /// What happened on this host, oldest first.
     Events(events::Events),
+    /// What a container wrote.
+    Logs(logs::Logs),
+    /// Print what a shell needs to complete qctl's words. Asks no agent.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print qctl's manual page, for `man -l -`. Asks no agent.
+    Man,
     /// Images of containers.
     Image {
         #[command(subcommand)]
@@ -378,6 +391,16 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Healthy { timeout } => return healthy(socket, seconds(timeout)),
         Command::Tune { ref what } => return tuning::act(what),
         Command::Host { what: Host::Check { ref file, cpus } } => return check_host(file, cpus),
+        Command::Logs(ref wanted) => return logs::show(wanted),
+        Command::Completion { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "qctl", &mut std::io::stdout());
+            return Ok(());
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Arguments::command());
+            return page.render(&mut std::io::stdout()).context("write the page");
+        }
         Command::Config { ref file, ref profile, cpus } => {
             return config::show(file, profile, cpus);
         }
@@ -420,6 +443,9 @@ fn act(arguments: &Arguments) -> Result<()> {
         Command::Ready { .. }
         | Command::Healthy { .. }
         | Command::Config { .. }
+        | Command::Logs(_)
+        | Command::Completion { .. }
+        | Command::Man
         | Command::Flash { .. }
         | Command::SplitImage { .. }
         | Command::Host { .. }
