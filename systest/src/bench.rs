@@ -19,8 +19,9 @@ const BARS: &[(&str, &str, f64)] = &[
     ("ram_at_rest_bytes", "at most", 250_000_000.0),
     // Somewhat above what was measured: the boot does not grow unseen.
     ("units_started", "at most", 101.0),
-    ("processes_forked_to_ready", "at most", 600.0),
-    ("bytes_read_to_ready", "at most", 64_000_000.0),
+    // 503 to 551 were seen: a slower machine polls more often until it is ready.
+    ("processes_forked_to_ready", "at most", 650.0),
+    ("bytes_read_to_ready", "at most", 66_000_000.0),
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
     ("hot_core_foreign_switches_per_10s", "at most", 0.0),
     ("hot_core_timer_irqs_per_10s_control", "at least", 1000.0),
