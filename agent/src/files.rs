@@ -1,7 +1,7 @@
 //! Files that are whole after a power cut.
 
-use anyhow::{Context, Result};
-use std::io::Write;
+use anyhow::{Context, Result, ensure};
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Writes a file so that after a power cut it is the old one or the new one.
@@ -28,6 +28,19 @@ pub fn write_whole_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
         std::fs::File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Reads a file that somebody else may have written: at most so many bytes.
+///
+/// # Errors
+/// What the file system says, or that it is larger.
+pub fn read_up_to(path: &Path, max: u64) -> Result<Vec<u8>> {
+    let named = || format!("read {}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(named)?;
+    let len = file.take(max + 1).read_to_end(&mut bytes).with_context(named)? as u64;
+    ensure!(len <= max, "{}: larger than {max} bytes", path.display());
+    Ok(bytes)
 }
 
 /// Bytes that are free to unprivileged users on a directory's file system.

@@ -114,7 +114,12 @@ fn run_agent(arguments: Run) -> Result<()> {
         versions,
         events: state.join("events.jsonl"),
         archives,
-        images: wanted::Places { wanted, store, ..Default::default() },
+        images: wanted::Places {
+            wanted,
+            store,
+            loaded: state.join("images"),
+            ..Default::default()
+        },
         logs,
         pages,
         containerd,
@@ -159,7 +164,7 @@ fn act(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Pull { wanted, progress, store } => {
-            fetch_images(&wanted::Places { wanted, progress, store })
+            fetch_images(&wanted::Places { wanted, progress, store, ..Default::default() })
         }
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),

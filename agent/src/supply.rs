@@ -61,7 +61,7 @@ impl Supply {
     /// # Errors
     /// The store can't be made.
     pub fn new(archives: PathBuf, places: Places, policy: Policy, log: EventLog) -> Result<Self> {
-        let store = Store::at(&places.store);
+        let store = Store::with_loaded(&places.store, &places.loaded);
         store.prepare()?;
         let wanted = BTreeSet::new();
         wanted::write(&places.wanted, &wanted)?;

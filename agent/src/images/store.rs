@@ -1,9 +1,10 @@
 //! What is kept of images on the data partition: blobs under their digests, and for each name what it means. containerd's
-//! own store is a cache of this one. Files are whole or not there; who writes them is not trusted, so that every blob
-//! is hashed again where it is read.
+//! own store is a cache of this one. Files are whole or not there; who fetches writes them and is not trusted, so that
+//! every blob is hashed again where it is read, and what names mean that somebody loaded by hand stands elsewhere.
 
 use super::cosign::Signature;
-use crate::files::write_whole;
+use crate::files::{read_up_to, write_whole};
+use crate::limits::METADATA_LEN_MAX;
 use crate::ociarchive::{self, Image, Place};
 use anyhow::{Context, Result, ensure};
 use oci_spec::image::{Descriptor, Digest, MediaType};
@@ -25,7 +26,9 @@ pub struct Named {
     pub media_type: String,
     /// Bytes of that.
     pub size: u64,
-    /// Kept until somebody takes it away; else as long as a compose file declares it.
+    /// Somebody loaded it by hand: it is kept until somebody takes it away, and nobody's signature is asked for. Where the
+    /// file lies says so, not the file.
+    #[serde(skip)]
     pub pinned: bool,
     /// What the registry has of signatures over the digest.
     #[serde(default)]
@@ -36,12 +39,19 @@ pub struct Named {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Names that were loaded by hand, where only the agent writes.
+    loaded: Option<PathBuf>,
 }
 
 impl Store {
-    /// The store below a directory.
+    /// The store below a directory, as who fetches sees it.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), loaded: None }
+    }
+
+    /// The same with what was loaded by hand, whose names are in a directory of the agent's own.
+    pub fn with_loaded(root: &Path, loaded: &Path) -> Self {
+        Self { root: root.into(), loaded: Some(loaded.into()) }
     }
 
     /// Makes its directories.
@@ -53,7 +63,10 @@ impl Store {
             let path = self.root.join(directory);
             std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        Ok(())
+        let mut loaded = self.loaded.iter();
+        loaded.try_for_each(|path| {
+            std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))
+        })
     }
 
     /// Where it is, for who asks how much room there is.
@@ -116,9 +129,17 @@ impl Store {
         self.keep(digest, &path)
     }
 
-    fn name_file(&self, name: &str) -> PathBuf {
-        let hash = ociarchive::hex(&Sha256::digest(name));
-        self.root.join("names").join(format!("{hash}.json"))
+    /// Where names are: those that were loaded first.
+    fn directories(&self) -> Vec<(PathBuf, bool)> {
+        let loaded = self.loaded.iter().map(|path| (path.clone(), true));
+        loaded.chain([(self.root.join("names"), false)]).collect()
+    }
+
+    /// The files that may say what a name means.
+    fn files(&self, name: &str) -> Vec<(PathBuf, bool)> {
+        let file = format!("{}.json", ociarchive::hex(&Sha256::digest(name)));
+        let directories = self.directories().into_iter();
+        directories.map(|(path, pinned)| (path.join(&file), pinned)).collect()
     }
 
     /// Says what a name means; the last step, when every blob is there.
@@ -126,13 +147,17 @@ impl Store {
     /// # Errors
     /// What the file system says.
     pub fn name(&self, named: &Named) -> Result<()> {
-        write_whole(&self.name_file(&named.name), &serde_json::to_string_pretty(named)?)
+        let files = self.files(&named.name);
+        let file = files.iter().find(|(_, pinned)| *pinned == named.pinned);
+        let (path, _) = file.context("nothing is loaded by hand here")?;
+        write_whole(path, &serde_json::to_string_pretty(named)?)
     }
 
     /// What a name means, if it is known.
     pub fn find(&self, name: &str) -> Option<Named> {
-        let text = std::fs::read_to_string(self.name_file(name)).ok()?;
-        serde_json::from_str(&text).ok().filter(|named: &Named| named.name == name)
+        let mut found =
+            self.files(name).into_iter().filter_map(|(path, pinned)| read(&path, pinned));
+        found.find(|named| named.name == name)
     }
 
     /// Forgets a name; its blobs go with the next [`Self::collect`].
@@ -140,17 +165,23 @@ impl Store {
     /// # Errors
     /// It is not known, or can't be removed.
     pub fn forget(&self, name: &str) -> Result<()> {
-        ensure!(self.find(name).is_some(), "image {name:?} is not in the store; see qctl image ls");
-        std::fs::remove_file(self.name_file(name)).with_context(|| format!("forget {name}"))
+        let files = self.files(name).into_iter().filter(|(path, _)| path.exists());
+        let mut known = false;
+        for (path, _) in files {
+            std::fs::remove_file(path).with_context(|| format!("forget {name}"))?;
+            known = true;
+        }
+        ensure!(known, "image {name:?} is not in the store; see qctl image ls");
+        Ok(())
     }
 
     /// Every name, in order.
     pub fn all(&self) -> Vec<Named> {
-        let entries = std::fs::read_dir(self.root.join("names")).into_iter().flatten().flatten();
-        let read = |path: PathBuf| {
-            serde_json::from_str::<Named>(&std::fs::read_to_string(path).ok()?).ok()
-        };
-        let mut all: Vec<_> = entries.filter_map(|entry| read(entry.path())).collect();
+        let mut all: Vec<Named> = Vec::new();
+        for (directory, pinned) in self.directories() {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            all.extend(entries.filter_map(|entry| read(&entry.path(), pinned)));
+        }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -162,7 +193,7 @@ impl Store {
     pub fn image(&self, named: &Named) -> Result<Image> {
         let read = |digest: &str| -> Result<Vec<u8>> {
             let path = self.blob(digest)?;
-            let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            let bytes = read_up_to(&path, METADATA_LEN_MAX)?;
             let found = format!("sha256:{}", ociarchive::hex(&Sha256::digest(&bytes)));
             ensure!(found == digest, "blob {digest} has the digest {found}");
             Ok(bytes)
@@ -215,6 +246,11 @@ impl Store {
     }
 }
 
+fn read(path: &Path, pinned: bool) -> Option<Named> {
+    let named: Named = serde_json::from_slice(&read_up_to(path, METADATA_LEN_MAX).ok()?).ok()?;
+    Some(Named { pinned, ..named })
+}
+
 /// The digits of a SHA-256 digest: nothing else becomes a file's name.
 fn hex_of(digest: &str) -> Result<&str> {
     let hex = digest.strip_prefix("sha256:").filter(|hex| {
@@ -235,7 +271,7 @@ mod tests {
         let root =
             std::env::temp_dir().join(format!("quietcore-store-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&root);
-        let store = Store::at(&root);
+        let store = Store::with_loaded(&root, &root.join("loaded"));
         store.prepare().unwrap();
         store
     }
@@ -284,6 +320,20 @@ mod tests {
         // A manifest that was changed behind its digest is noticed.
         std::fs::write(store.blob(&named.digest).unwrap(), "{}").unwrap();
         assert!(store.image(&named).is_err());
+        std::fs::remove_dir_all(store.root()).unwrap();
+    }
+
+    #[test]
+    fn who_fetches_can_not_say_that_somebody_loaded_it() {
+        let store = store("forged");
+        let forged = fill(&store, "r/a@x", b"layer", false);
+        let (path, _) = store.files("r/a@x").pop().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen('{', "{\"pinned\": true,", 1)).unwrap();
+        assert_eq!(store.find("r/a@x"), Some(forged.clone()));
+        assert!(!store.all()[0].pinned);
+        let fetching = Store::at(store.root());
+        assert!(fetching.name(&Named { pinned: true, ..forged }).is_err());
         std::fs::remove_dir_all(store.root()).unwrap();
     }
 

@@ -1,7 +1,8 @@
 //! What the agent wants fetched and how far that is: two files, between the agent, which reaches no network, and the
 //! process that does. systemd starts that process as long as the first is there.
 
-use crate::files::write_whole;
+use crate::files::{read_up_to, write_whole};
+use crate::limits::METADATA_LEN_MAX;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ pub struct Places {
     pub progress: PathBuf,
     /// The store.
     pub store: PathBuf,
+    /// Names of images that somebody loaded by hand: the agent's own.
+    pub loaded: PathBuf,
 }
 
 impl Default for Places {
@@ -24,6 +27,7 @@ impl Default for Places {
             wanted: "/run/quietcore/agent/wanted.json".into(),
             progress: "/run/quietcore/pull/progress.json".into(),
             store: "/var/lib/quietcore/images".into(),
+            loaded: "/var/lib/quietcore/agent/images".into(),
         }
     }
 }
@@ -79,6 +83,6 @@ pub fn write(path: &Path, names: &BTreeSet<String>) -> Result<()> {
 
 /// What became of each image, as far as it is told.
 pub fn progress(path: &Path) -> AllProgress {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+    let text = read_up_to(path, METADATA_LEN_MAX).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
 }
