@@ -17,6 +17,9 @@ pub mod nics;
 /// Files that one pattern can match: the interrupts of the largest hosts.
 const MATCHES_MAX: usize = 16_384;
 
+/// Who may be on a hot core: the engine, and what spins there in its place (`judges`).
+const OWN_UNITS: &str = "/hot.slice/hot-engine.slice/quietcore-";
+
 /// `PF_KTHREAD` of `include/linux/sched.h`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
@@ -277,9 +280,9 @@ impl Plan {
         allowed: &CpuSet,
         realtime: bool,
     ) -> Option<&'static str> {
-        let is_engine = cgroup.starts_with("/hot.slice/");
+        let is_engine = cgroup.starts_with(OWN_UNITS);
         if !is_engine && !allowed.intersection(self.cores.hot()).is_empty() {
-            return Some("only the engine's slice may run on a hot core");
+            return Some("only the engine may run on a hot core");
         }
         (realtime && !is_engine).then_some("a realtime task starves the housekeeping cores")
     }

@@ -136,6 +136,7 @@ fn tasks_stay_off_the_hot_cores_and_are_not_realtime() {
     assert!(!judge("/kubepods/x", "2", false));
     assert!(!judge("/system.slice/x.service", "0", true));
     assert!(judge("/hot.slice/hot-engine.slice/quietcore-engine.service", "2-3", true));
+    assert!(!judge("/hot.slice/hot-engine.slice/stray", "2-3", false));
     assert!(!judge("/hot.slicex/y", "2", false));
 }
 
