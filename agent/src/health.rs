@@ -1,12 +1,16 @@
-//! Health of containers: when to look, what came of it. The looks themselves reach this host's loopback and files only.
+//! Health of containers: when to look, what came of it. Files are looked at here, ports are asked by a process of its own.
 
 use crate::compose::Service;
 use crate::compose::health::{Health, Probe};
 use crate::limits::{PROBE_ANSWER_MAX, PROBE_STARTING};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// Who asks ports.
+pub mod prober;
 
 /// What is known of one container's health.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,7 +100,13 @@ impl Book {
 
 /// Looks once.
 pub async fn look(name: String, fingerprint: String, health: Health) -> Look {
-    let looked = tokio::time::timeout(health.timeout, probe(&health.probe)).await;
+    let asked = async {
+        match &health.probe {
+            Probe::File { .. } => probe(&health.probe).await,
+            port => prober::ask(Path::new(prober::SOCKET), port).await,
+        }
+    };
+    let looked = tokio::time::timeout(health.timeout, asked).await;
     let wrong = match looked {
         Ok(Ok(())) => None,
         Ok(Err(wrong)) => Some(wrong),
@@ -199,8 +209,16 @@ mod tests {
                 }
             });
             let http = Probe::Http { port, path: "/metrics".into() };
-            probe(&http).await.unwrap();
-            assert!(probe(&http).await.unwrap_err().contains("503"));
+            // Through the process that asks, as the agent does it.
+            let socket = std::env::temp_dir().join(format!("quietcore-p-{}", std::process::id()));
+            let path = socket.clone();
+            tokio::spawn(async move { prober::serve(&path).await });
+            while !socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            prober::ask(&socket, &http).await.unwrap();
+            assert!(prober::ask(&socket, &http).await.unwrap_err().contains("503"));
+            std::fs::remove_file(&socket).unwrap();
             assert!(probe(&http).await.is_err());
             assert!(probe(&Probe::Tcp { port }).await.is_err());
         });

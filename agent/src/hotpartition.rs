@@ -2,7 +2,10 @@
 //! below it is the partition. Nested, because a partition directly below the root breaks as soon as a
 //! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
 
+use crate::events::{EventLog, Level};
+use crate::limits::RECONCILE_INTERVAL;
 use abi::hostplan::{CorePlan, HostPlan, PlanError};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,10 +82,48 @@ pub fn state_file() -> PathBuf {
     Path::new(CGROUPS).join(PARTITION).join("cpuset.cpus.partition")
 }
 
-/// Whether the partition stands; `true` on a host without hot cores.
+/// Whether the partition stands, with all hot cores in it; `true` on a host without hot cores.
 pub fn stands(plan: &CorePlan) -> bool {
+    let effective = state_file().with_file_name("cpuset.cpus.effective");
+    let is = |path: &Path, wanted: &str| {
+        fs::read_to_string(path).is_ok_and(|state| state.trim() == wanted)
+    };
     plan.hot().is_empty()
-        || fs::read_to_string(state_file()).is_ok_and(|state| state.trim() == "isolated")
+        || is(&state_file(), "isolated") && is(&effective, &plan.hot().to_string())
+}
+
+/// Makes the partition again as soon as anybody, the kernel too, changes a file of its cgroups, without waiting for the
+/// agent's main loop.
+pub fn guard(plan: CorePlan, log: EventLog) {
+    if plan.hot().is_empty() {
+        return;
+    }
+    std::thread::spawn(move || {
+        loop {
+            if let Err(error) = watch(&plan, &log) {
+                // There is none yet, or it was removed: the main loop makes it.
+                tracing::debug!("watch the hot partition: {error}");
+                std::thread::sleep(RECONCILE_INTERVAL);
+            }
+        }
+    });
+}
+
+fn watch(plan: &CorePlan, log: &EventLog) -> io::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    for slice in [PARENT, PARTITION] {
+        inotify.add_watch(&Path::new(CGROUPS).join(slice), AddWatchFlags::IN_MODIFY)?;
+    }
+    loop {
+        if !stands(plan) {
+            match apply(plan) {
+                Ok(()) => log.say(Level::Warning, "hot partition", "was changed, and made again"),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        // Also what was written here: that it stands is seen once more.
+        inotify.read_events()?;
+    }
 }
 
 /// Makes the partition, or makes it again. Does nothing on a host without hot cores.

@@ -70,6 +70,8 @@ pub const STOP_GRACE_MAX: Duration = Duration::from_secs(15);
 
 /// A container that has not been well yet is looked at so often, or as often as it says.
 pub const PROBE_STARTING: Duration = Duration::from_secs(1);
+/// One question of a port, whatever its own limit is (up to an hour can be written).
+pub const PROBE_TIME_MAX: Duration = Duration::from_secs(3600);
 /// What is read of an answer to a health check: its first line says it all.
 pub const PROBE_ANSWER_MAX: u64 = 4096;
 

@@ -1,6 +1,7 @@
 //! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
 
 use agent::flash;
+use agent::health::prober;
 use agent::images::policy::Policy;
 use agent::images::{pull, wanted};
 use agent::run::{Paths, run};
@@ -61,6 +62,12 @@ enum Command {
     HotPartition,
     /// Put this host's configuration, the credential `quietcore.host`, where it is read, and leave.
     HostConfig,
+    /// Ask the ports of containers how they are, for the agent.
+    Probe {
+        /// The socket to answer at.
+        #[arg(long, default_value = prober::SOCKET)]
+        socket: PathBuf,
+    },
     /// Fetch the images that the agent wants, until it wants none.
     Pull {
         /// What it wants.
@@ -165,6 +172,10 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Pull { wanted, progress, store } => {
             fetch_images(&wanted::Places { wanted, progress, store, ..Default::default() })
+        }
+        Command::Probe { socket } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(prober::serve(&socket))
         }
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),

@@ -120,6 +120,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wake = agent.wake.clone();
     ask::settle(&agent.paths.update);
+    hotpartition::guard(agent.cores.clone(), agent.log.clone());
     notify_systemd("READY=1");
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {

@@ -4,10 +4,11 @@
 
 use super::schema::{RawHealth, RawOwn, Scalar, Words};
 use super::units;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
     /// Answers 2xx or 3xx.
     Http {

@@ -19,12 +19,19 @@ fn apply(booted: &mut Booted, command: &str) -> Result<()> {
     volumes: ["/run/quietcore/engine:/pages:ro"]
     x-quietcore: {{http: "http://127.0.0.1:9470/metrics"}}
     healthcheck: {{interval: 1s, timeout: 2s, retries: 3}}
-    deploy: {{update_config: {{monitor: 5s}}}}
+    deploy: {{update_config: {{monitor: 60s}}}}
   after:
     image: $image
     command: ["--pages", "/pages", "--listen", "127.0.0.1:9471"]
     volumes: ["/run/quietcore/engine:/pages:ro"]
     depends_on: {{web: {{condition: service_healthy}}}}
+    tmpfs: "/work:size=2m,mode=700"
+    shm_size: 4m
+    ulimits: {{nofile: 333}}
+    deploy:
+      resources:
+        limits: {{cpus: "0.5", memory: 48m, pids: 7}}
+        reservations: {{cpus: "0.25", memory: 16m}}
 "#
     );
     let script = format!(
@@ -55,6 +62,17 @@ fn is_well(container: &serde_json::Value) -> bool {
     container["health"] == "healthy" && container["state"] == "running"
 }
 
+/// What `after` asks for, as the kernel has it: the cgroup's files, and what its process sees.
+const AMOUNTS: &str = r#"
+cd /sys/fs/cgroup/quietcore-containers/after
+cat cpu.max cpu.weight memory.max memory.min pids.max
+pid=$(head -n 1 cgroup.procs)
+sed -n 's/^Max open files *\([0-9]*\) *\([0-9]*\).*/ /p' /proc/$pid/limits
+sed -n 's/.* \/work .* - tmpfs tmpfs .*\(size=[0-9a-z]*\).*//p; s/.* \/dev\/shm .* - tmpfs shm .*\(size=[0-9a-z]*\).*//p' /proc/$pid/mountinfo | sort
+"#;
+const AMOUNTS_WANTED: &str =
+    "50000 100000\n25\n50331648\n16777216\n7\n333 333\nsize=2048k\nsize=4096k\n";
+
 /// The story.
 pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Result<Verdict> {
     // Asked where nobody listens, with nothing to go back to: it stays, and who waits for it waits.
@@ -67,6 +85,8 @@ pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Resul
         is_well(web) && web["rollout"].is_null()
     })?;
     wait(booted, "who waits for it", "after", |after| after["state"] == "running")?;
+    let amounts = booted.shell.check(AMOUNTS, ANSWER)?;
+    ensure!(amounts == AMOUNTS_WANTED, "its limits and reservations are {amounts:?}");
     let mut taken_back = Vec::new();
     for (command, why) in [
         (listening(9479), "taken back: its health check fails"),
@@ -87,7 +107,7 @@ pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Resul
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     booted.shell.wait_status("ready again", SEEN, |status| status["ready"] == true)?;
     Ok(Verdict::Proved(format!(
-        "a version proved itself by its health check, and what waited for it started then; two that did not were taken back ({}), also for an agent that was killed",
+        "a version proved itself by its health check, and what waited for it started then, with the limits and reservations that it asked for; two that did not were taken back ({}), also for an agent that was killed",
         taken_back.join(", ")
     )))
 }
