@@ -101,5 +101,7 @@ pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
     let effective = kernel.text.lines().next().unwrap_or_default().trim().to_string();
     ensure!(effective == "0-1", "a cgroup that asks for CPU 2 gets {effective:?}");
     ensure!(kernel.text.contains("taskset=1"), "a task was put on the hot core: {}", kernel.text);
-    Ok(Verdict::Proved("the agent refuses cpuset 2 by name; the kernel gives such a cgroup CPUs 0-1 and refuses the affinity".into()))
+    Ok(Verdict::Proved(format!(
+        "the agent refuses cpuset 2 by name; the kernel gives such a cgroup CPUs 0-1 and refuses the affinity; a partition that was broken {BREAKS} times stood again in time, and {told} events tell of it"
+    )))
 }

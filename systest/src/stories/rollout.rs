@@ -67,8 +67,8 @@ const AMOUNTS: &str = r#"
 cd /sys/fs/cgroup/quietcore-containers/after
 cat cpu.max cpu.weight memory.max memory.min pids.max
 pid=$(head -n 1 cgroup.procs)
-sed -n 's/^Max open files *\([0-9]*\) *\([0-9]*\).*/ /p' /proc/$pid/limits
-sed -n 's/.* \/work .* - tmpfs tmpfs .*\(size=[0-9a-z]*\).*//p; s/.* \/dev\/shm .* - tmpfs shm .*\(size=[0-9a-z]*\).*//p' /proc/$pid/mountinfo | sort
+sed -n 's/^Max open files *\([0-9]*\) *\([0-9]*\).*/\1 \2/p' /proc/$pid/limits
+sed -n 's/.* \/work .* - tmpfs tmpfs .*\(size=[0-9a-z]*\).*/\1/p; s/.* \/dev\/shm .* - tmpfs shm .*\(size=[0-9a-z]*\).*/\1/p' /proc/$pid/mountinfo | sort
 "#;
 const AMOUNTS_WANTED: &str =
     "50000 100000\n25\n50331648\n16777216\n7\n333 333\nsize=2048k\nsize=4096k\n";
