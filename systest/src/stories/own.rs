@@ -66,7 +66,7 @@ pub fn own_kernel_boots_from_a_stick(image: &ImageFiles) -> Result<Verdict> {
         "somebody on a hot core is not named: {}",
         noisy.text
     );
-    let release = shell.check("uname -r", ANSWER)?;
+    let release = shell.check("uname -rv", ANSWER)?;
     let seen: Vec<_> = quiet.text.lines().filter(|line| line.contains("in all")).collect();
     Ok(Verdict::Proved(format!(
         "{} traded from a disk in a USB port, with {} files of firmware and all microcode; its judges found the hot cores quiet at boot and after ({}), and named who was put there",
