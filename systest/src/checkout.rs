@@ -19,6 +19,11 @@ pub fn keys() -> PathBuf {
     given.unwrap_or_else(|| root().join("target/keys"))
 }
 
+/// A program of ours, as it stands on the image.
+pub fn program(name: &str) -> PathBuf {
+    root().join("target/x86_64-unknown-linux-gnu/release").join(name)
+}
+
 /// Real exchange data, if this machine has it.
 pub fn shared_data() -> Option<PathBuf> {
     let data = root().parent()?.join("shared/data");

@@ -1,7 +1,7 @@
 //! A registry with real peers: Debian's docker-registry serves, skopeo copies into it, cosign signs. All of them run in
 //! the tools root; the guest reaches the registry at 10.0.2.2.
 
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::{self, ImageFiles};
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::net::TcpListener;
@@ -106,8 +106,7 @@ impl Registry {
         // A loader reads what an ELF file's headers name, and nothing behind it.
         bytes.extend(random);
         std::fs::write(&packed, bytes)?;
-        let oci = root().join("target/x86_64-unknown-linux-gnu/release/quietcore-oci");
-        let output = Command::new(oci)
+        let output = Command::new(checkout::program("quietcore-oci"))
             .args(["--name", name, "--version", "1", "--program"])
             .arg(&packed)
             .arg("--output")

@@ -2,7 +2,7 @@
 //! docker-compose as well.
 
 use super::Verdict;
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::{ImageFiles, program, root};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
 fn compare_file(image: &ImageFiles, file: &Path) -> Result<(usize, u32)> {
     let directory = file.parent().context("a file is somewhere")?;
     let name = file.file_name().unwrap_or_default();
-    let mut qctl = Command::new(root().join("target/x86_64-unknown-linux-gnu/release/qctl"));
+    let mut qctl = Command::new(program("qctl"));
     qctl.arg("config").arg(file);
     let mut docker = image.in_tools(&[(directory, "/files")]);
     docker

@@ -2,7 +2,7 @@
 
 use super::loaded::FETCH;
 use super::{Booted, Verdict};
-use crate::checkout::root;
+use crate::checkout::program;
 use crate::http;
 use crate::registry::Registry;
 use anyhow::{Context, Result, ensure};
@@ -33,7 +33,7 @@ systemctl start containerd quietcore-agent
 pub const POLICY_FILE: &str = "images.toml";
 
 fn exporter() -> PathBuf {
-    root().join("target/x86_64-unknown-linux-gnu/release/quietcore-exporter")
+    program("quietcore-exporter")
 }
 
 /// What the host is told: our registry, behind a mirror that is dead, and one key.

@@ -1,7 +1,7 @@
 //! The ways onto a disk: a stick that installs, a netboot UKI that was told a disk, and `qctl flash`.
 
 use super::{READY_LIMIT, Verdict};
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::{ImageFiles, program};
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};
@@ -100,8 +100,8 @@ impl Drop for Loop {
 
 /// `qctl flash` with these arguments: its exit code, and what it said.
 fn flash(image: &Path, disk: &Path) -> Result<(i32, String)> {
-    let program = root().join("target/x86_64-unknown-linux-gnu/release/qctl");
-    let output = Command::new(program).args(["flash", "--yes"]).arg(image).arg(disk).output()?;
+    let qctl = program("qctl");
+    let output = Command::new(qctl).args(["flash", "--yes"]).arg(image).arg(disk).output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()))
 }

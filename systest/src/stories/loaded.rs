@@ -6,7 +6,7 @@ use super::images::POLICY_FILE;
 use super::own::is_own;
 use super::quiet::counted_switch;
 use super::{Booted, READY_LIMIT, Verdict, boot};
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::{ImageFiles, program};
 use crate::http;
 use crate::registry::Registry;
 use crate::vm::Machine;
@@ -289,10 +289,11 @@ fn count(booted: &mut Booted, work: &[(&str, &str)]) -> Result<Count> {
 pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
     let registry = Registry::start(image)?;
     let at = format!("10.0.2.2:{}", registry.port);
-    let program = root().join("target/x86_64-unknown-linux-gnu/release/quietcore-exporter");
+    let exporter = program("quietcore-exporter");
     let mut images = Vec::new();
     for _ in 0..IMAGES {
-        images.push(format!("{at}/load/image@{}", registry.push("load/image", &program, PADDING)?));
+        images
+            .push(format!("{at}/load/image@{}", registry.push("load/image", &exporter, PADDING)?));
     }
     let policy =
         format!("version = 1\n[[registry]]\nname = \"{at}\"\nplain_http = true\nunsigned = true\n");
