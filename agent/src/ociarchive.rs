@@ -181,6 +181,11 @@ pub fn this_machines(index: &ImageIndex) -> Option<Descriptor> {
     index.manifests().iter().find(fits).cloned()
 }
 
+/// The digest of a blob.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -192,9 +197,7 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     for diff_id in diff_ids {
         let id = match chain.last() {
             None => diff_id.clone(),
-            Some(parent) => {
-                format!("sha256:{}", hex(&Sha256::digest(format!("{parent} {diff_id}"))))
-            }
+            Some(parent) => digest_of(format!("{parent} {diff_id}").as_bytes()),
         };
         chain.push(id);
     }

@@ -45,8 +45,7 @@ pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
     if !open.iter().any(|word| text.contains(word)) {
         return Ok(text);
     }
-    let value = load(file, surroundings, 0)?;
-    let mut value = value;
+    let mut value = load(file, surroundings, 0)?;
     let services = services(&mut value).with_context(|| file.display().to_string())?;
     let mut kept = Mapping::new();
     for (name, mut service) in std::mem::take(services) {

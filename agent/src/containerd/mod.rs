@@ -193,7 +193,7 @@ impl Containerd {
     ///
     /// # Errors
     /// [`ContainerdError::NoImage`].
-    pub fn check_image(&self, service: &Service) -> Result<&ImageConfiguration, ContainerdError> {
+    fn check_image(&self, service: &Service) -> Result<&ImageConfiguration, ContainerdError> {
         self.images
             .get(&service.image)
             .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))

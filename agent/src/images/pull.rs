@@ -9,7 +9,7 @@ use crate::files::{free_bytes, write_whole};
 use crate::limits::{
     DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_CONNECT, REGISTRY_SILENCE,
 };
-use crate::ociarchive::{hex, is_index, this_machines};
+use crate::ociarchive::{digest_of, hex, is_index, this_machines};
 use anyhow::{Context, Result, bail, ensure};
 use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig};
 use oci_client::client::{ClientProtocol, SizedStream};
@@ -182,7 +182,7 @@ impl<'a> Source<'a> {
             "{reference}: a manifest of {} bytes",
             bytes.len()
         );
-        let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
+        let digest = digest_of(&bytes);
         Ok((bytes.to_vec(), digest))
     }
 

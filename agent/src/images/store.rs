@@ -194,7 +194,7 @@ impl Store {
         let read = |digest: &str| -> Result<Vec<u8>> {
             let path = self.blob(digest)?;
             let bytes = read_up_to(&path, METADATA_LEN_MAX)?;
-            let found = format!("sha256:{}", ociarchive::hex(&Sha256::digest(&bytes)));
+            let found = ociarchive::digest_of(&bytes);
             ensure!(found == digest, "blob {digest} has the digest {found}");
             Ok(bytes)
         };
@@ -262,10 +262,7 @@ fn hex_of(digest: &str) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn digest(bytes: &[u8]) -> String {
-        format!("sha256:{}", ociarchive::hex(&Sha256::digest(bytes)))
-    }
+    use crate::ociarchive::digest_of as digest;
 
     fn store(name: &str) -> Store {
         let root =
