@@ -4,13 +4,17 @@
 use crate::limits::{COMPOSE_LEN_MAX, SERVICES_MAX};
 use abi::hostplan::CorePlan;
 use serde::{Deserialize, Serialize};
-use serde_yaml_ng::Value;
+use serde_yaml_ng::{Mapping, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thiserror::Error;
 
+/// Versions that run beside the one before.
+pub mod canary;
 /// Values in their ranges.
 mod check;
+/// Volumes, configurations and secrets.
+pub mod grants;
 /// Health checks.
 pub mod health;
 /// What a file leaves to where it is applied from.
@@ -22,7 +26,9 @@ mod tests;
 /// Numbers with units.
 mod units;
 
+use canary::Canary;
 use check::Checker;
+use grants::{Config, Secret};
 use health::Health;
 
 /// Why a compose file is refused.
@@ -93,6 +99,17 @@ pub enum Condition {
     ServiceCompletedSuccessfully,
 }
 
+/// Whether a changed service's old container ends before the new one starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// It does.
+    #[default]
+    StopFirst,
+    /// It runs until the new one has proved itself.
+    StartFirst,
+}
+
 /// What becomes of a version that does not prove itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,7 +155,7 @@ pub struct Rlimit {
 }
 
 /// What is done with a container, and not what it is: another conduct makes no other container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conduct {
     /// When it is started again.
     pub restart: Restart,
@@ -154,11 +171,19 @@ pub struct Conduct {
     pub failure_action: FailureAction,
     /// How long it has for that.
     pub monitor: Duration,
+    /// How a changed one takes the place of the old one.
+    pub order: Order,
+    /// How one that runs beside the old one is judged.
+    pub canary: Option<Canary>,
+    /// Ports that the file names, and which are used in their place in the second slot.
+    pub ports: BTreeMap<u16, u16>,
+    /// The signal that says that a secret is another one now.
+    pub secret_signal: Option<u32>,
 }
 
 /// A service as declared. Holding one proves that its values are in their ranges and that it asks for
 /// housekeeping cores only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Service {
     /// Its name: letters, digits, `-`, `_`.
     pub name: String,
@@ -190,6 +215,10 @@ pub struct Service {
     pub tmpfs: Vec<Tmpfs>,
     /// Bytes of `/dev/shm`.
     pub shm_bytes: u64,
+    /// Secrets, below `/run/secrets`.
+    pub secrets: Vec<Secret>,
+    /// Texts of the compose file.
+    pub configs: Vec<Config>,
     /// Its network.
     pub network: NetworkMode,
     /// CPUs it may use.
@@ -235,10 +264,12 @@ pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError>
         serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
     let merged = file.apply_merge();
     merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
-    let services = top_level(file, text)?;
+    let (services, top) = top_level(file, text)?;
     limit("services", services.len() as u64, SERVICES_MAX as u64)?;
+    grants::check_top(&top)?;
     let mut read = Vec::new();
-    for (name, value) in services {
+    for (name, mut value) in services {
+        grants::put_in(&name, &mut value, &top)?;
         read.push(parse_value(&name, value, cores).map_err(|error| at_line(error, &name, text))?);
     }
     read.sort_by(|a: &Service, b| a.name.cmp(&b.name));
@@ -270,21 +301,23 @@ fn parse_value(name: &str, mut value: Value, cores: &CorePlan) -> Result<Service
     Checker { name, cores }.check(&raw, source)
 }
 
-/// The services of a file whose other keys say nothing that is not supported.
-fn top_level(file: Value, text: &str) -> Result<Vec<(String, Value)>, ComposeError> {
+/// The services of a file, and what they use of its top, if the other keys say nothing that is not supported.
+fn top_level(file: Value, text: &str) -> Result<(Vec<(String, Value)>, Mapping), ComposeError> {
     let refuse = |what: String| Err(ComposeError::Schema(what));
     let Value::Mapping(file) = file else { return refuse("a file has the key services".into()) };
-    let mut found = None;
+    let (mut found, mut top) = (None, Mapping::new());
     for (key, value) in file {
         match key.as_str() {
             Some("services") => found = Some(value),
+            Some("volumes" | "configs" | "secrets") => drop(top.insert(key, value)),
             Some("name" | "version") => {}
             Some(key) if key.starts_with("x-") => {}
             other => {
                 let key = other.unwrap_or("?");
                 let line =
                     line_of(text, None, key).map_or(String::new(), |n| format!(" at line {n}"));
-                return refuse(format!("unknown key `{key}`{line}; there are name and services"));
+                let known = "name, services, volumes, configs and secrets";
+                return refuse(format!("unknown key `{key}`{line}; there are {known}"));
             }
         }
     }
@@ -292,7 +325,7 @@ fn top_level(file: Value, text: &str) -> Result<Vec<(String, Value)>, ComposeErr
         return refuse("services: a mapping of names to services is expected".into());
     };
     let named = |(key, value): (Value, Value)| Some((key.as_str()?.to_owned(), value));
-    Ok(services.into_iter().filter_map(named).collect())
+    Ok((services.into_iter().filter_map(named).collect(), top))
 }
 
 /// Says in which line of the text the key of an unknown-field error stands.

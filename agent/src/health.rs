@@ -1,8 +1,7 @@
 //! Health of containers: when to look, what came of it. Files are looked at here, ports are asked by a process of its own.
 
-use crate::compose::Service;
 use crate::compose::health::{Health, Probe};
-use crate::limits::{PROBE_ANSWER_MAX, PROBE_STARTING};
+use crate::limits::{METRICS_LEN_MAX, PROBE_ANSWER_MAX, PROBE_STARTING};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -27,16 +26,27 @@ struct Known {
     healthy: Option<bool>,
 }
 
-/// Health by service.
+/// Health by name: of instances, and of what else is looked at.
 #[derive(Debug, Default)]
 pub struct Book {
     known: BTreeMap<String, Known>,
 }
 
+/// What is to be looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// Its name in the book.
+    pub name: String,
+    /// The version: another one starts from nothing.
+    pub fingerprint: String,
+    /// How to look.
+    pub health: Health,
+}
+
 /// What a look brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// The service.
+    /// The subject.
     pub name: String,
     /// The version that was looked at.
     pub fingerprint: String,
@@ -45,29 +55,26 @@ pub struct Look {
 }
 
 impl Book {
-    /// What the health check of a running service says: nothing yet, well, or not.
-    pub fn of(&self, service: &Service) -> Option<bool> {
-        let known = self.known.get(&service.name)?;
-        known.healthy.filter(|_| known.fingerprint == service.fingerprint())
+    /// What the looks at a version say: nothing yet, well, or not.
+    pub fn of(&self, name: &str, fingerprint: &str) -> Option<bool> {
+        let known = self.known.get(name)?;
+        known.healthy.filter(|_| known.fingerprint == fingerprint)
     }
 
-    /// Services among the running ones that are to be looked at now; they are noted as being looked at.
-    pub fn due(&mut self, running: &[&Service], now: Duration) -> Vec<(String, String, Health)> {
-        self.known.retain(|name, _| running.iter().any(|service| service.name == *name));
-        let mut due = Vec::new();
-        for service in running {
-            let Some(health) = &service.conduct.health else { continue };
-            let fingerprint = service.fingerprint();
-            let known = self.known.entry(service.name.clone()).or_default();
-            if known.fingerprint != fingerprint {
+    /// Those that are to be looked at now, of all that there are; they are noted as being looked at.
+    pub fn due(&mut self, subjects: Vec<Subject>, now: Duration) -> Vec<Subject> {
+        self.known.retain(|name, _| subjects.iter().any(|subject| subject.name == *name));
+        let mut is_due = |subject: &Subject| {
+            let known = self.known.entry(subject.name.clone()).or_default();
+            if known.fingerprint != subject.fingerprint {
+                let fingerprint = subject.fingerprint.clone();
                 *known = Known { fingerprint, since: now, due: now, ..Known::default() };
             }
-            if !known.looking && known.due <= now {
-                known.looking = true;
-                due.push((service.name.clone(), known.fingerprint.clone(), health.clone()));
-            }
-        }
-        due
+            let due = !known.looking && known.due <= now;
+            known.looking |= due;
+            due
+        };
+        subjects.into_iter().filter(|subject| is_due(subject)).collect()
     }
 
     /// It was started anew, whatever was known.
@@ -99,7 +106,8 @@ impl Book {
 }
 
 /// Looks once.
-pub async fn look(name: String, fingerprint: String, health: Health) -> Look {
+pub async fn look(subject: Subject) -> Look {
+    let Subject { name, fingerprint, health } = subject;
     let asked = async {
         match &health.probe {
             Probe::File { .. } => probe(&health.probe).await,
@@ -115,28 +123,37 @@ pub async fn look(name: String, fingerprint: String, health: Health) -> Look {
     Look { name, fingerprint, wrong }
 }
 
+async fn connect(port: u16) -> Result<TcpStream, String> {
+    let connected = TcpStream::connect(("127.0.0.1", port)).await;
+    connected.map_err(|error| format!("port {port}: {error}"))
+}
+
+/// Asks a port by HTTP; at most so many bytes of what it answers, if that is well.
+async fn get(port: u16, path: &str, len_max: u64) -> Result<String, String> {
+    let mut stream = connect(port).await?;
+    // 1.0: what comes is not in chunks, and the connection ends with it.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let said = |error: std::io::Error| format!("port {port}: {error}");
+    stream.write_all(request.as_bytes()).await.map_err(said)?;
+    let mut answer = Vec::new();
+    stream.take(len_max).read_to_end(&mut answer).await.map_err(said)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let line = answer.lines().next().unwrap_or_default();
+    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
+    match status.and_then(|status| status.parse::<u16>().ok()) {
+        Some(200..=399) => Ok(answer),
+        _ => Err(format!("port {port}{path}: {line:?}")),
+    }
+}
+
 async fn probe(probe: &Probe) -> Result<(), String> {
-    let connect = async |port: u16| {
-        let connected = TcpStream::connect(("127.0.0.1", port)).await;
-        connected.map_err(|error| format!("port {port}: {error}"))
-    };
     match probe {
         Probe::Tcp { port } => connect(*port).await.map(drop),
-        Probe::Http { port, path } => {
-            let mut stream = connect(*port).await?;
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-            let said = |error: std::io::Error| format!("port {port}: {error}");
-            stream.write_all(request.as_bytes()).await.map_err(said)?;
-            let mut answer = Vec::new();
-            stream.take(PROBE_ANSWER_MAX).read_to_end(&mut answer).await.map_err(said)?;
-            let line = String::from_utf8_lossy(&answer);
-            let line = line.lines().next().unwrap_or_default();
-            let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
-            match status.and_then(|status| status.parse::<u16>().ok()) {
-                Some(200..=399) => Ok(()),
-                _ => Err(format!("port {port}{path}: {line:?}")),
-            }
+        Probe::Http { port, path } => get(*port, path, PROBE_ANSWER_MAX).await.map(drop),
+        Probe::Metrics { port, path, checks } => {
+            let page = get(*port, path, METRICS_LEN_MAX).await?;
+            let (_, metrics) = page.split_once("\r\n\r\n").unwrap_or_default();
+            checks.iter().try_for_each(|check| check.judge(metrics))
         }
         Probe::File { path, max_age } => {
             let written = std::fs::metadata(path).and_then(|file| file.modified());
@@ -153,6 +170,7 @@ async fn probe(probe: &Probe) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compose::Service;
     use abi::hostplan::CorePlan;
 
     fn service(lines: &str) -> Service {
@@ -170,11 +188,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut book = Book::default();
         let look = |book: &mut Book, now: u32, wrong: Option<&str>| {
-            let due = book.due(&[&service], second * now);
-            let fingerprint = service.fingerprint();
-            let look = Look { name: "a".into(), fingerprint, wrong: wrong.map(Into::into) };
+            let (name, fingerprint) = ("a".to_owned(), service.fingerprint());
+            let subject = Subject { name, fingerprint, health: health.clone() };
+            let due = book.due(vec![subject], second * now);
+            let (name, fingerprint) = ("a".to_owned(), service.fingerprint());
+            let look = Look { name, fingerprint, wrong: wrong.map(Into::into) };
             let changed = book.note(&look, &health, second * now);
-            (due.len(), book.of(&service), changed)
+            (due.len(), book.of("a", &service.fingerprint()), changed)
         };
         assert_eq!(look(&mut book, 0, Some("x")), (1, None, false));
         // Until it has been well once it is looked at each second.
@@ -185,7 +205,7 @@ mod tests {
         assert_eq!(look(&mut book, 31, None), (1, Some(true), true));
         // Another version is not known yet.
         book.forget("a");
-        assert_eq!(book.of(&service), None);
+        assert_eq!(book.of("a", &service.fingerprint()), None);
         // In the start nothing counts.
         for now in 0..5 {
             assert_eq!(look(&mut book, now, Some("x")).1, None);

@@ -2,8 +2,12 @@
 //! are pure; containerd, cgroups and sockets are thin rims. Nothing here can build an order.
 #![forbid(unsafe_code)]
 
+/// The agent over the network.
+pub mod api;
 /// Copies of the engine's journal.
 pub mod archive;
+/// Who changed what.
+pub mod audit;
 /// The compose file: what is accepted, and what is refused where.
 pub mod compose;
 /// The rim to containerd.
@@ -24,14 +28,22 @@ pub mod hostconfig;
 pub mod hotpartition;
 /// Images from registries and from media.
 pub mod images;
+/// Services in their slots.
+pub mod instance;
 /// What a core was interrupted by.
 pub mod interference;
 /// Every limit with its reason.
 pub mod limits;
 /// OCI images as archives.
 pub mod ociarchive;
+/// Containers' output to the journal.
+pub mod output;
 /// What is to be done so that what runs is what is declared.
 pub mod plan;
+/// What the agent is asked, and what it answers.
+pub mod protocol;
+/// The command line of operators.
+pub mod qctl;
 /// Name servers, from DHCP to `/etc/resolv.conf`.
 pub mod resolver;
 /// The engine's risk limits.
@@ -42,14 +54,14 @@ pub mod rollout;
 pub mod run;
 /// A service as an OCI runtime specification.
 pub mod runtimespec;
-/// The local socket: one line of JSON in, one out.
+/// Secrets, sealed on disk and opened in memory.
+pub mod secrets;
+/// The local socket.
 pub mod server;
 /// What the agent knows, for people and programs.
 pub mod status;
 /// Images for what is declared.
 pub mod supply;
-/// Containers' output to the journal.
-pub mod tail;
 /// Whether the host is tuned as it is to be.
 pub mod tune;
 /// Updates of the operating system.

@@ -8,6 +8,40 @@ pub const COMPOSE_LEN_MAX: u64 = 1 << 20;
 /// Services in one file.
 pub const SERVICES_MAX: usize = 64;
 
+/// A configuration in a compose file: what does not fit belongs in an image or a volume.
+pub const CONFIG_LEN_MAX: u64 = 64 << 10;
+
+/// A secret: a key, a password, a certificate with its chain. systemd takes 1 MiB.
+pub const SECRET_LEN_MAX: u64 = 64 << 10;
+/// Secrets of a host.
+pub const SECRETS_MAX: usize = 256;
+/// A TPM takes a second at most for one.
+pub const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks at one canary's metrics: each is a line that somebody reads when it fails.
+pub const CANARY_CHECKS_MAX: usize = 32;
+/// What is read of a page of metrics.
+pub const METRICS_LEN_MAX: u64 = 1 << 20;
+
+/// Connections of the API at once: a desk's operators, their dashboards and a Prometheus.
+pub const API_CONNECTIONS_MAX: usize = 64;
+/// A handshake, the head of a request, and a whole request with its answer take at most this; removing a container is the
+/// longest.
+pub const API_HANDSHAKE: Duration = Duration::from_secs(10);
+/// See [`API_HANDSHAKE`].
+pub const API_HEADERS: Duration = Duration::from_secs(10);
+/// See [`API_HANDSHAKE`].
+pub const API_REQUEST: Duration = Duration::from_secs(60);
+/// What the agent answers: a thousand events of a kilobyte.
+pub const API_ANSWER_MAX: u64 = 16 << 20;
+/// The API's configuration: a few certificates.
+pub const API_CONFIG_LEN_MAX: u64 = 256 << 10;
+/// Who follows events sees them within this.
+pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Another host answers within this, or is not there.
+pub const REMOTE_TIMEOUT: Duration = Duration::from_secs(70);
+const _: () = assert!(REMOTE_TIMEOUT.as_secs() > API_REQUEST.as_secs());
+
 /// An image archive: the largest static program with its data.
 pub const ARCHIVE_LEN_MAX: u64 = 2 << 30;
 
@@ -45,20 +79,31 @@ pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A file of events before the next is begun: some ten thousand of them. One older file is kept.
 pub const EVENTS_LEN_MAX: u64 = 1 << 20;
+/// A file of who changed what before the next is begun; one older file is kept.
+pub const AUDIT_LEN_MAX: u64 = 4 << 20;
 /// Events in one answer.
 pub const EVENTS_SHOWN_MAX: usize = 1000;
 
 /// An image is in containerd within this, or what was written of it is given up.
 pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
 
-/// Bytes read from one container's output in one go.
-pub const TAIL_CHUNK: usize = 64 * 1024;
+/// Bytes read from a container's output in one go, and the longest line of the journal. journald's own limit is larger; a
+/// datagram's is 208 KiB (net.core.wmem_max).
+pub const OUTPUT_CHUNK: usize = 64 * 1024;
 
-/// Pieces read in one turn: 4 MiB a second of one container.
-pub const TAIL_CHUNKS_MAX: usize = 64;
+/// Pieces read in one turn, so that a container that writes without end keeps no other waiting: 4 MiB.
+pub const OUTPUT_CHUNKS_MAX: usize = 64;
 
-/// Output behind the read position is given back to the file system in steps of this.
-pub const TAIL_PUNCH: u64 = 1 << 20;
+/// Output behind the place is given back to the file system in steps of this.
+pub const OUTPUT_PUNCH: u64 = 1 << 20;
+
+/// Output of one stream that may wait for the journal: some seconds of a container that writes as fast as it can.
+pub const OUTPUT_BACKLOG_MAX: u64 = 256 << 20;
+
+/// Lines that come within this are read in one turn: each turn costs a wake-up.
+pub const OUTPUT_PAUSE: Duration = Duration::from_millis(50);
+/// Until the journal is tried again.
+pub const OUTPUT_RETRY: Duration = Duration::from_secs(1);
 
 /// A request on the local socket: a compose file and a little more.
 pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
@@ -72,6 +117,8 @@ pub const STOP_GRACE_MAX: Duration = Duration::from_secs(15);
 pub const PROBE_STARTING: Duration = Duration::from_secs(1);
 /// One question of a port, whatever its own limit is (up to an hour can be written).
 pub const PROBE_TIME_MAX: Duration = Duration::from_secs(3600);
+/// A question to who asks ports: the checks of a canary.
+pub const PROBE_QUESTION_MAX: u64 = 64 << 10;
 /// What is read of an answer to a health check: its first line says it all.
 pub const PROBE_ANSWER_MAX: u64 = 4096;
 

@@ -1,12 +1,13 @@
-//! `quietcore-agent`: reads the command line and runs the agent or one of its early steps.
+//! `quietcore-agent`: reads the command line and runs the agent or one of its steps; called `qctl`, it is that.
 
 use agent::flash;
 use agent::health::prober;
 use agent::images::policy::Policy;
 use agent::images::{pull, wanted};
+use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
-use agent::{compose, hostconfig, hotpartition, server};
+use agent::{api, compose, hostconfig, hotpartition, output, protocol, qctl};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,11 +41,20 @@ struct Run {
     /// The engine's pages.
     #[arg(long, default_value = "/run/quietcore/engine")]
     pages: PathBuf,
+    /// Where secrets are opened, in memory.
+    #[arg(long, default_value = "/run/quietcore-private")]
+    private: PathBuf,
+    /// Where services with several ports say which they have.
+    #[arg(long, default_value = "/run/quietcore/ports")]
+    ports: PathBuf,
+    /// Where the API reads its configuration.
+    #[arg(long, default_value = "/run/quietcore-api")]
+    api: PathBuf,
     /// containerd's socket.
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     containerd: PathBuf,
     /// Our own socket.
-    #[arg(long, default_value = server::SOCKET)]
+    #[arg(long, default_value = protocol::SOCKET)]
     socket: PathBuf,
     /// The host plan.
     #[arg(long, default_value = "/usr/share/quietcore/host-plan.toml")]
@@ -57,7 +67,7 @@ struct Run {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run containers, watch the hot cores, answer qctl.
-    Run(Run),
+    Run(Box<Run>),
     /// Make the isolated cpuset partition on the hot cores, and leave.
     HotPartition,
     /// Put this host's configuration, the credential `quietcore.host`, where it is read, and leave.
@@ -67,6 +77,24 @@ enum Command {
         /// The socket to answer at.
         #[arg(long, default_value = prober::SOCKET)]
         socket: PathBuf,
+    },
+    /// Answer over the network, behind TLS.
+    Api {
+        /// Its configuration, from qctl ca host.
+        #[arg(long, default_value = "/run/quietcore-api/quietcore.api")]
+        config: PathBuf,
+        /// The agent's socket.
+        #[arg(long, default_value = protocol::SOCKET)]
+        agent: PathBuf,
+    },
+    /// Give containers' output to the journal.
+    Tail {
+        /// The output.
+        #[arg(long, default_value = "/var/log/quietcore/containers")]
+        logs: PathBuf,
+        /// journald's socket.
+        #[arg(long, default_value = output::journal::SOCKET)]
+        journal: PathBuf,
     },
     /// Fetch the images that the agent wants, until it wants none.
     Pull {
@@ -134,6 +162,10 @@ fn run_agent(arguments: Run) -> Result<()> {
         host_plan,
         journal: arguments.journal,
         archive,
+        private: arguments.private,
+        ports: arguments.ports,
+        api: arguments.api,
+        api_credential: own.as_deref().and_then(|own| hostconfig::credential(own, "quietcore.api")),
         update: Places::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -151,7 +183,7 @@ fn fetch_images(places: &wanted::Places) -> Result<()> {
 
 fn act(command: Command) -> Result<()> {
     match command {
-        Command::Run(arguments) => run_agent(arguments),
+        Command::Run(arguments) => run_agent(*arguments),
         Command::HotPartition => {
             let plan = hotpartition::core_plan()?;
             hotpartition::apply(&plan)?;
@@ -177,6 +209,12 @@ fn act(command: Command) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(prober::serve(&socket))
         }
+        Command::Api { config, agent } => {
+            let image = PathBuf::from("/usr/lib/os-release");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(api::run(api::Places { config, agent, image }))
+        }
+        Command::Tail { logs, journal } => tailer::run(&logs, &journal),
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),
         Command::InstallDisk => flash::install::run(&hostconfig::Places::default().install()),
@@ -203,6 +241,9 @@ fn log_to_journald() {
 }
 
 fn main() -> ExitCode {
+    if qctl::is_called() {
+        return qctl::main();
+    }
     log_to_journald();
     match act(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

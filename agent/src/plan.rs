@@ -2,6 +2,7 @@
 //! is there now, so that it gets out of every half state that a crash can leave.
 
 use crate::compose::{Restart, Service};
+use crate::instance::Instance;
 use crate::limits::{RESTART_DELAY, RESTART_DELAY_MAX, RESTART_FORGIVEN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Observed {
     pub task: Option<Task>,
     /// Whether a snapshot is left.
     pub snapshot: bool,
+    /// The stem of the files that its output goes to.
+    pub output: Option<String>,
 }
 
 /// One thing to do.
@@ -76,37 +79,37 @@ pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     )
 }
 
-/// The actions that lead from what is observed to what is declared, in order. What runs is not taken away for a service
+/// The actions that lead from what is observed to what is wanted, in order. What runs is not taken away for a version
 /// that may not start yet; one that is not well is made anew, if it is to be started again at all.
 pub fn plan(
-    declared: &[Service],
+    wanted: &[Instance],
     observed: &BTreeMap<String, Observed>,
     history: &BTreeMap<String, History>,
-    may_start: &dyn Fn(&Service) -> bool,
-    is_unwell: &dyn Fn(&Service) -> bool,
+    may_start: &dyn Fn(&Instance) -> bool,
+    is_unwell: &dyn Fn(&Instance) -> bool,
     now: Duration,
 ) -> Vec<Action> {
-    let names: BTreeSet<&str> = declared.iter().map(|service| service.name.as_str()).collect();
-    let undeclared = observed.keys().filter(|name| !names.contains(name.as_str()));
-    let mut actions: Vec<Action> = undeclared.cloned().map(Action::Remove).collect();
-    for service in declared {
-        let name = service.name.clone();
-        let found = observed.get(&name).cloned().unwrap_or_default();
-        let current = found.fingerprint.as_ref() == Some(&service.fingerprint());
+    let ids: BTreeSet<&str> = wanted.iter().map(|instance| instance.id.as_str()).collect();
+    let unwanted = observed.keys().filter(|id| !ids.contains(id.as_str()));
+    let mut actions: Vec<Action> = unwanted.cloned().map(Action::Remove).collect();
+    for instance in wanted {
+        let id = instance.id.clone();
+        let found = observed.get(&id).cloned().unwrap_or_default();
+        let current = found.fingerprint.as_ref() == Some(&instance.fingerprint);
         let runs = found.task == Some(Task::Running);
-        let is_well = service.conduct.restart == Restart::No || !is_unwell(service);
-        if current && (runs && is_well || is_over(service, found.task)) {
+        let is_well = instance.service.conduct.restart == Restart::No || !is_unwell(instance);
+        if current && (runs && is_well || is_over(&instance.service, found.task)) {
             continue;
         }
         let changed = found.fingerprint.is_some() && !current;
-        let due = changed || history.get(&name).copied().unwrap_or_default().due_at() <= now;
-        if !due || !may_start(service) {
+        let due = changed || history.get(&id).copied().unwrap_or_default().due_at() <= now;
+        if !due || !may_start(instance) {
             continue;
         }
         if found != Observed::default() {
-            actions.push(Action::Remove(name.clone()));
+            actions.push(Action::Remove(id.clone()));
         }
-        actions.push(Action::Create(name));
+        actions.push(Action::Create(id));
     }
     actions
 }
@@ -123,6 +126,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Slot;
     use abi::hostplan::CorePlan;
 
     fn service(restart: &str) -> Service {
@@ -140,11 +144,21 @@ mod tests {
         let observed = found.map(|found| ("a".to_string(), found)).into_iter().collect();
         let history = [("a".to_string(), history)].into();
         let now = Duration::from_millis(now_ms);
-        plan(std::slice::from_ref(service), &observed, &history, &|_| true, &|_| false, now)
+        plan(&[instance(service)], &observed, &history, &|_| true, &|_| false, now)
+    }
+
+    fn instance(service: &Service) -> Instance {
+        Instance::new(service, Slot::Blue, true)
     }
 
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
-        Some(Observed { fingerprint: Some(service.fingerprint()), task, snapshot: true })
+        let fingerprint = Some(service.fingerprint());
+        Some(Observed { fingerprint, task, snapshot: true, output: None })
+    }
+
+    fn old() -> Observed {
+        let (fingerprint, task) = (Some("old".into()), Some(Task::Running));
+        Observed { fingerprint, task, snapshot: true, output: None }
     }
 
     fn anew() -> Vec<Action> {
@@ -167,8 +181,7 @@ mod tests {
     #[test]
     fn a_changed_service_is_made_anew_and_an_undeclared_one_removed() {
         let service = service("always");
-        let old =
-            Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
+        let old = old();
         assert_eq!(planned(&service, Some(old.clone()), History::default(), 0), anew());
         let observed = [("b".to_string(), old)].into();
         let actions = plan(&[], &observed, &BTreeMap::new(), &|_| true, &|_| false, Duration::ZERO);
@@ -180,9 +193,15 @@ mod tests {
         let planned = |restart: &str| {
             let service = service(restart);
             let observed = [("a".to_string(), found(&service, Some(Task::Running)).unwrap())];
-            let declared = std::slice::from_ref(&service);
             let history = BTreeMap::new();
-            plan(declared, &observed.into(), &history, &|_| true, &|_| true, Duration::ZERO)
+            plan(
+                &[instance(&service)],
+                &observed.into(),
+                &history,
+                &|_| true,
+                &|_| true,
+                Duration::ZERO,
+            )
         };
         assert_eq!(planned("always"), anew());
         assert_eq!(planned("no"), []);
@@ -191,15 +210,14 @@ mod tests {
     #[test]
     fn what_runs_stays_until_what_is_next_may_start() {
         let service = service("always");
-        let old =
-            Observed { fingerprint: Some("old".into()), task: Some(Task::Running), snapshot: true };
+        let old = old();
         let observed = [("a".to_string(), old)].into();
-        let planned = |may_start: &dyn Fn(&Service) -> bool| {
-            let declared = std::slice::from_ref(&service);
-            plan(declared, &observed, &BTreeMap::new(), may_start, &|_| false, Duration::ZERO)
+        let planned = |may_start: &dyn Fn(&Instance) -> bool| {
+            let wanted = [instance(&service)];
+            plan(&wanted, &observed, &BTreeMap::new(), may_start, &|_| false, Duration::ZERO)
         };
         assert_eq!(planned(&|_| false), []);
-        assert_eq!(planned(&|service| service.image == "x"), anew());
+        assert_eq!(planned(&|instance| instance.service.image == "x"), anew());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The engine's risk limits: read from its counters page, changed through the control page, and the
 //! engine's own word on whether it took them.
 
-use crate::server::Response;
+use crate::protocol::Response;
 use abi::control::{ControlPage, LIMIT_NAMES};
 use abi::counters::{Counter, CountersPage};
 use std::collections::BTreeMap;

@@ -2,7 +2,8 @@
 //! something happened.
 
 use crate::archive;
-use crate::compose::{self, Service};
+use crate::audit::AuditLog;
+use crate::compose::Service;
 use crate::containerd::Containerd;
 use crate::engines::Events;
 use crate::events::{EventLog, Level};
@@ -10,28 +11,34 @@ use crate::health::{Book, Look};
 use crate::hotpartition;
 use crate::images::policy::Policy;
 use crate::images::wanted;
+use crate::instance::Instance;
 use crate::interference::{self, CoreCounts};
 use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
 use crate::plan::{History, Observed};
+use crate::protocol::{Request, Response};
 use crate::resolver;
 use crate::rollout::Memory;
-use crate::server::{self, Asked, Question, Response};
+use crate::secrets::{self, Secrets};
+use crate::server::{self, Asked, Desk};
 use crate::status::{self, Container, Core, Engine, Status};
 use crate::supply::Supply;
-use crate::tail::Tail;
 use crate::update::{self, ask};
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 mod containers;
+mod declaration;
+mod grants;
+mod trials;
 
 /// A version of a service that is to prove itself.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +77,14 @@ pub struct Paths {
     pub journal: PathBuf,
     /// Where its files are kept.
     pub archive: PathBuf,
+    /// Where secrets are opened, in memory.
+    pub private: PathBuf,
+    /// Where services with several ports say which they have.
+    pub ports: PathBuf,
+    /// Where the API reads its configuration.
+    pub api: PathBuf,
+    /// The one that this host was given.
+    pub api_credential: Option<PathBuf>,
     /// What updates work with.
     pub update: update::Places,
 }
@@ -79,18 +94,20 @@ pub struct Agent {
     paths: Paths,
     cores: CorePlan,
     declared: Vec<Service>,
-    /// What is to run: what is declared, but for versions that have failed.
-    wanted: Vec<Service>,
+    /// What is to run: what is declared, but for versions that have failed, and beside those on trial.
+    wanted: Vec<Instance>,
+    secrets: Secrets,
     versions: Memory,
     /// Trials of services: the version, when it began, how often it was started.
     trials: BTreeMap<String, Trial>,
     health: Book,
     looks: mpsc::Sender<Look>,
     supply: Supply,
+    /// When what was applied on trial is taken back.
+    try_until: Option<Duration>,
     containerd: Option<Containerd>,
     observed: BTreeMap<String, Observed>,
     history: BTreeMap<String, History>,
-    tails: BTreeMap<String, Tail>,
     problems: BTreeMap<String, String>,
     started: Instant,
     counts: BTreeMap<u32, CoreCounts>,
@@ -112,23 +129,29 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let mut agent = Agent::new(paths, cores, policy, looks)?;
     let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
-    tokio::spawn(beat(pages.clone()));
+    let audit = AuditLog::at(&agent.paths.versions.with_file_name("audit.jsonl"));
+    // Who asks for others, over the network, is whose its directory is (systemd/base/tmpfiles.d).
+    let network = agent.paths.api.metadata().map_or(0, |directory| directory.uid());
+    let network = Some(network).filter(|user| *user != 0);
+    let desk = Desk { pages: pages.clone(), to_agent, audit, network };
+    tokio::spawn(beat(pages));
     tokio::spawn(archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
-    let mut serving = tokio::spawn(async move { server::serve(&socket, pages, to_agent).await });
+    let mut serving = tokio::spawn(async move { server::serve(&socket, desk).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wake = agent.wake.clone();
+    agent.problem("API", agent.bring_api().err().map(|error| format!("{error:#}")));
     ask::settle(&agent.paths.update);
     hotpartition::guard(agent.cores.clone(), agent.log.clone());
     notify_systemd("READY=1");
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {
         tokio::select! {
-            _ = ticks.tick() => { agent.sample(); agent.reconcile().await; }
+            _ = ticks.tick() => { agent.sample(); agent.end_try(); agent.reconcile().await; }
             () = wake.notified() => agent.reconcile().await,
             Some(look) = looked.recv() => agent.note_look(&look),
-            Some((question, back)) = requests.recv() => { let _ = back.send(agent.answer(question).await); }
+            Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
             ended = &mut serving => { ended?.context("local socket")?; }
             _ = terminate.recv() => {
                 agent.leave().await;
@@ -173,7 +196,10 @@ impl Agent {
         let log = EventLog::at(&paths.events);
         let (archives, images) = (paths.archives.clone(), paths.images.clone());
         let supply = Supply::new(archives, images, policy, log.clone())?;
+        let sealed = paths.versions.with_file_name("secrets");
+        let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
         let mut agent = Self {
+            secrets,
             paths,
             cores,
             declared: Vec::new(),
@@ -183,10 +209,10 @@ impl Agent {
             health: Book::default(),
             looks,
             supply,
+            try_until: None,
             containerd: None,
             observed: BTreeMap::new(),
             history: BTreeMap::new(),
-            tails: BTreeMap::new(),
             problems: BTreeMap::new(),
             started: Instant::now(),
             counts: BTreeMap::new(),
@@ -200,22 +226,6 @@ impl Agent {
         agent.declared = agent.load()?;
         agent.remember();
         Ok(agent)
-    }
-
-    /// The applied compose file if it is there and still valid, else the image's.
-    fn load(&mut self) -> Result<Vec<Service>> {
-        if let Ok(text) = std::fs::read_to_string(&self.paths.applied) {
-            match compose::parse(&text, &self.cores) {
-                Ok(services) => return Ok(services),
-                Err(error) => {
-                    warn!("{}: {error}; using the image's own", self.paths.applied.display())
-                }
-            }
-        }
-        let path = &self.paths.compose;
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        compose::parse(&text, &self.cores).with_context(|| path.display().to_string())
     }
 
     fn now(&self) -> Duration {
@@ -253,25 +263,7 @@ impl Agent {
             self.containerd = None;
         }
         self.problem("containers", done.err().map(|error| format!("{error:#}")));
-        self.read_tails();
         self.events.report(&self.paths.pages);
-    }
-
-    /// Also of containers that an earlier agent started.
-    fn read_tails(&mut self) {
-        for service in &self.declared {
-            let logs = &self.paths.logs;
-            self.tails
-                .entry(service.name.clone())
-                .or_insert_with(|| Tail::new(logs, &service.name));
-        }
-        for (name, tail) in &mut self.tails {
-            let read =
-                tail.read(|line| info!(target: "container", container = name, "{name}: {line}"));
-            if let Err(error) = read {
-                warn!("output of container {name}: {error}");
-            }
-        }
     }
 
     /// The engines that run.
@@ -315,15 +307,17 @@ impl Agent {
         self.engine_switches = own;
     }
 
-    async fn answer(&mut self, question: Question) -> Response {
-        let done = match question {
-            Question::Status => return Response::Status(Box::new(self.status())),
-            Question::Apply { compose, dry_run } => {
-                let applied = self.apply(&compose, dry_run);
+    async fn answer(&mut self, request: Request) -> Response {
+        let done = match request {
+            Request::Status {} => return Response::Status(Box::new(self.status())),
+            Request::Declared {} => return Response::Declared(self.declared_text()),
+            Request::Apply { compose, dry_run, try_seconds } => {
+                let applied = self.apply(&compose, dry_run, try_seconds.map(Duration::from_secs));
                 return applied
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
-            Question::LoadImage(archive) => {
+            Request::Keep {} => self.keep(),
+            Request::LoadImage { archive } => {
                 return match &mut self.containerd {
                     None => Response::Error("containerd does not answer".into()),
                     Some(containerd) => match self.supply.load(containerd, &archive).await {
@@ -332,13 +326,20 @@ impl Agent {
                     },
                 };
             }
-            Question::Events { after, count } => {
+            Request::Events { after, count } => {
                 return Response::Events(self.log.after(after, count));
             }
-            Question::Images => return Response::Images(self.supply.list(&self.declared)),
-            Question::RemoveImage(name) => self.supply.remove(&name, &self.declared),
-            Question::Update(url) => ask::start(&self.paths.update, &url).await,
-            Question::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
+            Request::Rollout { name, step } => self.step_rollout(&name, step),
+            Request::Secrets {} => return Response::Secrets(self.secrets.names()),
+            Request::SetSecret { name, secret } => self.set_secret(&name, &secret).await,
+            Request::RemoveSecret { name } => self.remove_secret(&name),
+            Request::Images {} => return Response::Images(self.supply.list(&self.declared)),
+            Request::RemoveImage { name } => self.supply.remove(&name, &self.declared),
+            Request::Update { url } => ask::start(&self.paths.update, &url).await,
+            Request::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
+            Request::Control { .. } | Request::Limits { .. } | Request::Audit { .. } => {
+                unreachable!("the socket answers these itself")
+            }
         };
         done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
     }
@@ -346,12 +347,12 @@ impl Agent {
     fn status(&self) -> Status {
         let engines = self.engines();
         let containers: Vec<Container> =
-            self.wanted.iter().map(|service| self.container(service)).collect();
+            self.wanted.iter().map(|instance| self.container(instance)).collect();
         let partition = hotpartition::stands(&self.cores);
         // A shard that does not run has pages, but none that lives.
         let expected = abi::shards::shard_pages(&self.paths.pages).len().max(1);
         let trading = engines.iter().filter(|engine| engine.state == "trading").count() == expected;
-        let running = self.wanted.iter().all(|service| self.is_up(service));
+        let running = self.wanted.iter().all(|instance| self.is_up(instance));
         let running_version = update::Running::read(&self.paths.update.os_release);
         let version =
             running_version.map_or(env!("CARGO_PKG_VERSION").into(), |it| it.version.to_string());

@@ -2,6 +2,7 @@
 //! everything a container may do stands here: no default seccomp profile, no default masked path.
 
 use crate::compose::{NetworkMode, Service};
+use crate::secrets::Delivered;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
 
@@ -66,8 +67,13 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The specification of a service made from an image.
-pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
+/// The specification of the container of that name, of a service made from an image, with what is brought into it.
+pub fn spec(
+    name: &str,
+    service: &Service,
+    brought: &[Delivered],
+    image: &ImageConfiguration,
+) -> Value {
     let capabilities = &service.capabilities;
     let rlimits = service.rlimits.iter();
     let rlimits: Vec<Value> = rlimits
@@ -96,11 +102,11 @@ pub fn spec(service: &Service, image: &ImageConfiguration) -> Value {
         },
         "root": { "path": "rootfs", "readonly": service.read_only },
         "hostname": service.hostname,
-        "mounts": mounts(service),
+        "mounts": mounts(service, brought),
         "linux": {
             "resources": resources(service),
             "sysctl": service.sysctls,
-            "cgroupsPath": format!("{CGROUP}/{}", service.name),
+            "cgroupsPath": format!("{CGROUP}/{name}"),
             "namespaces": namespaces,
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
@@ -133,7 +139,7 @@ fn environment(service: &Service, image: &ImageConfiguration) -> Vec<String> {
     environment
 }
 
-fn mounts(service: &Service) -> Vec<Value> {
+fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
     let special = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     let shm = format!("size={}", service.shm_bytes);
     let mut mounts = vec![
@@ -158,6 +164,10 @@ fn mounts(service: &Service) -> Vec<Value> {
         let access = if bind.read_only { "ro" } else { "rw" };
         let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
         mounts.push(special(&bind.target, "bind", &bind.source, &options));
+    }
+    for (source, target) in brought {
+        let options = ["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
+        mounts.push(special(target, "bind", &source.to_string_lossy(), &options));
     }
     for tmpfs in &service.tmpfs {
         let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));

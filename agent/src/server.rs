@@ -1,197 +1,123 @@
-//! The local socket: one line of JSON in, one line out. Only root reaches it.
+//! The local socket: one line of JSON in, one line out. Root asks for itself; the network's side of the agent says for
+//! whom, and the agent decides whether they may.
 
+use crate::audit::AuditLog;
 use crate::engines;
-use crate::events::Event;
 use crate::limits::REQUEST_LEN_MAX;
+use crate::protocol::{Call, Request, Response, Role};
 use crate::risklimits as limits;
-use crate::status::Status;
-use crate::supply::ImageLine;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-/// Where the agent listens.
-pub const SOCKET: &str = "/run/quietcore/agent/agent.sock";
+/// A request for the agent's main loop, with the way back.
+pub type Asked = (Request, oneshot::Sender<Response>);
 
-/// What can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// Everything that the agent knows.
-    Status {},
-    /// Run what this compose file declares from now on.
-    Apply {
-        /// The file's text.
-        compose: String,
-        /// Only say what would be another than now.
-        #[serde(default)]
-        dry_run: bool,
-    },
-    /// Put the image of an archive into containerd.
-    LoadImage {
-        /// The archive, an OCI image layout in a tar file.
-        archive: PathBuf,
-    },
-    /// What happened.
-    Events {
-        /// Only what has a higher number.
-        after: u64,
-        /// The last so many.
-        count: usize,
-    },
-    /// What images there are.
-    Images {},
-    /// Take an image away.
-    RemoveImage {
-        /// Its name.
-        name: String,
-    },
-    /// Tell the engine.
-    Control {
-        /// Cancel everything and send nothing more.
-        kill: bool,
-        /// Cancel what works and open nothing new.
-        drain: bool,
-    },
-    /// Fetch a release of the operating system and write it to the other slot.
-    Update {
-        /// The release's directory: `http://` or `https://`.
-        url: String,
-    },
-    /// Restart the host.
-    Reboot {
-        /// Although the engine holds a position.
-        holding: bool,
-    },
-    /// Put other risk limits in force, or none to see them.
-    Limits {
-        /// Of which shard; may be left out if there is one engine.
-        #[serde(default)]
-        shard: Option<String>,
-        /// Names of `abi::control::LIMIT_NAMES` and their new values.
-        changes: BTreeMap<String, u64>,
-    },
+/// What every connection needs.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// The engine's pages.
+    pub pages: PathBuf,
+    /// The main loop.
+    pub to_agent: mpsc::Sender<Asked>,
+    /// Who changed what.
+    pub audit: AuditLog,
+    /// The user of the network's side, if there is one: it is no root, and asks for others.
+    pub network: Option<u32>,
 }
-
-/// What is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    /// The answer to [`Request::Status`].
-    Status(Box<Status>),
-    /// The answer to [`Request::Limits`]: all that are in force.
-    Limits(Vec<(String, u64)>),
-    /// The answer to [`Request::LoadImage`]: the image's name.
-    Loaded(String),
-    /// The answer to [`Request::Apply`]: a line for each service.
-    Changes(Vec<String>),
-    /// The answer to [`Request::Events`], oldest first.
-    Events(Vec<Event>),
-    /// The answer to [`Request::Images`].
-    Images(Vec<ImageLine>),
-    /// It was done.
-    Done,
-    /// It was not done, and why.
-    Error(String),
-}
-
-/// What the agent's main loop is asked: all but what the socket answers by itself.
-#[derive(Debug)]
-pub enum Question {
-    /// See [`Request::Status`].
-    Status,
-    /// See [`Request::Apply`].
-    Apply {
-        /// See there.
-        compose: String,
-        /// See there.
-        dry_run: bool,
-    },
-    /// See [`Request::LoadImage`].
-    LoadImage(PathBuf),
-    /// See [`Request::Events`].
-    Events {
-        /// See there.
-        after: u64,
-        /// See there.
-        count: usize,
-    },
-    /// See [`Request::Images`].
-    Images,
-    /// See [`Request::RemoveImage`].
-    RemoveImage(String),
-    /// See [`Request::Update`].
-    Update(String),
-    /// See [`Request::Reboot`].
-    Reboot {
-        /// Although the engine holds a position.
-        holding: bool,
-    },
-}
-
-/// A question with the way back.
-pub type Asked = (Question, oneshot::Sender<Response>);
 
 /// Takes requests until the agent ends.
 ///
 /// # Errors
 /// The socket can't be made.
-pub async fn serve(path: &Path, pages: PathBuf, to_agent: mpsc::Sender<Asked>) -> io::Result<()> {
+pub async fn serve(path: &Path, desk: Desk) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    if let Some(network) = desk.network {
+        chown(path, None, Some(network))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(answer(stream, pages.clone(), to_agent.clone()));
+        tokio::spawn(answer(stream, desk.clone()));
     }
 }
 
-async fn answer(
-    stream: UnixStream,
-    pages: PathBuf,
-    to_agent: mpsc::Sender<Asked>,
-) -> io::Result<()> {
+async fn answer(stream: UnixStream, desk: Desk) -> io::Result<()> {
+    // Only who may open the socket is here: root, and the network's side.
+    let for_others = Some(stream.peer_cred()?.uid()) == desk.network;
     let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read.take(REQUEST_LEN_MAX)).lines();
-    while let Some(line) = lines.next_line().await? {
-        let response = match serde_json::from_str(&line) {
-            // The kill switch waits for nothing, least of all for a containerd that hangs.
-            Ok(Request::Control { kill, drain }) => tell_engines(&pages, kill, drain),
-            Ok(Request::Limits { shard, changes }) => {
-                match engines::pages_of(&pages, shard.as_deref()) {
-                    Ok(pages) => limits::change(&pages, &changes).await,
-                    Err(why) => Response::Error(why),
-                }
-            }
-            Ok(Request::Status {}) => ask(Question::Status, &to_agent).await,
-            Ok(Request::Apply { compose, dry_run }) => {
-                ask(Question::Apply { compose, dry_run }, &to_agent).await
-            }
-            Ok(Request::LoadImage { archive }) => {
-                ask(Question::LoadImage(archive), &to_agent).await
-            }
-            Ok(Request::Events { after, count }) => {
-                ask(Question::Events { after, count }, &to_agent).await
-            }
-            Ok(Request::Images {}) => ask(Question::Images, &to_agent).await,
-            Ok(Request::RemoveImage { name }) => ask(Question::RemoveImage(name), &to_agent).await,
-            Ok(Request::Update { url }) => ask(Question::Update(url), &to_agent).await,
-            Ok(Request::Reboot { holding }) => ask(Question::Reboot { holding }, &to_agent).await,
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = String::new();
+        let len = (&mut read).take(REQUEST_LEN_MAX).read_line(&mut line).await?;
+        if len == 0 {
+            return Ok(());
+        }
+        let call = match for_others {
+            true => serde_json::from_str(&line),
+            false => serde_json::from_str(&line).map(|request| Call {
+                who: "root".into(),
+                role: Role::Admin,
+                request,
+            }),
+        };
+        let response = match call {
+            Ok(call) => desk.admit(call).await,
             Err(error) => Response::Error(format!("request: {error}")),
         };
         let mut text = serde_json::to_string(&response)?;
         text.push('\n');
         write.write_all(text.as_bytes()).await?;
     }
-    Ok(())
+}
+
+impl Desk {
+    async fn admit(&self, call: Call) -> Response {
+        let Call { who, role, request } = call;
+        let (is_change, shown) = (request.is_change(), request.for_audit());
+        let response = match role >= request.role() {
+            true => self.handle(request).await,
+            false => {
+                let (is, wanted) = (name(role), name(request.role()));
+                Response::Forbidden(format!("{who} is {is}, and this is for {wanted}"))
+            }
+        };
+        if is_change && let Err(error) = self.audit.write(&who, shown, response.error()) {
+            warn!("audit: {error}");
+        }
+        response
+    }
+
+    async fn handle(&self, request: Request) -> Response {
+        match request {
+            // The kill switch waits for nothing, least of all for a containerd that hangs.
+            Request::Control { kill, drain } => tell_engines(&self.pages, kill, drain),
+            Request::Limits { shard, changes } => {
+                match engines::pages_of(&self.pages, shard.as_deref()) {
+                    Ok(pages) => limits::change(&pages, &changes).await,
+                    Err(why) => Response::Error(why),
+                }
+            }
+            Request::Audit { count } => Response::Audit(self.audit.last(count)),
+            other => ask(other, &self.to_agent).await,
+        }
+    }
+}
+
+fn name(role: Role) -> &'static str {
+    match role {
+        Role::Reader => "a reader",
+        Role::Operator => "an operator",
+        Role::Admin => "an admin",
+    }
 }
 
 /// Tells every shard. Kill and drain add up; neither lifts the other. Only asking for neither clears both.
@@ -224,10 +150,10 @@ fn tell_engines(pages: &Path, kill: bool, drain: bool) -> Response {
     failed.unwrap_or(Response::Done)
 }
 
-async fn ask(question: Question, to_agent: &mpsc::Sender<Asked>) -> Response {
+async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
     let (back, answer) = oneshot::channel();
     let stopping = || Response::Error("the agent is stopping".into());
-    match to_agent.send((question, back)).await {
+    match to_agent.send((request, back)).await {
         Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
         Err(_) => stopping(),
     }

@@ -102,6 +102,9 @@ pub struct Container {
     pub restarts: u32,
     /// Its CPUs.
     pub cpuset: String,
+    /// The number of its service's version: one more each time that another one is declared.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl Engine {

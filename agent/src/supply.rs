@@ -104,13 +104,12 @@ impl Supply {
     pub async fn bring(
         &mut self,
         containerd: &mut Containerd,
-        declared: &[Service],
+        images: &BTreeSet<String>,
     ) -> BTreeMap<String, Missing> {
         let (mut wanted, mut said) = (BTreeSet::new(), BTreeMap::new());
         self.refused.retain(|_, (_, when)| when.elapsed() < REFUSED_PAUSE);
-        for service in declared {
-            let name = &service.image;
-            if containerd.has_image(name) || said.contains_key(name) {
+        for name in images {
+            if containerd.has_image(name) {
                 continue;
             }
             if let Some((why, _)) = self.refused.get(name) {
@@ -174,6 +173,12 @@ impl Supply {
         let text = format!("taken from {from}, {}", named.digest);
         self.log.say(Level::Info, &format!("image {}", named.name), &text);
         Ok(())
+    }
+
+    /// The digest of an image that this host has.
+    pub fn digest(&self, name: &str) -> Option<String> {
+        let kept = || self.store.find(name).map(|named| named.digest);
+        self.shipped.get(name).cloned().or_else(kept)
     }
 
     /// Whether this image could be had, in principle.

@@ -37,6 +37,8 @@ pub struct Machine {
     pub tpm: bool,
     /// A network card, behind a router of QEMU's: the host's loopback is at 10.0.2.2.
     pub network: bool,
+    /// A port of this machine's loopback behind which is the guest's API, at 9443. With `network`.
+    pub api: Option<u16>,
     /// The namespace of a [`crate::lan::Lan`], instead: the card is on it, and firmware boots from it after the disk.
     pub lan: Option<String>,
     /// A restart of the guest is one, instead of the machine's end.
@@ -67,6 +69,7 @@ impl Default for Machine {
             stick: None,
             tpm: false,
             network: false,
+            api: None,
             lan: None,
             reboots: false,
             files: Vec::new(),
@@ -335,7 +338,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
             " -netdev tap,id=lan,ifname={},script=no,downscript=no -device virtio-net-pci,netdev=lan,bootindex=2",
             lan::TAP
         ),
-        (true, None) => " -nic user,model=virtio-net-pci".into(),
+        (true, None) => {
+            let api = machine.api.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:9443"));
+            format!(" -nic user,model=virtio-net-pci{}", api.unwrap_or_default())
+        }
         (false, None) => " -nic none".into(),
     };
     if !machine.reboots {

@@ -4,7 +4,7 @@
 use super::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use super::{
     BIND_ROOTS, Bind, ComposeError, Condition, Conduct, NetworkMode, READ_ROOTS, Rlimit, Service,
-    Tmpfs, health, units,
+    Tmpfs, canary, grants, health, units,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -83,14 +83,14 @@ impl Checker<'_> {
             words.as_ref().map(|words| self.words(key, words)).transpose()
         };
         let network = raw.network_mode.unwrap_or(NetworkMode::Host);
-        let memory_bytes = self.memory(raw)?;
+        let (memory_bytes, user) = (self.memory(raw)?, self.user(raw)?);
         Ok(Service {
             name: self.name.into(),
             image: raw.image.clone(),
             entrypoint: words("entrypoint", &raw.entrypoint)?,
             command: words("command", &raw.command)?.unwrap_or_default(),
             environment: self.environment(raw)?,
-            user: self.user(raw)?,
+            user,
             working_dir: raw.working_dir.clone().unwrap_or_else(|| "/".into()),
             hostname: self.hostname(raw)?,
             read_only: raw.read_only,
@@ -99,6 +99,10 @@ impl Checker<'_> {
             sysctls: self.sysctls(raw, network)?,
             binds: raw.volumes.iter().map(|volume| self.bind(volume)).collect::<Result<_, _>>()?,
             tmpfs: self.tmpfs(raw)?,
+            secrets: grants::secrets(&raw.secrets, user)
+                .map_err(|(value, remedy)| self.refuse("secrets", value, remedy))?,
+            configs: grants::configs(&raw.configs, user)
+                .map_err(|(value, remedy)| self.refuse("configs", value, remedy))?,
             shm_bytes: self.optional_bytes("shm_size", &raw.shm_size)?.unwrap_or(SHM_BYTES),
             network,
             cpuset: self.cpuset(raw)?,
@@ -113,13 +117,12 @@ impl Checker<'_> {
     }
 
     fn conduct(&self, raw: &RawService) -> Result<Conduct, ComposeError> {
-        let update = raw.deploy.as_ref().and_then(|deploy| deploy.update_config.as_ref());
-        if let Some(order) = update.and_then(|update| update.order.as_deref())
-            && order != "stop-first"
-        {
-            let remedy = "stop-first: two of one service would want the same ports of the host";
-            return Err(self.refuse("deploy.update_config.order", order, remedy));
-        }
+        let deploy = raw.deploy.as_ref();
+        let update = deploy.and_then(|deploy| deploy.update_config.as_ref());
+        let canary = canary::read(raw.own.as_ref().and_then(|own| own.canary.as_ref()))
+            .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
+        let order = canary::order(deploy, canary.is_some())
+            .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
         let time = |key, given: Option<&Scalar>, default, max: Duration| match given {
             None => Ok(default),
             Some(text) => {
@@ -135,7 +138,8 @@ impl Checker<'_> {
             .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
         Ok(Conduct {
             restart: raw.restart.unwrap_or_default(),
-            stop_signal: self.signal(raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,
+            stop_signal: self
+                .signal("stop_signal", raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,
             stop_grace: time(
                 "stop_grace_period",
                 raw.stop_grace_period.as_ref(),
@@ -154,6 +158,15 @@ impl Checker<'_> {
             health,
             failure_action: update.and_then(|update| update.failure_action).unwrap_or_default(),
             monitor: time("deploy.update_config.monitor", monitor, MONITOR, hour)?,
+            order,
+            canary,
+            ports: raw.own.as_ref().map_or_else(BTreeMap::new, |own| own.ports.clone()),
+            secret_signal: raw
+                .own
+                .as_ref()
+                .and_then(|own| own.secret_signal.as_ref())
+                .map(|name| self.signal("x-quietcore.secret_signal", name))
+                .transpose()?,
         })
     }
 
@@ -290,7 +303,9 @@ impl Checker<'_> {
         };
         let under =
             |roots: &[&str]| roots.iter().any(|root| format!("{source}/").starts_with(root));
-        let inside = under(&BIND_ROOTS) || mode == "ro" && under(&READ_ROOTS);
+        let inside = (under(&BIND_ROOTS) || mode == "ro" && under(&READ_ROOTS))
+            && !under(&[OWN])
+            && !OWN.starts_with(&format!("{source}/"));
         if !inside || source.contains("..") || !target.starts_with('/') {
             let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
             let remedy = format!("a directory under one of {any}, or with :ro {read}");
@@ -436,14 +451,17 @@ impl Checker<'_> {
         bytes.ok_or_else(|| self.refuse(key, text, "at least 1m, as in 512m or 2g"))
     }
 
-    fn signal(&self, text: &str) -> Result<u32, ComposeError> {
+    fn signal(&self, key: &'static str, text: &str) -> Result<u32, ComposeError> {
         let name = if text.starts_with("SIG") { text.to_string() } else { format!("SIG{text}") };
         let signal: Result<nix::sys::signal::Signal, _> = name.parse();
         signal
             .map(|signal| signal as u32)
-            .map_err(|_| self.refuse("stop_signal", text, "a signal's name, as in SIGTERM"))
+            .map_err(|_| self.refuse(key, text, "a signal's name, as in SIGTERM"))
     }
 }
+
+/// The agent's own sockets and files: who reaches them is this host's operator.
+const OWN: &str = "/run/quietcore/agent/";
 
 /// What `security_opt` may say: what is so anyway.
 const NO_NEW: [&str; 2] = ["no-new-privileges", "no-new-privileges:true"];

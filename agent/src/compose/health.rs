@@ -2,13 +2,14 @@
 //! housekeeping cores for each look, and reach into the container's cgroup. A service is asked by HTTP or TCP on the
 //! host's loopback, or by the age of a file; commands whose meaning is one of these are understood.
 
+use super::canary::Check;
 use super::schema::{RawHealth, RawOwn, Scalar, Words};
 use super::units;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Probe {
     /// Answers 2xx or 3xx.
     Http {
@@ -22,6 +23,15 @@ pub enum Probe {
         /// On the loopback.
         port: u16,
     },
+    /// Answers with metrics that are as they must be.
+    Metrics {
+        /// On the loopback.
+        port: u16,
+        /// From the slash on.
+        path: String,
+        /// What they must be.
+        checks: Vec<Check>,
+    },
     /// Was written not longer ago than this.
     File {
         /// On the host.
@@ -32,7 +42,7 @@ pub enum Probe {
 }
 
 /// A health check.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     /// What is looked at.
     pub probe: Probe,
@@ -127,6 +137,11 @@ fn own_probe(own: &RawOwn) -> Result<Option<Probe>, (&'static str, String, Strin
 }
 
 fn http(url: &str) -> Result<Probe, (&'static str, String, String)> {
+    http_parts(url).map(|(port, path)| Probe::Http { port, path })
+}
+
+/// Port and path of a URL of this host's loopback.
+pub(super) fn http_parts(url: &str) -> Result<(u16, String), (&'static str, String, String)> {
     let remedy = "http://127.0.0.1:PORT/PATH: the agent reaches this host's loopback only";
     let refused = || ("healthcheck", url.to_owned(), remedy.to_owned());
     let rest = url.strip_prefix("http://").ok_or_else(refused)?;
@@ -134,9 +149,7 @@ fn http(url: &str) -> Result<Probe, (&'static str, String, String)> {
     let (host, port) = host.split_once(':').unwrap_or((host, "80"));
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
     match (host, port.parse()) {
-        ("127.0.0.1" | "localhost", Ok(port)) if plain => {
-            Ok(Probe::Http { port, path: path.into() })
-        }
+        ("127.0.0.1" | "localhost", Ok(port)) if plain => Ok((port, path.into())),
         _ => Err(refused()),
     }
 }

@@ -41,7 +41,7 @@ impl Surroundings {
 /// One line: where, what, the remedy.
 pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let open = ["$", "env_file", "extends", "profiles"];
+    let open = ["$", "env_file", "extends", "profiles", "configs"];
     if !open.iter().any(|word| text.contains(word)) {
         return Ok(text);
     }
@@ -62,7 +62,24 @@ pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
         kept.insert(name, service);
     }
     *services = kept;
+    read_configs(&mut value, file)?;
     serde_yaml_ng::to_string(&value).context("write the file anew")
+}
+
+/// Puts the files that configurations are to be read from in their place, as they are.
+fn read_configs(value: &mut Value, of: &Path) -> Result<()> {
+    let configs = value.get_mut("configs").and_then(Value::as_mapping_mut);
+    for (name, config) in configs.into_iter().flat_map(|configs| configs.iter_mut()) {
+        let Some(path) = config.get("file").and_then(Value::as_str) else { continue };
+        let path = beside(of, path);
+        let content = std::fs::read_to_string(&path).with_context(|| {
+            format!("configs.{}.file: read {}", name.as_str().unwrap_or("?"), path.display())
+        })?;
+        let keys = config.as_mapping_mut().context("a mapping, since it has a key")?;
+        keys.remove("file");
+        keys.insert("content".into(), content.into());
+    }
+    Ok(())
 }
 
 /// Reads a file, with its variables put in and its services extended.
@@ -397,6 +414,14 @@ mod tests {
         write("compose.yaml", "services:\n  a: {extends: b}\n  b: {extends: a}\n");
         let error = format!("{:#}", resolve(&file, &surroundings).unwrap_err());
         assert!(error.contains("a, b extend each other in a circle"), "{error}");
+        write("conf.toml", "price = \"$5\"\n");
+        write(
+            "compose.yaml",
+            "services:\n  a: {image: x, configs: [c]}\nconfigs: {c: {file: conf.toml}}\n",
+        );
+        let text = resolve(&file, &surroundings).unwrap();
+        let a = crate::compose::parse(&text, &cores).unwrap().remove(0);
+        assert_eq!(a.configs[0].content, "price = \"$5\"\n");
         // What leaves nothing open is sent as it is, and its lines are right.
         write("compose.yaml", "services: # as it is\n  a: {image: x}\n");
         assert!(resolve(&file, &surroundings).unwrap().contains("# as it is"));

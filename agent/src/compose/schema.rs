@@ -110,6 +110,10 @@ pub struct RawDeploy {
     pub resources: Option<RawResources>,
     /// How a changed service takes the place of what runs.
     pub update_config: Option<RawUpdate>,
+    /// How what ran comes back.
+    pub rollback_config: Option<RawUpdate>,
+    /// One.
+    pub replicas: Option<u64>,
 }
 
 /// `deploy.resources`.
@@ -142,8 +146,10 @@ pub struct RawUpdate {
     pub failure_action: Option<super::FailureAction>,
     /// How long it has for that.
     pub monitor: Option<Scalar>,
-    /// The old one ends before the new one starts.
-    pub order: Option<String>,
+    /// `stop-first` or `start-first`.
+    pub order: Option<super::Order>,
+    /// One at a time.
+    pub parallelism: Option<u64>,
 }
 
 /// `x-quietcore` of a service: what compose has no word for.
@@ -158,6 +164,58 @@ pub struct RawOwn {
     pub file: Option<String>,
     /// See `file`.
     pub max_age: Option<Scalar>,
+    /// Ports that the file names, and which a version uses in their place while it runs in the second slot.
+    #[serde(default)]
+    pub ports: BTreeMap<u16, u16>,
+    /// How a version that runs beside the one before is judged.
+    pub canary: Option<RawCanary>,
+    /// The signal that says that a secret is another one now; without it the container is made anew.
+    pub secret_signal: Option<String>,
+}
+
+/// `x-quietcore.canary`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawCanary {
+    /// How long it has to hold.
+    pub bake: Option<Scalar>,
+    /// Between two looks.
+    pub interval: Option<Scalar>,
+    /// `auto` or `manual`.
+    pub promote: Option<String>,
+    /// `http://127.0.0.1:PORT/PATH`.
+    pub metrics: Option<String>,
+    /// What they must be.
+    #[serde(default)]
+    pub checks: Vec<String>,
+}
+
+/// A secret or a configuration of the file, by its name or with what is special about it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RawGrant {
+    /// By its name.
+    Name(String),
+    /// With more.
+    Long(RawGrantLong),
+}
+
+/// See [`RawGrant`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawGrantLong {
+    /// Its name.
+    pub source: String,
+    /// Where it is in the container.
+    pub target: Option<String>,
+    /// Whose it is there.
+    pub uid: Option<Scalar>,
+    /// See `uid`.
+    pub gid: Option<Scalar>,
+    /// Access, in octal digits.
+    pub mode: Option<Scalar>,
+    /// What the file's top says of it, put in by [`super::grants::put_in`].
+    pub content: Option<String>,
 }
 
 /// A service.
@@ -203,6 +261,10 @@ pub struct RawService {
     pub depends_on: Option<RawDepends>,
     pub healthcheck: Option<RawHealth>,
     pub deploy: Option<RawDeploy>,
+    #[serde(default)]
+    pub secrets: Vec<RawGrant>,
+    #[serde(default)]
+    pub configs: Vec<RawGrant>,
     #[serde(rename = "x-quietcore")]
     pub own: Option<RawOwn>,
 }

@@ -63,6 +63,8 @@ fn values_are_read_with_their_units() {
         "user: root",
         "volumes: [\"/etc:/etc\"]",
         "volumes: [\"/run/quietcore/../x:/y\"]",
+        "volumes: [\"/run/quietcore/agent:/y\"]",
+        "volumes: [\"/run/quietcore:/y\"]",
         "volumes: [\"/var/lib/quietcore/journal:/y\"]",
         "stop_signal: SIGNONE",
         "command: \"a 'b c'\"",
@@ -107,7 +109,12 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
         ("init: true", "reaps its own children"),
         ("tmpfs: [\"/a:exec\"]", "size=64m"),
         ("stop_grace_period: 1h", "up to"),
-        ("deploy: {update_config: {order: start-first}}", "stop-first"),
+        ("x-quietcore: {canary: {}}\n    deploy: {update_config: {order: stop-first}}", "beside"),
+        ("x-quietcore: {canary: {checks: [\"a < 1\"]}}", "belong together"),
+        ("x-quietcore: {canary: {promote: never}}", "auto or manual"),
+        ("deploy: {rollback_config: {order: start-first}}", "the order of update_config"),
+        ("secrets: [key]", "write it down"),
+        ("volumes: [\"data:/data\"]", "write it down"),
     ] {
         let error = service(&format!("    {bad}\n")).unwrap_err().to_string();
         assert!(error.contains(wanted), "{bad}: {error}");
@@ -116,6 +123,28 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
     assert_eq!(read.sysctls["net.core.somaxconn"], "1");
     assert_eq!((read.tmpfs[0].bytes, &*read.tmpfs[0].mode), (1 << 20, "700"));
     assert_eq!((read.rlimits[0].soft, &*read.rlimits[0].name), (99, "RLIMIT_NOFILE"));
+}
+
+#[test]
+fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
+    let text = "services:\n  a:\n    image: x\n    user: \"7:8\"\n    volumes: [\"data:/data:ro\"]\n    secrets: [{source: key, target: /run/secrets/k, uid: \"5\", mode: 0440}]\n    configs: [conf]\nvolumes: {data: {}}\nsecrets: {key: {external: true}}\nconfigs: {conf: {content: \"a: 1\"}}\n";
+    let read = parse(text, &cores()).unwrap().remove(0);
+    assert_eq!(read.binds[0].source, "/var/lib/quietcore/volumes/data");
+    assert_eq!((&*read.secrets[0].source, &*read.secrets[0].file), ("key", "k"));
+    let access = read.secrets[0].access;
+    assert_eq!((access.uid, access.gid, access.mode), (5, 8, 0o440));
+    assert_eq!((&*read.configs[0].target, &*read.configs[0].content), ("/conf", "a: 1"));
+    // It can be read by itself.
+    assert_eq!(parse_one("a", &read.source, &cores()).unwrap(), read);
+    let with = |from: &str, to: &str| {
+        let text = text.replace(from, to);
+        parse(&text, &cores()).unwrap_err().to_string()
+    };
+    assert!(with("data: {}", "data: {driver: nfs}").contains("volumes.data"));
+    assert!(with("external: true", "file: ./x").contains("qctl secret set"));
+    assert!(with("content: \"a: 1\"", "file: ./x").contains("configs.conf"));
+    assert!(with("0440", "0999").contains("octal"));
+    assert!(with("target: /run/secrets/k", "target: /etc/k").contains("below /run/secrets"));
 }
 
 #[test]

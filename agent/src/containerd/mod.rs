@@ -2,10 +2,13 @@
 //! Every call has a time limit. What containerd keeps is a cache of the archives on the read-only root.
 
 use crate::compose::Service;
+use crate::instance::Instance;
 use crate::limits::CONTAINERD_TIMEOUT;
 use crate::ociarchive::chain_ids;
+use crate::output::{Files, Kind};
 use crate::plan::{Observed, Task};
 use crate::runtimespec;
+use crate::secrets::Delivered;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::events_client::EventsClient;
@@ -36,6 +39,7 @@ const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";
+const OUTPUT: &str = "io.quietcore.output";
 
 /// Why containerd did not do something.
 #[derive(Debug, Error)]
@@ -64,6 +68,9 @@ pub enum ContainerdError {
     /// A directory for a container can't be made.
     #[error("make volume {0}")]
     Volume(std::io::Error),
+    /// What is to be put into a container, or the files that its output goes to.
+    #[error("{0:#}")]
+    Prepare(anyhow::Error),
 }
 
 /// A connection to containerd.
@@ -167,7 +174,9 @@ impl Containerd {
         .await?;
         for container in containers.map(|answer| answer.containers).unwrap_or_default() {
             let fingerprint = container.labels.get(FINGERPRINT).cloned().unwrap_or_default();
-            observed.entry(container.id).or_default().fingerprint = Some(fingerprint);
+            let output = container.labels.get(OUTPUT).cloned();
+            let found = observed.entry(container.id).or_default();
+            (found.fingerprint, found.output) = (Some(fingerprint), output);
         }
         let list = ListTasksRequest::default();
         let tasks =
@@ -199,20 +208,26 @@ impl Containerd {
             .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))
     }
 
-    /// Makes and starts a container. Its output goes to `log`.
+    /// Makes and starts a container, with what is brought into it, and its output in files.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
-    pub async fn create(&self, service: &Service, log: &Path) -> Result<u32, ContainerdError> {
+    pub async fn create(
+        &self,
+        instance: &Instance,
+        brought: &[Delivered],
+        output: &Files,
+    ) -> Result<u32, ContainerdError> {
+        let (name, service) = (&instance.id, &instance.service);
         let image = self.check_image(service)?;
-        let name = &service.name;
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
-        let spec = runtimespec::spec(service, image).to_string().into_bytes();
+        let spec = runtimespec::spec(name, service, brought, image).to_string().into_bytes();
+        let labels = [(FINGERPRINT, instance.fingerprint.clone()), (OUTPUT, output.stem.clone())];
         let container = Container {
             id: name.clone(),
-            labels: [(FINGERPRINT.to_string(), service.fingerprint())].into(),
+            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
             image: service.image.clone(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
             spec: Some(prost_types::Any {
@@ -231,12 +246,12 @@ impl Containerd {
             ContainersClient::new(self.channel.clone()).create(request(create)),
         )
         .await?;
-        let output = format!("file://{}", log.display());
+        let file = |kind| format!("file://{}", output.stream(kind).display());
         let create = CreateTaskRequest {
             container_id: name.clone(),
             rootfs,
-            stdout: output.clone(),
-            stderr: output,
+            stdout: file(Kind::Out),
+            stderr: file(Kind::Err),
             ..Default::default()
         };
         let mut tasks = TasksClient::new(self.channel.clone());
@@ -244,6 +259,16 @@ impl Containerd {
         let start = StartRequest { container_id: name.clone(), ..Default::default() };
         let started = call("start", name, &[], tasks.start(request(start))).await?;
         Ok(started.map_or(0, |answer| answer.pid))
+    }
+
+    /// Sends a signal to a container's first process.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`]: it does not run, among others.
+    pub async fn signal(&self, name: &str, signal: u32) -> Result<(), ContainerdError> {
+        let kill = KillRequest { container_id: name.into(), signal, ..Default::default() };
+        let mut tasks = TasksClient::new(self.channel.clone());
+        call("signal", name, &[], tasks.kill(request(kill))).await.map(drop)
     }
 
     /// Ends a container and takes away task, container and snapshot, whatever of them there is.

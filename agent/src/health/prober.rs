@@ -3,7 +3,7 @@
 
 use super::probe;
 use crate::compose::health::Probe;
-use crate::limits::{PROBE_ANSWER_MAX, PROBE_TIME_MAX};
+use crate::limits::{PROBE_ANSWER_MAX, PROBE_QUESTION_MAX, PROBE_TIME_MAX};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
@@ -38,7 +38,7 @@ pub async fn serve(path: &Path) -> Result<()> {
 async fn answer(stream: UnixStream) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(PROBE_ANSWER_MAX)).read_line(&mut line).await?;
+    BufReader::new(read.take(PROBE_QUESTION_MAX)).read_line(&mut line).await?;
     let probed = probe(&serde_json::from_str(&line)?).await;
     write.write_all(serde_json::to_string(&Answer { wrong: probed.err() })?.as_bytes()).await?;
     Ok(())

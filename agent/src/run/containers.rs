@@ -6,37 +6,18 @@ use crate::containerd::{Containerd, ContainerdError};
 use crate::events::Level;
 use crate::files::write_whole;
 use crate::health::{Look, look};
+use crate::instance::{Instance, service_of};
 use crate::limits::{ENGINE_STOP_WAIT, STOP_GRACE};
+use crate::output::{self, Origin};
 use crate::plan::{Action, Task, is_over, plan};
-use crate::rollout::{Memory, Sight, Verdict, judge};
 use crate::status::{Container, Engine};
 use crate::supply::Missing;
-use crate::tail::Tail;
 use crate::volumes;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-
-/// What is another, by service.
-fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
-    let find = |all: &[Service], name: &str| all.iter().find(|one| one.name == name).cloned();
-    let names: BTreeSet<&str> =
-        before.iter().chain(after).map(|service| service.name.as_str()).collect();
-    let line = |name: &str| match (find(before, name), find(after, name)) {
-        (None, Some(new)) => format!("+ {name}: {}", new.image),
-        (Some(_), None) => format!("- {name}"),
-        (Some(old), Some(new)) if old.fingerprint() != new.fingerprint() => {
-            format!("~ {name}: {}, made anew", new.image)
-        }
-        (Some(old), Some(new)) if old.conduct != new.conduct => {
-            format!("~ {name}: {}, the container stays", new.image)
-        }
-        _ => format!("= {name}"),
-    };
-    names.into_iter().map(line).collect()
-}
 
 impl Agent {
     pub(super) async fn reconcile_containers(&mut self) -> Result<()> {
@@ -60,13 +41,19 @@ impl Agent {
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
         self.observed = containerd.observe().await?;
-        if self.judge_trials() {
-            self.wanted = self.versions.effective(&self.declared, &self.cores);
-        }
+        let living = self.observed.values().filter_map(|observed| observed.output.as_deref());
+        output::end_all_but(&self.paths.logs, &living.collect::<Vec<_>>())?;
+        self.judge_trials();
+        self.wanted = self.versions.instances(&self.declared, &self.cores);
         self.bring_images(containerd).await;
-        let may_start =
-            |service: &Service| containerd.has_image(&service.image) && self.is_its_turn(service);
-        let is_unwell = |service: &Service| self.health.of(service) == Some(false);
+        self.look_for_secrets();
+        self.tell_ports();
+        let may_start = |instance: &Instance| {
+            containerd.has_image(&instance.service.image)
+                && self.secrets.missing(&instance.service).is_empty()
+                && self.is_its_turn(&instance.service)
+        };
+        let is_unwell = |it: &Instance| self.health.of(&it.id, &it.fingerprint) == Some(false);
         let now = self.now();
         let actions =
             plan(&self.wanted, &self.observed, &self.history, &may_start, &is_unwell, now);
@@ -83,9 +70,11 @@ impl Agent {
             self.observed = containerd.observe().await?;
         }
         self.look_around();
-        if self.wanted.iter().all(|service| self.is_up(service)) {
+        if self.wanted.iter().all(|instance| self.is_up(instance)) {
             let proven = self.versions.proven(&self.cores);
-            let services = [self.declared.as_slice(), &self.wanted, &proven];
+            let wanted: Vec<Service> =
+                self.wanted.iter().map(|instance| instance.service.clone()).collect();
+            let services = [self.declared.as_slice(), &wanted, &proven];
             self.supply.collect(containerd, &services).await?;
         }
         Ok(())
@@ -93,9 +82,9 @@ impl Agent {
 
     /// The images of what is to run, and what keeps them from being here.
     async fn bring_images(&mut self, containerd: &mut Containerd) {
-        let missing = self.supply.bring(containerd, &self.wanted).await;
         let images: BTreeSet<String> =
-            self.wanted.iter().map(|service| service.image.clone()).collect();
+            self.wanted.iter().map(|instance| instance.service.image.clone()).collect();
+        let missing = self.supply.bring(containerd, &images).await;
         for image in images {
             let about = format!("image {image}");
             match missing.get(&image) {
@@ -108,47 +97,88 @@ impl Agent {
         }
     }
 
+    fn look_for_secrets(&mut self) {
+        for instance in self.wanted.clone() {
+            let missing = self.secrets.missing(&instance.service);
+            let said = (!missing.is_empty()).then(|| {
+                let names = missing.join(", ");
+                format!("{names} not on this host; bring it with qctl secret set")
+            });
+            self.problem(&format!("secrets of {}", instance.id), said);
+        }
+    }
+
+    /// Where services with ports in two slots are now, for who uses them: before the one before goes.
+    fn tell_ports(&mut self) {
+        let directory = self.paths.ports.clone();
+        for instance in self.wanted.iter().filter(|instance| instance.serving) {
+            let (ports, path) = (instance.ports(), directory.join(&instance.service.name));
+            let is_told = std::fs::read_to_string(&path).is_ok_and(|told| told == ports);
+            if ports.is_empty() || is_told {
+                continue;
+            }
+            let told = std::fs::create_dir_all(&directory)
+                .map_err(Into::into)
+                .and_then(|()| write_whole(&path, &ports));
+            if let Err(error) = told {
+                warn!("{error:#}");
+            }
+        }
+    }
+
     async fn act(
         &mut self,
         containerd: &Containerd,
         action: &Action,
     ) -> Result<(), ContainerdError> {
         match action {
-            Action::Remove(name) => {
-                let (signal, grace) = self.ending(name);
-                self.health.forget(name);
-                containerd.remove(name, signal, grace).await?;
-                self.log.say(Level::Info, &format!("container {name}"), &self.end_of(name));
+            Action::Remove(id) => {
+                let (signal, grace) = self.ending(id);
+                self.health.forget(id);
+                containerd.remove(id, signal, grace).await?;
+                self.secrets.withdraw(id);
+                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(id));
                 Ok(())
             }
-            Action::Create(name) => {
+            Action::Create(id) => {
                 let now = self.now();
-                self.history.entry(name.clone()).or_default().note_start(now);
-                let service = self
-                    .wanted
-                    .iter()
-                    .find(|service| service.name == *name)
-                    .expect("planned from what is wanted");
-                volumes::prepare(service).map_err(ContainerdError::Volume)?;
-                let tail = self
-                    .tails
-                    .entry(name.clone())
-                    .or_insert_with(|| Tail::new(&self.paths.logs, name));
-                let pid = containerd.create(service, tail.log()).await?;
-                let fingerprint = service.fingerprint();
-                let trial = self.trials.entry(name.clone()).or_default();
-                if trial.fingerprint != fingerprint {
+                self.history.entry(id.clone()).or_default().note_start(now);
+                let instance = self.wanted.iter().find(|instance| instance.id == *id);
+                let instance = instance.expect("planned from what is wanted").clone();
+                let pid = self.create(containerd, &instance).await?;
+                let trial = self.trials.entry(instance.service.name.clone()).or_default();
+                if trial.fingerprint != instance.fingerprint {
+                    let fingerprint = instance.fingerprint.clone();
                     *trial = Trial { fingerprint, since: now, starts: 0 };
                 }
                 trial.starts += 1;
-                let text = format!(
-                    "started from {}, process {pid}, CPUs {}",
-                    service.image, service.cpuset
-                );
-                self.log.say(Level::Info, &format!("container {name}"), &text);
+                let Service { image, cpuset, .. } = &instance.service;
+                let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
+                self.log.say(Level::Info, &format!("container {id}"), &text);
                 Ok(())
             }
         }
+    }
+
+    async fn create(
+        &self,
+        containerd: &Containerd,
+        instance: &Instance,
+    ) -> Result<u32, ContainerdError> {
+        let service = &instance.service;
+        volumes::prepare(service).map_err(ContainerdError::Volume)?;
+        let prepare = ContainerdError::Prepare;
+        let brought = self.secrets.deliver(&instance.id, service).map_err(prepare)?;
+        let origin = Origin {
+            container: instance.id.clone(),
+            service: service.name.clone(),
+            image: service.image.clone(),
+            digest: self.supply.digest(&service.image).unwrap_or_default(),
+            generation: self.versions.generation_of(&service.name, &instance.fingerprint),
+            ended: false,
+        };
+        let files = output::Files::begin(&self.paths.logs, &origin).map_err(prepare)?;
+        containerd.create(instance, &brought, &files).await
     }
 
     /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
@@ -185,123 +215,22 @@ impl Agent {
     }
 
     /// The signal that asks a container to end, and how long it has.
-    fn ending(&self, name: &str) -> (u32, Duration) {
-        let known = self.wanted.iter().find(|service| service.name == name);
+    fn ending(&self, id: &str) -> (u32, Duration) {
+        let known = self.declared.iter().find(|service| service.name == service_of(id));
         let conduct =
             known.map(|service| (service.conduct.stop_signal, service.conduct.stop_grace));
         conduct.unwrap_or((nix::libc::SIGTERM as u32, STOP_GRACE))
     }
 
-    /// A file that is refused changes nothing. Says what is another than before, by service.
-    pub(super) fn apply(&mut self, text: &str, dry_run: bool) -> Result<Vec<String>> {
-        let services = compose::parse(text, &self.cores)?;
-        for service in &services {
-            self.supply.check(self.containerd.as_ref(), &service.image)?;
-        }
-        let changes = changes(&self.declared, &services);
-        if dry_run {
-            return Ok(changes);
-        }
-        write_whole(&self.paths.applied, text)?;
-        self.log.say(Level::Info, "compose", &format!("applied, {} services", services.len()));
-        self.declared = services;
-        self.versions.declare(&self.declared);
-        self.wanted.clone_from(&self.declared);
-        self.trials.clear();
-        self.supply.changed();
-        self.wake.notify_one();
-        self.write_versions()?;
-        Ok(changes)
-    }
-
-    /// What was proved before this agent started.
-    pub(super) fn remember(&mut self) {
-        let path = &self.paths.versions;
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        self.versions = serde_json::from_str(&text).unwrap_or_else(|error| {
-            if !text.is_empty() {
-                warn!("{}: {error}; versions prove themselves anew", path.display());
-            }
-            Memory::default()
-        });
-        self.wanted = self.versions.effective(&self.declared, &self.cores);
-    }
-
-    fn write_versions(&self) -> Result<()> {
-        let path = &self.paths.versions;
-        write_whole(path, &serde_json::to_string_pretty(&self.versions)?)
-            .with_context(|| format!("write {}", path.display()))
-    }
-
-    fn task(&self, service: &Service) -> Option<Task> {
-        let observed = self.observed.get(&service.name)?;
-        observed.task.filter(|_| observed.fingerprint.as_ref() == Some(&service.fingerprint()))
-    }
-
-    /// Looks at each version on trial; says whether one has failed.
-    fn judge_trials(&mut self) -> bool {
-        let (now, before) = (self.now(), self.versions.clone());
-        let mut failed = false;
-        for service in self.wanted.clone() {
-            let (name, task) = (&service.name, self.task(&service));
-            let fingerprint = service.fingerprint();
-            let found = self.observed.get(name).and_then(|observed| observed.fingerprint.as_ref());
-            if !self.versions.is_on_trial(&service) || found != Some(&fingerprint) {
-                continue;
-            }
-            // What an earlier agent started began its trial when this one saw it.
-            let trial = self.trials.entry(name.clone()).or_default();
-            if trial.fingerprint != fingerprint {
-                *trial = Trial { fingerprint, since: now, starts: 1 };
-            }
-            let sight = Sight {
-                age: now.saturating_sub(trial.since),
-                starts: trial.starts,
-                running: task == Some(Task::Running),
-                ended: match task {
-                    Some(Task::Stopped(status)) => Some(status),
-                    _ => None,
-                },
-                healthy: self.health.of(&service),
-            };
-            match judge(&service, sight) {
-                Verdict::Pending => {}
-                Verdict::Proven => {
-                    let text = format!("{} has proved itself", service.image);
-                    self.log.say(Level::Info, &format!("rollout {name}"), &text);
-                    self.versions.prove(&service);
-                }
-                Verdict::Failed(why) => {
-                    // With none before it, it goes on trying.
-                    *trial = Trial { fingerprint: service.fingerprint(), since: now, starts: 1 };
-                    if self.versions.fail(&service, &why) {
-                        failed = true;
-                        self.problem(
-                            &format!("rollout {name}"),
-                            Some(format!(
-                                "{} is taken back, since {why}; the version before runs; apply again to try again",
-                                service.image
-                            )),
-                        );
-                    }
-                }
-            }
-        }
-        if self.versions != before
-            && let Err(error) = self.write_versions()
-        {
-            warn!("{error:#}");
-        }
-        failed
-    }
-
     /// Whether everything that a service waits for is as it wants it.
     fn is_its_turn(&self, service: &Service) -> bool {
         service.conduct.depends_on.iter().all(|(name, condition)| {
-            let other = self.wanted.iter().find(|other| other.name == *name);
+            let other = self.serving(name);
             other.is_some_and(|other| match condition {
                 compose::Condition::ServiceStarted => self.task(other).is_some(),
-                compose::Condition::ServiceHealthy => self.health.of(other) == Some(true),
+                compose::Condition::ServiceHealthy => {
+                    self.health.of(&other.id, &other.fingerprint) == Some(true)
+                }
                 compose::Condition::ServiceCompletedSuccessfully => {
                     self.task(other) == Some(Task::Stopped(0))
                 }
@@ -309,49 +238,55 @@ impl Agent {
         })
     }
 
-    /// Starts the looks at health that are due; what they bring comes back to the main loop.
+    /// The instance of a service that others rely on.
+    fn serving(&self, name: &str) -> Option<&Instance> {
+        self.wanted.iter().find(|it| it.service.name == name && it.serving)
+    }
+
+    pub(super) fn task(&self, instance: &Instance) -> Option<Task> {
+        let observed = self.observed.get(&instance.id)?;
+        observed.task.filter(|_| observed.fingerprint.as_ref() == Some(&instance.fingerprint))
+    }
+
+    /// Starts the looks that are due; what they bring comes back to the main loop.
     fn look_around(&mut self) {
         let now = self.now();
-        let running: Vec<&Service> = self
-            .wanted
-            .iter()
-            .filter(|service| self.task(service) == Some(Task::Running))
-            .collect();
-        for (name, fingerprint, health) in self.health.due(&running, now) {
+        let running = self.wanted.iter().filter(|it| self.task(it) == Some(Task::Running));
+        let subjects = running.flat_map(Instance::subjects).collect();
+        for subject in self.health.due(subjects, now) {
             let looks = self.looks.clone();
-            tokio::spawn(async move { looks.send(look(name, fingerprint, health).await).await });
+            tokio::spawn(async move { looks.send(look(subject).await).await });
         }
     }
 
     pub(super) fn note_look(&mut self, look: &Look) {
-        let service = self.wanted.iter().find(|service| service.name == look.name);
-        let Some(health) = service.and_then(|service| service.conduct.health.clone()) else {
+        let subjects = self.wanted.iter().flat_map(Instance::subjects);
+        let Some(subject) = subjects.into_iter().find(|subject| subject.name == look.name) else {
             return;
         };
         let now = self.now();
-        if self.health.note(look, &health, now) {
-            let about = format!("health of {}", look.name);
-            self.problem(&about, look.wrong.clone());
+        if self.health.note(look, &subject.health, now) {
+            self.problem(&format!("health of {}", look.name), look.wrong.clone());
             self.wake.notify_one();
         }
     }
 
-    /// Whether a service runs as it is wanted, and well, or has done what it was to do.
-    pub(super) fn is_up(&self, service: &Service) -> bool {
-        let task = self.task(service);
-        let is_well = service.conduct.health.is_none() || self.health.of(service) == Some(true);
-        task == Some(Task::Running) && is_well || task.is_some() && is_over(service, task)
+    /// Whether a service runs as it is wanted, and well, or has done what it was to do. One on trial beside another keeps
+    /// nobody waiting.
+    pub(super) fn is_up(&self, instance: &Instance) -> bool {
+        let task = self.task(instance);
+        let healthy = self.health.of(&instance.id, &instance.fingerprint);
+        let is_well = instance.service.conduct.health.is_none() || healthy == Some(true);
+        !instance.serving
+            || task == Some(Task::Running) && is_well
+            || task.is_some() && is_over(&instance.service, task)
     }
 
-    pub(super) fn container(&self, service: &Service) -> Container {
-        let task = self.observed.get(&service.name).and_then(|observed| observed.task);
-        let failed = self.versions.failed.get(&service.name);
-        let rollout = match failed {
-            Some(failed) => Some(format!("taken back: {}", failed.why)),
-            None => self.versions.is_on_trial(service).then(|| "on trial".into()),
-        };
+    pub(super) fn container(&self, instance: &Instance) -> Container {
+        let service = &instance.service;
+        let task = self.observed.get(&instance.id).and_then(|observed| observed.task);
         Container {
-            name: service.name.clone(),
+            name: instance.id.clone(),
             image: service.image.clone(),
             state: match task {
                 Some(Task::Running) => "running".into(),
@@ -359,14 +294,17 @@ impl Agent {
                 Some(Task::Stopped(status)) => format!("stopped ({status})"),
                 None => "absent".into(),
             },
-            health: service.conduct.health.as_ref().map(|_| match self.health.of(service) {
-                None => "starting".into(),
-                Some(true) => "healthy".into(),
-                Some(false) => "unhealthy".into(),
+            health: service.conduct.health.as_ref().map(|_| {
+                match self.health.of(&instance.id, &instance.fingerprint) {
+                    None => "starting".into(),
+                    Some(true) => "healthy".into(),
+                    Some(false) => "unhealthy".into(),
+                }
             }),
-            rollout,
-            restarts: self.history.get(&service.name).map_or(0, |history| history.restarts),
+            rollout: self.rollout_of(instance),
+            restarts: self.history.get(&instance.id).map_or(0, |history| history.restarts),
             cpuset: service.cpuset.clone(),
+            generation: self.versions.generation_of(&service.name, &instance.fingerprint),
         }
     }
 }

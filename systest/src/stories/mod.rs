@@ -1,6 +1,10 @@
 //! What is proved in a booted VM. Each story says in one line what it proved, or fails. Stories of one
 //! group share a boot.
 
+/// The API, from another machine.
+mod api;
+/// Versions beside the one before, and secrets.
+mod beside;
 /// Compose files, here and to Docker.
 mod compose;
 /// Containers: one that is killed, one that wants a hot core.
@@ -65,6 +69,8 @@ pub struct Booted {
     pub shell: Shell,
     /// The registry that its policy names, if it has one.
     pub registry: Option<Registry>,
+    /// Who asks it over the network, if it has an API.
+    pub desk: Option<api::Desk>,
 }
 
 /// Time that a guest may take to be ready: five times what it takes on an idle machine under TCG.
@@ -83,6 +89,8 @@ const SHARED: &[(&str, Shared)] = &[
     ("recording", trading::recording_is_traded_state_for_state),
     ("images", images::images_are_fetched_and_judged),
     ("rollout", rollout::versions_prove_themselves_or_are_taken_back),
+    ("beside", beside::versions_take_over_beside_the_one_before),
+    ("api", api::hosts_are_asked_over_the_network),
     ("kernel-hardening", hardening::kernel_is_hardened),
     ("tuned", tune::host_is_tuned),
 ];
@@ -133,7 +141,7 @@ pub fn names() -> Vec<&'static str> {
 pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let mut vm = Vm::start(image, machine)?;
     let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-    Ok(Booted { vm, shell, registry: None })
+    Ok(Booted { vm, shell, registry: None, desk: None })
 }
 
 /// The quiet cores' figures, and their control's.
@@ -237,17 +245,21 @@ fn run_beside(image: &ImageFiles, wanted: &(dyn Fn(&str) -> bool + Sync), tally:
     });
 }
 
-/// The machine that stories share: with a recording, a network and a registry.
+/// The machine that stories share: with a recording, a network, a registry and an API.
 fn boot_shared(image: &ImageFiles) -> Result<Booted> {
-    let registry = Registry::start(image)?;
+    let (registry, desk) = (Registry::start(image)?, api::Desk::new()?);
     let machine = Machine {
         capture: trading::capture(),
         network: true,
-        files: vec![(images::POLICY_FILE, images::policy(&registry)?)],
-        fw_cfg: vec![("quietcore.images", images::POLICY_FILE)],
+        api: Some(desk.port),
+        files: vec![
+            (images::POLICY_FILE, images::policy(&registry)?),
+            (api::API_FILE, desk.credential()?),
+        ],
+        fw_cfg: vec![("quietcore.images", images::POLICY_FILE), ("quietcore.api", api::API_FILE)],
         ..Machine::default()
     };
-    Ok(Booted { registry: Some(registry), ..boot(image, &machine)? })
+    Ok(Booted { registry: Some(registry), desk: Some(desk), ..boot(image, &machine)? })
 }
 
 fn run_shared(

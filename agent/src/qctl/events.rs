@@ -1,9 +1,10 @@
 //! `qctl events`: what happened on this host.
 
-use super::{Client, Output};
-use agent::events::{Event, Level};
-use agent::server::{Request, Response};
-use anyhow::{Result, bail};
+use super::Output;
+use super::client::{Client, unexpected};
+use crate::events::{Event, Level};
+use crate::protocol::{Request, Response};
+use anyhow::Result;
 use clap::Args;
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ pub fn show(client: &mut Client, wanted: &Events) -> Result<()> {
     loop {
         for event in ask(client, after, count)? {
             match wanted.output {
-                Output::Json => println!("{}", serde_json::to_string(&event)?),
                 Output::Table => println!("{}", line(&event)),
+                Output::Json => println!("{}", serde_json::to_string(&event)?),
+                Output::Yaml => print!("---\n{}", serde_yaml_ng::to_string(&event)?),
             }
             after = event.number;
         }
@@ -38,16 +40,15 @@ pub fn show(client: &mut Client, wanted: &Events) -> Result<()> {
     }
 }
 
-fn ask(client: &mut Client, after: u64, count: usize) -> Result<Vec<Event>> {
+pub fn ask(client: &mut Client, after: u64, count: usize) -> Result<Vec<Event>> {
     match client.ask(&Request::Events { after, count })? {
         Response::Events(events) => Ok(events),
-        Response::Error(why) => bail!(why),
-        _ => bail!("the agent answered something else than events"),
+        _ => Err(unexpected("events")),
     }
 }
 
 /// `2026-11-26T01:02:03Z ! container a: ended`.
-fn line(event: &Event) -> String {
+pub fn line(event: &Event) -> String {
     let time = prost_types::Timestamp { seconds: event.time as i64, nanos: 0 };
     let mark = match event.level {
         Level::Info => ' ',

@@ -1,9 +1,10 @@
 //! `qctl image`: the images that this host has.
 
-use super::{Client, Output};
-use agent::server::{Request, Response};
-use agent::supply::ImageLine;
-use anyhow::{Context, Result, bail};
+use super::Output;
+use super::client::{Client, unexpected};
+use crate::protocol::{Request, Response};
+use crate::supply::ImageLine;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 
@@ -40,24 +41,22 @@ fn load(client: &mut Client, archive: &Path) -> Result<()> {
     let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
     match client.ask(&Request::LoadImage { archive })? {
         Response::Loaded(name) => println!("{name}: loaded"),
-        Response::Error(why) => bail!(why),
-        _ => bail!("the agent answered something else than an image's name"),
+        _ => return Err(unexpected("an image's name")),
     }
     Ok(())
 }
 
-fn list(client: &mut Client, output: Output) -> Result<()> {
+pub fn list(client: &mut Client, output: Output) -> Result<()> {
     let images = match client.ask(&Request::Images {})? {
         Response::Images(images) => images,
-        Response::Error(why) => bail!(why),
-        _ => bail!("the agent answered something else than images"),
+        _ => return Err(unexpected("images")),
     };
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&images)?),
         Output::Table => {
             println!("{:<56} {:<20} {:<9} USED", "NAME", "DIGEST", "FROM");
             images.iter().for_each(|image| println!("{}", row(image)));
         }
+        output => output.print(&images)?,
     }
     Ok(())
 }

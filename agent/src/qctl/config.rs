@@ -1,9 +1,9 @@
 //! `qctl config`: what a compose file means here, without an agent.
 
+use crate::compose::health::Probe;
+use crate::compose::project::{Surroundings, resolve};
+use crate::compose::{Condition, Restart, Service, parse};
 use abi::hostplan::CorePlan;
-use agent::compose::health::Probe;
-use agent::compose::project::{Surroundings, resolve};
-use agent::compose::{Condition, Restart, Service, parse};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -43,6 +43,7 @@ fn meaning(service: &Service) -> Value {
         json!({
             "probe": match &health.probe {
                 Probe::Http { port, path } => format!("http://127.0.0.1:{port}{path}"),
+                Probe::Metrics { port, path, .. } => format!("metrics at port {port}{path}"),
                 Probe::Tcp { port } => format!("tcp port {port}"),
                 Probe::File { path, max_age } => format!("{path}, at most {} s old", max_age.as_secs()),
             },

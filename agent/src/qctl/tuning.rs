@@ -1,8 +1,8 @@
 //! `qctl tune`: whether this host is tuned, and what makes a host tuned. Asks no agent.
 
 use super::Output;
-use agent::hostconfig;
-use agent::tune::{self, judges, nics};
+use crate::hostconfig;
+use crate::tune::{self, judges, nics};
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
@@ -106,12 +106,12 @@ fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Res
     let bad = lines.iter().filter(|line| !line.is_met).count();
     let shown = || lines.iter().filter(|line| !quiet || !line.is_met);
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&shown().collect::<Vec<_>>())?),
         Output::Table => shown().for_each(|line| {
             let mark = if line.is_met { "  " } else { "! " };
             let tune::Line { name, at, expected, found, why, .. } = line;
             println!("{mark}{name}: {at}: {found}; expected: {expected}; {why}");
         }),
+        output => output.print(&shown().collect::<Vec<_>>())?,
     }
     ensure!(bad == 0, "{bad} of {} values are not as they are to be", lines.len());
     if let Output::Table = output

@@ -1,0 +1,120 @@
+//! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process of its own that reaches
+//! no containerd and no cgroup: it says who asks and in which role, and the agent decides.
+
+use anyhow::{Context, Result};
+use rustls::ServerConfig;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+/// Its configuration, and certificates.
+pub mod config;
+/// What the agent knows, as metrics.
+pub mod metrics;
+/// What can be asked by which path.
+pub mod routes;
+/// One connection.
+mod serve;
+
+use crate::limits::API_CONNECTIONS_MAX;
+use config::Config;
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The configuration.
+    pub config: PathBuf,
+    /// The agent's socket.
+    pub agent: PathBuf,
+    /// A file of the image: the clock is never taken for earlier than it was made.
+    pub image: PathBuf,
+}
+
+/// A configuration in force, and when its file was written.
+struct Loaded {
+    tls: Arc<ServerConfig>,
+    written: Option<SystemTime>,
+}
+
+impl Places {
+    fn written(&self) -> Option<SystemTime> {
+        self.config.metadata().and_then(|file| file.modified()).ok()
+    }
+
+    fn load(&self) -> Result<(Config, Loaded)> {
+        let written = self.written();
+        let config = Config::read(&self.config)?;
+        let tls = config.tls(&self.image).with_context(|| self.config.display().to_string())?;
+        Ok((config, Loaded { tls: Arc::new(tls), written }))
+    }
+}
+
+/// Serves until it is ended. Another configuration is in force with the next connection; one that can't be read changes
+/// nothing. Only another address needs another start.
+///
+/// # Errors
+/// The first configuration can't be read, or its address not be had.
+pub async fn run(places: Places) -> Result<()> {
+    let (config, mut loaded) = places.load()?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listen at {}", config.listen))?;
+    info!("listens at {}", config.listen);
+    let places = Arc::new(places);
+    let room = Arc::new(Semaphore::new(API_CONNECTIONS_MAX));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("accept: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Who comes when it is full waits no longer than it takes to say no.
+        let Ok(room) = room.clone().try_acquire_owned() else { continue };
+        if places.written().is_some_and(|written| Some(written) != loaded.written) {
+            match places.load() {
+                Ok((_, new)) => {
+                    info!("certificates are read anew");
+                    loaded = new;
+                }
+                Err(error) => warn!("{error:#}; the ones before stay in force"),
+            }
+        }
+        let (tls, places) = (loaded.tls.clone(), places.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve::connection(stream, tls, &places).await {
+                info!("{peer}: {error:#}");
+            }
+            drop(room);
+        });
+    }
+}
+
+/// Names and values of a query.
+pub fn pairs(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| {
+        let mut bytes = Vec::new();
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            bytes.push(match byte {
+                b'+' => b' ',
+                b'%' => {
+                    let digits = [rest.next().unwrap_or(b'?'), rest.next().unwrap_or(b'?')];
+                    let digits = std::str::from_utf8(&digits).unwrap_or_default().to_owned();
+                    u8::from_str_radix(&digits, 16).unwrap_or(b'?')
+                }
+                other => other,
+            });
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (decode(name), decode(value))
+    };
+    query.split('&').filter(|text| !text.is_empty()).map(pair).collect()
+}

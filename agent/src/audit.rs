@@ -1,0 +1,153 @@
+//! Who changed what: lines of JSON, each with the hash of the one before, so that one that is changed or taken out is
+//! noticed. A file that has grown is put aside, and its last hash begins the next one.
+
+use crate::files::read_up_to;
+use crate::limits::{AUDIT_LEN_MAX, EVENTS_SHOWN_MAX};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its number.
+    pub number: u64,
+    /// Seconds since 1970, by this host's clock.
+    pub time: u64,
+    /// `root` on the host itself, or the name in a certificate.
+    pub who: String,
+    /// What was asked.
+    pub request: Value,
+    /// Why it was refused or failed; nothing if it was done.
+    pub refused: Option<String>,
+    /// The hash of the record before, in hex; empty for the first.
+    pub before: String,
+    /// SHA-256 of this record's JSON with this field empty, in hex.
+    pub hash: String,
+}
+
+impl Record {
+    fn hashed(&self) -> String {
+        let bare = Self { hash: String::new(), ..self.clone() };
+        format!("{:x}", Sha256::digest(serde_json::to_string(&bare).expect("plain data")))
+    }
+}
+
+/// The log. Clones write to the same one.
+#[derive(Debug, Clone)]
+pub struct AuditLog(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    number: u64,
+    last: String,
+}
+
+impl AuditLog {
+    /// Goes on with a file, or starts one.
+    pub fn at(path: &Path) -> Self {
+        let last = read(path).pop();
+        let (number, last) = last.map_or((1, String::new()), |it| (it.number + 1, it.hash));
+        Self(Arc::new(Mutex::new(Inner { path: path.into(), number, last })))
+    }
+
+    /// Writes a change down, on disk.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, who: &str, request: Value, refused: Option<&str>) -> std::io::Result<()> {
+        let mut inner = self.0.lock().expect("nobody panics with the log");
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut record = Record {
+            number: inner.number,
+            time,
+            who: who.into(),
+            request,
+            refused: refused.map(Into::into),
+            before: inner.last.clone(),
+            hash: String::new(),
+        };
+        record.hash = record.hashed();
+        if inner.path.metadata().is_ok_and(|file| file.len() > AUDIT_LEN_MAX) {
+            std::fs::rename(&inner.path, old(&inner.path))?;
+        }
+        let line = serde_json::to_string(&record)? + "\n";
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&inner.path)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_data()?;
+        (inner.number, inner.last) = (record.number + 1, record.hash);
+        Ok(())
+    }
+
+    /// The last records, at most so many, oldest first.
+    pub fn last(&self, count: usize) -> Vec<Record> {
+        let path = self.0.lock().expect("nobody panics with the log").path.clone();
+        let mut all = read(&old(&path));
+        all.extend(read(&path));
+        let from = all.len().saturating_sub(count.min(EVENTS_SHOWN_MAX));
+        all.split_off(from)
+    }
+}
+
+/// Whether each record is whole and follows the one before.
+///
+/// # Errors
+/// The number of the first that does not.
+pub fn verify(records: &[Record]) -> Result<(), u64> {
+    let broken = |record: &&Record| record.hash != record.hashed();
+    if let Some(record) = records.iter().find(broken) {
+        return Err(record.number);
+    }
+    match records.windows(2).find(|pair| pair[1].before != pair[0].hash) {
+        Some(pair) => Err(pair[1].number),
+        None => Ok(()),
+    }
+}
+
+fn old(path: &Path) -> PathBuf {
+    path.with_extension("old")
+}
+
+/// The records of a file; what a power cut left of a line is left out.
+fn read(path: &Path) -> Vec<Record> {
+    let bytes = read_up_to(path, 2 * AUDIT_LEN_MAX).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_record_that_is_changed_or_taken_out_is_noticed() {
+        let root = std::env::temp_dir().join(format!("quietcore-audit-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let path = root.join("audit.jsonl");
+        for who in ["root", "ann", "bob"] {
+            // Over restarts.
+            AuditLog::at(&path).write(who, json!({ "method": "keep" }), None).unwrap();
+        }
+        let log = AuditLog::at(&path);
+        log.write("eve", json!({ "method": "reboot" }), Some("eve is a reader")).unwrap();
+        let all = log.last(10);
+        assert_eq!(all.iter().map(|it| it.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(verify(&all), Ok(()));
+        assert_eq!(verify(&all[2..]), Ok(()));
+        let mut changed = all.clone();
+        changed[1].who = "nobody".into();
+        assert_eq!(verify(&changed), Err(2));
+        changed[1].hash = changed[1].hashed();
+        assert_eq!(verify(&changed), Err(3));
+        let mut fewer = all;
+        fewer.remove(2);
+        assert_eq!(verify(&fewer), Err(4));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,107 @@
+//! A question for containers' lines, as qctl asks it here and over the network.
+
+use super::journal::CONTAINER;
+use std::fmt::Write;
+use std::process::Command;
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The container.
+    pub container: String,
+    /// The last so many lines.
+    pub lines: u32,
+    /// And what it writes from now on.
+    pub follow: bool,
+    /// Only since then, as journalctl understands it: "10 min ago".
+    pub since: Option<String>,
+}
+
+impl Query {
+    /// Its words reach a command line: they are names and times.
+    ///
+    /// # Errors
+    /// What is none.
+    pub fn check(&self) -> Result<(), String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let name = &self.container;
+        if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
+            return Err(format!("{name:?} is no container's name"));
+        }
+        let time = |byte: u8| plain(byte) || b" :+@".contains(&byte);
+        match self.since.as_ref().filter(|since| !since.bytes().all(time)) {
+            Some(since) => Err(format!("{since:?} is no time, as in \"10 min ago\"")),
+            None => Ok(()),
+        }
+    }
+
+    /// The command that answers it.
+    pub fn journalctl(&self) -> Command {
+        let mut journal = Command::new("journalctl");
+        journal.args(["--quiet", "--no-pager", "--output=cat"]);
+        journal.arg(format!("--lines={}", self.lines));
+        if self.follow {
+            journal.arg("--follow");
+        }
+        if let Some(since) = &self.since {
+            journal.arg(format!("--since={since}"));
+        }
+        journal.arg(format!("{CONTAINER}={}", self.container));
+        journal
+    }
+
+    /// It, as the query of a URL.
+    pub fn encode(&self) -> String {
+        let mut text = format!("lines={}&follow={}", self.lines, self.follow);
+        if let Some(since) = &self.since {
+            text.push_str("&since=");
+            for byte in since.bytes() {
+                match byte.is_ascii_alphanumeric() {
+                    true => text.push(byte as char),
+                    false => write!(text, "%{byte:02X}").expect("a string takes everything"),
+                }
+            }
+        }
+        text
+    }
+
+    /// The other way round.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub fn decode(container: &str, query: &str) -> Result<Self, String> {
+        let container = container.to_owned();
+        let mut read = Self { container, lines: 100, follow: false, since: None };
+        for (name, value) in super::super::api::pairs(query) {
+            match (name.as_str(), value) {
+                ("lines", value) => {
+                    read.lines = value.parse().map_err(|_| format!("lines={value}"))?;
+                }
+                ("follow", value) => read.follow = value == "true",
+                ("since", value) => read.since = Some(value),
+                (other, _) => return Err(format!("there is no {other}")),
+            }
+        }
+        read.check()?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_goes_there_and_back_and_its_words_are_plain() {
+        let query = Query {
+            container: "a.green".into(),
+            lines: 7,
+            follow: true,
+            since: Some("10 min ago".into()),
+        };
+        assert_eq!(Query::decode("a.green", &query.encode()), Ok(query));
+        assert!(Query::decode("--vacuum-size=1", "").is_err());
+        assert!(Query::decode("a", "since=%24%28reboot%29").is_err());
+        assert!(Query::decode("a", "lines=x").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! What the agent is asked, by whom that may be, and what it answers: lines of JSON on the local socket, the same over the
+//! network behind HTTP and TLS.
+
+use crate::audit::Record;
+use crate::events::Event;
+use crate::status::Status;
+use crate::supply::ImageLine;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Where the agent listens.
+pub const SOCKET: &str = "/run/quietcore/agent/agent.sock";
+
+/// What somebody may ask. Each may what the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looks.
+    Reader,
+    /// Decides what containers run and whether the engine trades.
+    Operator,
+    /// Everything: the operating system, secrets, files of the host.
+    Admin,
+}
+
+/// What can be said about a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutStep {
+    /// The trial goes on until somebody says more.
+    Pause,
+    /// The trial is judged again.
+    Resume,
+    /// The version on trial takes over now.
+    Promote,
+    /// The version before comes back.
+    Undo,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything that the agent knows.
+    Status {},
+    /// Run what this compose file declares from now on.
+    Apply {
+        /// The file's text.
+        compose: String,
+        /// Only say what would be another than now.
+        #[serde(default)]
+        dry_run: bool,
+        /// Take it back after so many seconds if nobody keeps it.
+        #[serde(default, rename = "try")]
+        try_seconds: Option<u64>,
+    },
+    /// What was applied on trial stays.
+    Keep {},
+    /// What is declared: the compose file.
+    Declared {},
+    /// Put the image of an archive into containerd.
+    LoadImage {
+        /// The archive, an OCI image layout in a tar file.
+        archive: PathBuf,
+    },
+    /// What happened.
+    Events {
+        /// Only what has a higher number.
+        after: u64,
+        /// The last so many.
+        count: usize,
+    },
+    /// Who changed what.
+    Audit {
+        /// The last so many.
+        count: usize,
+    },
+    /// What images there are.
+    Images {},
+    /// Take an image away.
+    RemoveImage {
+        /// Its name.
+        name: String,
+    },
+    /// Say what becomes of a service's version.
+    Rollout {
+        /// The service.
+        name: String,
+        /// What.
+        step: RolloutStep,
+    },
+    /// The names of secrets.
+    Secrets {},
+    /// Keep a secret, and give it to the containers that use it.
+    SetSecret {
+        /// Its name.
+        name: String,
+        /// It, in base64.
+        secret: String,
+    },
+    /// Forget a secret that no container uses.
+    RemoveSecret {
+        /// Its name.
+        name: String,
+    },
+    /// Tell the engine.
+    Control {
+        /// Cancel everything and send nothing more.
+        kill: bool,
+        /// Cancel what works and open nothing new.
+        drain: bool,
+    },
+    /// Fetch a release of the operating system and write it to the other slot.
+    Update {
+        /// The release's directory: `http://` or `https://`.
+        url: String,
+    },
+    /// Restart the host.
+    Reboot {
+        /// Although the engine holds a position.
+        holding: bool,
+    },
+    /// Put other risk limits in force, or none to see them.
+    Limits {
+        /// Of which shard; may be left out if there is one engine.
+        #[serde(default)]
+        shard: Option<String>,
+        /// Names of `abi::control::LIMIT_NAMES` and their new values.
+        changes: BTreeMap<String, u64>,
+    },
+}
+
+impl Request {
+    /// Who may ask it.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Status {}
+            | Self::Declared {}
+            | Self::Events { .. }
+            | Self::Images {}
+            | Self::Secrets {} => Role::Reader,
+            Self::Apply { dry_run: true, .. } => Role::Reader,
+            Self::Limits { changes, .. } if changes.is_empty() => Role::Reader,
+            Self::Apply { .. }
+            | Self::Keep {}
+            | Self::Rollout { .. }
+            | Self::RemoveImage { .. }
+            | Self::Control { .. }
+            | Self::Limits { .. } => Role::Operator,
+            Self::LoadImage { .. }
+            | Self::Audit { .. }
+            | Self::SetSecret { .. }
+            | Self::RemoveSecret { .. }
+            | Self::Update { .. }
+            | Self::Reboot { .. } => Role::Admin,
+        }
+    }
+
+    /// Whether it may change something: that is written down.
+    pub fn is_change(&self) -> bool {
+        self.role() > Role::Reader && !matches!(self, Self::Audit { .. })
+    }
+
+    /// It, as it is written down: without what nobody is to read, and without long texts.
+    pub fn for_audit(&self) -> serde_json::Value {
+        use sha2::{Digest, Sha256};
+        let digest = |text: &str| format!("sha256:{:x}", Sha256::digest(text));
+        let shown = match self.clone() {
+            Self::SetSecret { name, .. } => {
+                Self::SetSecret { name, secret: "not written down".into() }
+            }
+            Self::Apply { compose, dry_run, try_seconds } => {
+                Self::Apply { compose: digest(&compose), dry_run, try_seconds }
+            }
+            other => other,
+        };
+        serde_json::json!(shown)
+    }
+}
+
+/// A request that the network's side of the agent passes on: it says for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// The name in the certificate.
+    pub who: String,
+    /// The role in it.
+    pub role: Role,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// The answer to [`Request::Status`].
+    Status(Box<Status>),
+    /// The answer to [`Request::Declared`].
+    Declared(String),
+    /// The answer to [`Request::Limits`]: all that are in force.
+    Limits(Vec<(String, u64)>),
+    /// The answer to [`Request::LoadImage`]: the image's name.
+    Loaded(String),
+    /// The answer to [`Request::Apply`]: a line for each service.
+    Changes(Vec<String>),
+    /// The answer to [`Request::Events`], oldest first.
+    Events(Vec<Event>),
+    /// The answer to [`Request::Audit`], oldest first.
+    Audit(Vec<Record>),
+    /// The answer to [`Request::Images`].
+    Images(Vec<ImageLine>),
+    /// The answer to [`Request::Secrets`].
+    Secrets(Vec<String>),
+    /// It was done.
+    Done,
+    /// Who asks may not.
+    Forbidden(String),
+    /// It was not done, and why.
+    Error(String),
+}
+
+impl Response {
+    /// The error that it is, if it is one.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Forbidden(why) | Self::Error(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_a_host_is_not_for_readers_and_is_written_down_without_secrets() {
+        let read = |text: &str| serde_json::from_str::<Request>(text).unwrap();
+        let status = read(r#"{"method":"status"}"#);
+        assert!(status.role() == Role::Reader && !status.is_change());
+        let secret = read(r#"{"method":"set-secret","name":"a","secret":"c3dvcmRmaXNo"}"#);
+        assert!(secret.role() == Role::Admin && secret.is_change());
+        assert!(!secret.for_audit().to_string().contains("c3dvcmRmaXNo"));
+        let apply = read(r#"{"method":"apply","compose":"services: {}","try":60}"#);
+        assert!(
+            apply.role() == Role::Operator && apply.for_audit().to_string().contains("sha256:")
+        );
+        assert!(serde_json::from_str::<Request>(r#"{"method":"status","more":1}"#).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! What a host is to run: applying, comparing, looking at what became of it.
+
+use super::Output;
+use super::client::{Client, unexpected};
+use crate::compose::project::{Surroundings, resolve};
+use crate::protocol::{Request, Response, RolloutStep};
+use crate::status::{Container, Status};
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The file.
+    file: PathBuf,
+    /// A profile whose services are wanted too; * for all.
+    #[arg(long)]
+    profile: Vec<String>,
+    /// Say whether the file would be accepted, and what would be another than now; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Take it back after this time, as in 60s, unless qctl keep is heard before.
+    #[arg(long = "try", value_parser = duration, conflicts_with = "dry_run")]
+    try_for: Option<Duration>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    match number.parse::<u64>() {
+        Ok(number @ 1..=86_400) if seconds > 0 => Ok(Duration::from_secs(number * seconds)),
+        _ => Err("a time, as in 60s, 5m or 1h".into()),
+    }
+}
+
+/// Applies a file, after its variables, files and profiles were put in here.
+pub fn apply(client: &mut Client, wanted: &Apply) -> Result<()> {
+    let file = &wanted.file;
+    let compose = resolve(file, &Surroundings::of(file, &wanted.profile)?)?;
+    let try_seconds = wanted.try_for.map(|time| time.as_secs());
+    let request = Request::Apply { compose, dry_run: wanted.dry_run, try_seconds };
+    let answer = client.ask(&request).with_context(|| file.display().to_string())?;
+    let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
+    changes.iter().for_each(|line| println!("{line}"));
+    if let Some(seconds) = try_seconds {
+        println!("taken back in {seconds} s; qctl keep keeps it");
+    }
+    Ok(())
+}
+
+/// Shows how a file differs from what is declared, line by line.
+pub fn diff(client: &mut Client, file: &Path, profiles: &[String]) -> Result<()> {
+    let compose = resolve(file, &Surroundings::of(file, profiles)?)?;
+    let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
+        return Err(unexpected("what is declared"));
+    };
+    print!("{}", crate::files::differences(&declared, &compose));
+    let request = Request::Apply { compose, dry_run: true, try_seconds: None };
+    let answer = client.ask(&request).with_context(|| file.display().to_string())?;
+    let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
+    changes.iter().filter(|line| !line.starts_with('=')).for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Rollout {
+    /// How versions of services are doing.
+    Status {
+        /// One service.
+        name: Option<String>,
+    },
+    /// Hold the trial of a service's new version: it goes on until it is resumed, promoted or undone.
+    Pause {
+        /// The service.
+        name: String,
+    },
+    /// Judge the trial again.
+    Resume {
+        /// The service.
+        name: String,
+    },
+    /// The version on trial takes over now.
+    Promote {
+        /// The service.
+        name: String,
+    },
+    /// The version before comes back, and this one is not tried again until it is applied again.
+    Undo {
+        /// The service.
+        name: String,
+    },
+}
+
+pub fn rollout(client: &mut Client, what: &Rollout) -> Result<()> {
+    let (name, step) = match what {
+        Rollout::Status { name } => return rollouts(&client.status()?, name.as_deref()),
+        Rollout::Pause { name } => (name, RolloutStep::Pause),
+        Rollout::Resume { name } => (name, RolloutStep::Resume),
+        Rollout::Promote { name } => (name, RolloutStep::Promote),
+        Rollout::Undo { name } => (name, RolloutStep::Undo),
+    };
+    client.done(&Request::Rollout { name: name.clone(), step })
+}
+
+fn rollouts(status: &Status, name: Option<&str>) -> Result<()> {
+    let of = |container: &&Container| {
+        name.is_none_or(|name| crate::instance::service_of(&container.name) == name)
+    };
+    let containers: Vec<&Container> = status.containers.iter().filter(of).collect();
+    ensure!(!containers.is_empty(), "there is no service {}", name.unwrap_or("at all"));
+    println!("{:<16} {:>10}  {:<10} {:<48} ROLLOUT", "CONTAINER", "GENERATION", "STATE", "IMAGE");
+    for container in containers {
+        let Container { name, generation, image, state, rollout, .. } = container;
+        let state = container.health.as_ref().filter(|_| state == "running").unwrap_or(state);
+        let rollout = rollout.as_deref().unwrap_or("proven");
+        println!("{name:<16} {generation:>10}  {state:<10} {image:<48} {rollout}");
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Secret {
+    /// Keep a secret on the host, sealed, and give it to the containers that use it.
+    Set {
+        /// Its name.
+        name: String,
+        /// A file with it; standard input if left out.
+        file: Option<PathBuf>,
+    },
+    /// The names of secrets.
+    Ls,
+    /// Forget a secret that no container uses.
+    Rm {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub fn secret(client: &mut Client, what: &Secret) -> Result<()> {
+    match what {
+        Secret::Set { name, file } => {
+            let mut secret = Vec::new();
+            match file {
+                Some(path) => {
+                    secret =
+                        std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+                }
+                None => drop(std::io::stdin().read_to_end(&mut secret)?),
+            }
+            ensure!(!secret.is_empty(), "the secret is empty");
+            let secret = STANDARD.encode(secret);
+            client.done(&Request::SetSecret { name: name.clone(), secret })
+        }
+        Secret::Rm { name } => client.done(&Request::RemoveSecret { name: name.clone() }),
+        Secret::Ls => {
+            let Response::Secrets(names) = client.ask(&Request::Secrets {})? else {
+                return Err(unexpected("names of secrets"));
+            };
+            names.iter().for_each(|name| println!("{name}"));
+            Ok(())
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    /// containers, cores, engines, images, problems, rollouts or secrets.
+    #[arg(value_parser = ["containers", "cores", "engines", "images", "problems", "rollouts", "secrets"])]
+    what: String,
+    /// How to show it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Shows one kind of thing.
+pub fn get(client: &mut Client, wanted: &Get) -> Result<()> {
+    let status = client.status()?;
+    match (wanted.what.as_str(), wanted.output) {
+        ("images", output) => super::image::list(client, output),
+        ("secrets", Output::Table) => secret(client, &Secret::Ls),
+        ("secrets", output) => match client.ask(&Request::Secrets {})? {
+            Response::Secrets(names) => output.print(&names),
+            _ => Err(unexpected("names of secrets")),
+        },
+        ("rollouts", Output::Table) => rollouts(&status, None),
+        ("problems", Output::Table) => {
+            status.problems.iter().for_each(|problem| println!("{problem}"));
+            Ok(())
+        }
+        (_, Output::Table) => {
+            print!("{}", crate::view::page(&status, false));
+            Ok(())
+        }
+        ("containers" | "rollouts", output) => output.print(&status.containers),
+        ("cores", output) => output.print(&status.cores),
+        ("engines", output) => output.print(&status.engines),
+        (_, output) => output.print(&status.problems),
+    }
+}
+
+/// All that is known of one service: what is declared, what runs, what happened.
+pub fn describe(client: &mut Client, name: &str) -> Result<()> {
+    let status = client.status()?;
+    rollouts(&status, Some(name))?;
+    let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
+        return Err(unexpected("what is declared"));
+    };
+    let file: serde_yaml_ng::Value = serde_yaml_ng::from_str(&declared)?;
+    let service = file.get("services").and_then(|services| services.get(name));
+    let service = service.with_context(|| format!("there is no service {name}"))?;
+    println!("\ndeclared:");
+    serde_yaml_ng::to_string(service)?.lines().for_each(|line| println!("  {line}"));
+    let about =
+        [format!("container {name}"), format!("rollout {name}"), format!("health of {name}")];
+    println!("\nevents:");
+    for event in super::events::ask(client, 0, 1000)? {
+        let green = event.about.strip_suffix(".green").unwrap_or(&event.about);
+        if about.iter().any(|about| about == green) {
+            println!("  {}", super::events::line(&event));
+        }
+    }
+    let of = format!("{name}: ");
+    for problem in status.problems.iter().filter(|problem| problem.contains(&of)) {
+        println!("\n! {problem}");
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What is declared: the compose file that came with the image, or the one that somebody applied, perhaps on trial.
+
+use super::Agent;
+use crate::compose::{self, Service};
+use crate::events::Level;
+use crate::files::write_whole;
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tracing::warn;
+
+/// What is another, by service.
+fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
+    let find = |all: &[Service], name: &str| all.iter().find(|one| one.name == name).cloned();
+    let names: BTreeSet<&str> =
+        before.iter().chain(after).map(|service| service.name.as_str()).collect();
+    let line = |name: &str| match (find(before, name), find(after, name)) {
+        (None, Some(new)) => format!("+ {name}: {}", new.image),
+        (Some(_), None) => format!("- {name}"),
+        (Some(old), Some(new)) if old.fingerprint() != new.fingerprint() => {
+            format!("~ {name}: {}, made anew", new.image)
+        }
+        (Some(old), Some(new)) if old.conduct != new.conduct => {
+            format!("~ {name}: {}, the container stays", new.image)
+        }
+        _ => format!("= {name}"),
+    };
+    names.into_iter().map(line).collect()
+}
+
+impl Agent {
+    /// The applied compose file if it is there and still valid, else the image's. What was on trial when the agent or the
+    /// host went down is taken back: nobody kept it.
+    pub(super) fn load(&mut self) -> Result<Vec<Service>> {
+        self.restore()?;
+        if let Ok(text) = std::fs::read_to_string(&self.paths.applied) {
+            match compose::parse(&text, &self.cores) {
+                Ok(services) => return Ok(services),
+                Err(error) => {
+                    warn!("{}: {error}; using the image's own", self.paths.applied.display())
+                }
+            }
+        }
+        let path = &self.paths.compose;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        compose::parse(&text, &self.cores).with_context(|| path.display().to_string())
+    }
+
+    /// The text of what is declared.
+    pub(super) fn declared_text(&self) -> String {
+        let applied = std::fs::read_to_string(&self.paths.applied);
+        applied.or_else(|_| std::fs::read_to_string(&self.paths.compose)).unwrap_or_default()
+    }
+
+    /// A file that is refused changes nothing. Says what is another than before, by service.
+    pub(super) fn apply(
+        &mut self,
+        text: &str,
+        dry_run: bool,
+        try_for: Option<Duration>,
+    ) -> Result<Vec<String>> {
+        let services = compose::parse(text, &self.cores)?;
+        for service in &services {
+            self.supply.check(self.containerd.as_ref(), &service.image)?;
+        }
+        let changes = changes(&self.declared, &services);
+        if dry_run {
+            return Ok(changes);
+        }
+        if try_for.is_some() && self.try_until.is_none() {
+            write_whole(&self.before_try(), &self.declared_text())?;
+        }
+        write_whole(&self.paths.applied, text)?;
+        let count = services.len();
+        let said = match try_for {
+            None => format!("applied, {count} services"),
+            Some(time) => {
+                format!("applied for {} s, {count} services; qctl keep keeps it", time.as_secs())
+            }
+        };
+        self.log.say(Level::Info, "compose", &said);
+        self.declare(services)?;
+        match try_for {
+            Some(time) => self.try_until = Some(self.now() + time),
+            None => self.forget_try(),
+        }
+        Ok(changes)
+    }
+
+    fn declare(&mut self, services: Vec<Service>) -> Result<()> {
+        self.declared = services;
+        self.versions.declare(&self.declared);
+        self.wanted = self.versions.instances(&self.declared, &self.cores);
+        self.trials.clear();
+        self.problems.retain(|about, _| !about.starts_with("rollout "));
+        self.supply.changed();
+        self.wake.notify_one();
+        self.write_versions()
+    }
+
+    /// What was applied on trial stays.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        ensure!(self.try_until.is_some(), "nothing is applied on trial");
+        self.forget_try();
+        self.log.say(Level::Info, "compose", "is kept");
+        Ok(())
+    }
+
+    /// Takes back what was applied on trial, if its time is over.
+    pub(super) fn end_try(&mut self) {
+        if self.try_until.is_none_or(|until| self.now() < until) {
+            return;
+        }
+        self.try_until = None;
+        let back = self.load().and_then(|services| self.declare(services));
+        match back {
+            Ok(()) => {
+                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back")
+            }
+            Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
+        }
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let before = self.before_try();
+        if before.exists() && self.try_until.is_none() {
+            std::fs::rename(&before, &self.paths.applied)
+                .with_context(|| format!("take {} back", before.display()))?;
+        }
+        Ok(())
+    }
+
+    fn forget_try(&mut self) {
+        self.try_until = None;
+        let _ = std::fs::remove_file(self.before_try());
+    }
+
+    fn before_try(&self) -> std::path::PathBuf {
+        self.paths.applied.with_extension("before-try.yaml")
+    }
+}

@@ -1,0 +1,93 @@
+//! Secrets that come, change and go while containers run.
+
+use super::Agent;
+use crate::api::config::Config;
+use crate::compose::grants::Access;
+use crate::events::Level;
+use crate::files::read_up_to;
+use crate::instance::Instance;
+use crate::limits::API_CONFIG_LEN_MAX;
+use crate::plan::Task;
+use crate::secrets::put;
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The API's configuration: a credential of this host, and a secret once somebody brought another one.
+const API: &str = "quietcore.api";
+
+impl Agent {
+    /// Puts the API's configuration where its process reads it; without one there is no API.
+    pub(super) fn bring_api(&self) -> Result<()> {
+        let path = self.paths.api.join(API);
+        let brought = match self.secrets.names().iter().any(|name| name == API) {
+            true => Some(self.secrets.open(API)?),
+            false => match &self.paths.api_credential {
+                Some(path) => Some(read_up_to(path, API_CONFIG_LEN_MAX)?),
+                None => None,
+            },
+        };
+        match brought {
+            None => drop(std::fs::remove_file(&path)),
+            Some(bytes) => {
+                let directory = self.paths.api.metadata()?;
+                let (uid, gid) = (directory.uid(), directory.gid());
+                put(&self.paths.api, API, &bytes, Access { uid, gid, mode: 0o400 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a secret and gives it to the containers that use it: they get their signal, or are made anew.
+    pub(super) async fn set_secret(&mut self, name: &str, secret: &str) -> Result<()> {
+        let secret = STANDARD.decode(secret).context("the secret is no base64")?;
+        if name == API {
+            // One that could not be served with would lock everybody out.
+            let text = std::str::from_utf8(&secret).context("it is no text")?;
+            Config::parse(text)?.tls(Path::new("/usr/lib/os-release"))?;
+        }
+        self.secrets.set(name, &secret)?;
+        self.bring_api()?;
+        let about = format!("secret {name}");
+        self.log.say(Level::Info, &about, "is kept");
+        let uses = |instance: &&Instance| {
+            let runs = self.task(instance) == Some(Task::Running);
+            runs && instance.service.secrets.iter().any(|secret| secret.source == name)
+        };
+        let users: Vec<Instance> = self.wanted.iter().filter(uses).cloned().collect();
+        for instance in users {
+            let id = &instance.id;
+            self.secrets.deliver(id, &instance.service)?;
+            let containerd = self.containerd.as_ref().context("containerd does not answer")?;
+            let conduct = &instance.service.conduct;
+            let text = match conduct.secret_signal {
+                Some(signal) => {
+                    containerd.signal(id, signal).await?;
+                    format!("given to {id}, with signal {signal}")
+                }
+                None => {
+                    containerd.remove(id, conduct.stop_signal, conduct.stop_grace).await?;
+                    format!("given to {id}, which is made anew")
+                }
+            };
+            self.log.say(Level::Info, &about, &text);
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn remove_secret(&mut self, name: &str) -> Result<()> {
+        let uses = |instance: &&Instance| {
+            instance.service.secrets.iter().any(|secret| secret.source == name)
+        };
+        if let Some(instance) = self.wanted.iter().find(uses) {
+            bail!("secret {name} is used by the service {}", instance.service.name);
+        }
+        self.secrets.remove(name)?;
+        self.bring_api()?;
+        self.log.say(Level::Info, &format!("secret {name}"), "is forgotten");
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! Trials of new versions: what is seen of each, what becomes of it, and what somebody says about it.
+
+use super::{Agent, Trial};
+use crate::events::Level;
+use crate::files::write_whole;
+use crate::instance::Instance;
+use crate::plan::Task;
+use crate::protocol::RolloutStep;
+use crate::rollout::{Memory, Sight, Verdict, judge};
+use anyhow::{Context, Result, anyhow, bail};
+use tracing::warn;
+
+impl Agent {
+    /// What was proved before this agent started.
+    pub(super) fn remember(&mut self) {
+        let path = &self.paths.versions;
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        self.versions = serde_json::from_str(&text).unwrap_or_else(|error| {
+            if !text.is_empty() {
+                warn!("{}: {error}; versions prove themselves anew", path.display());
+            }
+            Memory::default()
+        });
+        self.versions.refresh(&self.cores);
+        self.versions.count(&self.declared);
+        self.wanted = self.versions.instances(&self.declared, &self.cores);
+    }
+
+    pub(super) fn write_versions(&self) -> Result<()> {
+        let path = &self.paths.versions;
+        write_whole(path, &serde_json::to_string_pretty(&self.versions)?)
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Looks at each version on trial.
+    pub(super) fn judge_trials(&mut self) {
+        let before = self.versions.clone();
+        for instance in self.wanted.clone() {
+            let found = self.observed.get(&instance.id);
+            let found = found.and_then(|observed| observed.fingerprint.as_ref());
+            if self.is_on_trial(&instance) && found == Some(&instance.fingerprint) {
+                self.judge_one(&instance);
+            }
+        }
+        if self.versions != before
+            && let Err(error) = self.write_versions()
+        {
+            warn!("{error:#}");
+        }
+    }
+
+    fn is_on_trial(&self, instance: &Instance) -> bool {
+        let proven = self.versions.proven.get(&instance.service.name);
+        proven.is_none_or(|version| version.fingerprint != instance.fingerprint)
+    }
+
+    fn judge_one(&mut self, instance: &Instance) {
+        let (name, now) = (&instance.service.name, self.now());
+        // What an earlier agent started began its trial when this one saw it.
+        let fresh = Trial { fingerprint: instance.fingerprint.clone(), since: now, starts: 1 };
+        let trial = self.trials.entry(name.clone()).or_default();
+        if trial.fingerprint != instance.fingerprint {
+            *trial = fresh.clone();
+        }
+        let trial = trial.clone();
+        let task = self.task(instance);
+        let sight = Sight {
+            age: now.saturating_sub(trial.since),
+            starts: trial.starts,
+            running: task == Some(Task::Running),
+            ended: match task {
+                Some(Task::Stopped(status)) => Some(status),
+                _ => None,
+            },
+            healthy: self.health.of(&instance.id, &instance.fingerprint),
+            metrics: self.health.of(&instance.metrics_name(), &instance.fingerprint),
+            paused: self.versions.paused.contains(name),
+        };
+        match judge(&instance.service, sight) {
+            Verdict::Pending => {}
+            Verdict::Proven => self.prove(instance, "has proved itself"),
+            Verdict::Failed(why) => {
+                // With none before it, it goes on trying.
+                self.trials.insert(name.clone(), fresh);
+                let Some(declared) = self.declared.iter().find(|service| service.name == *name)
+                else {
+                    return;
+                };
+                if self.versions.fail(&declared.clone(), &why) {
+                    let image = &instance.service.image;
+                    let text = format!(
+                        "{image} is taken back, since {why}; the version before runs; apply again to try again"
+                    );
+                    self.problem(&format!("rollout {name}"), Some(text));
+                }
+            }
+        }
+    }
+
+    fn prove(&mut self, instance: &Instance, how: &str) {
+        let name = instance.service.name.clone();
+        let Some(declared) = self.declared.iter().find(|service| service.name == name) else {
+            return;
+        };
+        self.versions.prove(&declared.clone(), instance.slot);
+        let text = format!("{} {how}", instance.service.image);
+        self.log.say(Level::Info, &format!("rollout {name}"), &text);
+    }
+
+    /// Somebody says what becomes of a trial, or of the version that runs.
+    pub(super) fn step_rollout(&mut self, name: &str, step: RolloutStep) -> Result<()> {
+        let declared = self.declared.iter().find(|service| service.name == name).cloned();
+        let declared = declared.with_context(|| format!("there is no service {name}"))?;
+        let fingerprint = declared.fingerprint();
+        let on_trial = self
+            .wanted
+            .iter()
+            .find(|it| it.fingerprint == fingerprint && it.service.name == name)
+            .filter(|it| self.is_on_trial(it))
+            .cloned();
+        let nothing = || anyhow!("{name}: no version is on trial");
+        match step {
+            RolloutStep::Pause | RolloutStep::Resume => {
+                on_trial.ok_or_else(nothing)?;
+                match step {
+                    RolloutStep::Pause => self.versions.paused.insert(name.into()),
+                    _ => self.versions.paused.remove(name),
+                };
+            }
+            RolloutStep::Promote => {
+                let instance = on_trial.ok_or_else(nothing)?;
+                if self.task(&instance) != Some(Task::Running) {
+                    bail!("{name}: the version on trial does not run");
+                }
+                self.prove(&instance, "takes over, by hand");
+            }
+            RolloutStep::Undo => {
+                self.versions.undo(&declared).map_err(anyhow::Error::msg)?;
+                let text =
+                    format!("{} is taken back by hand; apply again to try again", declared.image);
+                self.problem(&format!("rollout {name}"), Some(text));
+            }
+        }
+        let said = format!("{step:?}").to_lowercase();
+        self.log.say(
+            Level::Info,
+            &format!("rollout {name}"),
+            &format!("{said}, asked for by hand"),
+        );
+        self.wake.notify_one();
+        self.write_versions()
+    }
+
+    /// What is to be said of an instance's version.
+    pub(super) fn rollout_of(&self, instance: &Instance) -> Option<String> {
+        let name = &instance.service.name;
+        if let Some(failed) = self.versions.failed.get(name) {
+            return Some(format!("taken back: {}", failed.why));
+        }
+        let beside = if instance.serving { "" } else { ", beside the version before" };
+        let paused = if self.versions.paused.contains(name) { ", paused" } else { "" };
+        self.is_on_trial(instance).then(|| format!("on trial{beside}{paused}"))
+    }
+}
