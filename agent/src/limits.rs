@@ -77,6 +77,9 @@ pub const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
 /// Answers of containerd take milliseconds; past this it is taken for hung, and asked again.
 pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Until a containerd that does not answer is asked again: it starts within some tens of milliseconds.
+pub const CONTAINERD_RETRY: Duration = Duration::from_millis(200);
+
 /// A file of events before the next is begun: some ten thousand of them. One older file is kept.
 pub const EVENTS_LEN_MAX: u64 = 1 << 20;
 /// A file of who changed what before the next is begun; one older file is kept.

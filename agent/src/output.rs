@@ -85,6 +85,11 @@ impl Files {
         }
         let files = Self::of(directory, &stem);
         write_whole(&files.origin(), &serde_json::to_string(origin)?)?;
+        for kind in Kind::ALL {
+            // The shim opens them, and makes none.
+            let path = files.stream(kind);
+            std::fs::File::create(&path).with_context(|| format!("make {}", path.display()))?;
+        }
         Ok(files)
     }
 

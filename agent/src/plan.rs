@@ -59,10 +59,13 @@ impl History {
         started + delay
     }
 
-    /// It is being started at `now`.
-    pub fn note_start(&mut self, now: Duration) {
+    /// It is being started at `now`. What took it away without its doing, a killed shim or a lost containerd, does not count
+    /// against it.
+    pub fn note_start(&mut self, now: Duration, ended_by_itself: bool) {
         if self.started_at.is_some() {
             self.restarts += 1;
+        }
+        if self.started_at.is_some() && ended_by_itself {
             // Counted from when it could have been started: the wait itself is not time that it ran.
             let ran = now.saturating_sub(self.due_at());
             self.failures = if ran >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
@@ -246,13 +249,16 @@ mod tests {
         let mut starts = Vec::new();
         for now_ms in (0..40_000).step_by(50) {
             if !planned(&service, found(&service, None), history, now_ms).is_empty() {
-                history.note_start(Duration::from_millis(now_ms));
+                history.note_start(Duration::from_millis(now_ms), true);
                 starts.push(now_ms);
             }
         }
         assert_eq!(starts[..6], [0, 100, 300, 700, 1500, 3100]);
         assert!(starts.len() < 12, "{starts:?}");
-        history.note_start(Duration::from_secs(100));
+        let failures = history.failures;
+        history.note_start(Duration::from_secs(60), false);
+        assert_eq!(history.failures, failures);
+        history.note_start(Duration::from_secs(100), true);
         assert_eq!(history.failures, 0);
     }
 }

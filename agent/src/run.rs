@@ -13,7 +13,7 @@ use crate::images::policy::Policy;
 use crate::images::wanted;
 use crate::instance::Instance;
 use crate::interference::{self, CoreCounts};
-use crate::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
+use crate::limits::{CONTAINERD_RETRY, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
 use crate::plan::{History, Observed};
 use crate::protocol::{Request, Response};
 use crate::resolver;
@@ -261,6 +261,11 @@ impl Agent {
         let done = self.reconcile_containers().await;
         if done.is_err() {
             self.containerd = None;
+            let wake = self.wake.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(CONTAINERD_RETRY).await;
+                wake.notify_one();
+            });
         }
         self.problem("containers", done.err().map(|error| format!("{error:#}")));
         self.events.report(&self.paths.pages);

@@ -44,6 +44,16 @@ const BARS: &[(&str, &str, f64)] = &[
     ("uring_over_epoll_p50", "at most", 0.60),
     ("uring_over_rawspin_p50", "at most", 1.25),
     ("journal_on_over_off_p50", "at most", 1.05),
+    ("agent_resident_bytes", "at most", 30_000_000.0),
+    ("agent_idle_cpu_percent", "at most", 0.5),
+    ("apply_to_canary_seconds", "at most", 3.0),
+    ("verdict_to_version_before_seconds", "at most", 1.0),
+    ("kills", "at least", 1000.0),
+    ("converged_seconds_p99", "at most", 2.0),
+    ("left_over", "at most", 0.0),
+    ("lines_written", "at least", 10_000_000.0),
+    ("lines_lost", "at most", 0.0),
+    ("lines_doubled", "at most", 0.0),
 ];
 
 /// Counts that are the same in every run and may not grow, whether their bar is met or missed: an area with a
@@ -59,7 +69,13 @@ const NO_MORE_THAN: &[(&str, f64)] = &[
     ("page_faults_after_warmup", 0.0),
     ("syscalls_per_tick_to_order_sqpoll", 0.0),
     ("syscalls_per_burst_of_32_sqpoll", 0.0),
+    ("lines_lost", 0.0),
+    ("lines_doubled", 0.0),
 ];
+
+/// Kills, and lines of a container, of `AREA=agent`.
+const AGENT_KILLS: u32 = 1000;
+const AGENT_LINES: u64 = 10_000_000;
 
 /// What the guest is asked once it is ready, and how.
 pub(crate) const GUEST_FIGURES: &[(&str, &str)] = &[
@@ -85,7 +101,8 @@ pub fn bench(area: &str) -> Result<()> {
         "image" => write("image", image()?),
         "engine" => write("engine", crate::bench_engine::engine()?),
         "host" => write("host", crate::bench_host::host()?),
-        other => bail!("AREA={other}: there are image, engine and host"),
+        "agent" => write("agent", crate::bench_agent::agent(AGENT_KILLS, AGENT_LINES)?),
+        other => bail!("AREA={other}: there are image, engine, host and agent"),
     }
 }
 

@@ -5,6 +5,8 @@
 pub mod accel;
 /// Figures: measured, written down, printed beside their bars.
 pub mod bench;
+/// The agent's figures: kills, lines, what it costs.
+mod bench_agent;
 /// The engine's figures: instructions, allocations, system calls, times side by side.
 mod bench_engine;
 /// A host's figures, on our own kernel.
@@ -21,6 +23,8 @@ pub mod lan;
 pub mod registry;
 /// Releases, good and broken.
 pub mod releases;
+/// The agent with containerd and journald, without a guest.
+pub mod rig;
 /// A shell in the guest.
 pub mod shell;
 /// What is proved in a booted VM.

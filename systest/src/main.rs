@@ -28,7 +28,7 @@ enum Command {
     },
     /// Measure an area and write target/reports/AREA.json.
     Bench {
-        /// image, engine or host.
+        /// image, engine, host or agent.
         area: String,
     },
     /// Print every report beside its bars.

@@ -246,7 +246,8 @@ impl Containerd {
             ContainersClient::new(self.channel.clone()).create(request(create)),
         )
         .await?;
-        let file = |kind| format!("file://{}", output.stream(kind).display());
+        // A plain path is a fifo to the shim, or a file if it is one: both streams of a `file://` go to one file.
+        let file = |kind| output.stream(kind).display().to_string();
         let create = CreateTaskRequest {
             container_id: name.clone(),
             rootfs,

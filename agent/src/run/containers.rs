@@ -35,7 +35,11 @@ impl Agent {
         self.supply.import_shipped(&mut containerd).await?;
         containerd.adopt().await?;
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
-        tokio::spawn(async move { watcher.watch(|| wake.notify_one()).await });
+        tokio::spawn(async move {
+            watcher.watch(|| wake.notify_one()).await;
+            // That containerd went away is something that happened, too.
+            wake.notify_one();
+        });
         Ok(containerd)
     }
 
@@ -142,7 +146,9 @@ impl Agent {
             }
             Action::Create(id) => {
                 let now = self.now();
-                self.history.entry(id.clone()).or_default().note_start(now);
+                let task = self.observed.get(id).and_then(|observed| observed.task);
+                let ended_by_itself = matches!(task, Some(Task::Stopped(_)));
+                self.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
                 let instance = self.wanted.iter().find(|instance| instance.id == *id);
                 let instance = instance.expect("planned from what is wanted").clone();
                 let pid = self.create(containerd, &instance).await?;

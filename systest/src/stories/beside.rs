@@ -89,7 +89,7 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
     apply(
         booted,
         2,
-        &format!("{{bake: 4s, interval: 1s, {METRICS}, checks: [\"quietcore_engine_up >= 1\"]}}"),
+        &format!("{{bake: 15s, interval: 1s, {METRICS}, checks: [\"quietcore_engine_up >= 1\"]}}"),
     )?;
     wait(booted, "a version beside it", |web, green| {
         is_proven(web) && runs(green) && says(green, "on trial, beside the version before")
@@ -143,7 +143,7 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
     let left = booted.shell.check("ls /run/quietcore-private", ANSWER)?;
     ensure!(left.is_empty(), "opened secrets are left: {left}");
     Ok(Verdict::Proved(format!(
-        "a version ran beside the one before (both answered) until its metrics had held for 4 s, and took over with its port; one whose metrics did not hold was taken back, while process {} ran on; one waited for a hand; a secret was sealed on disk, in the container with owner and mode, and another one after it was changed",
+        "a version ran beside the one before (both answered) until its metrics had held for 15 s, and took over with its port; one whose metrics did not hold was taken back, while process {} ran on; one waited for a hand; a secret was sealed on disk, in the container with owner and mode, and another one after it was changed",
         process.trim()
     )))
 }

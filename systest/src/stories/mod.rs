@@ -21,6 +21,8 @@ mod image;
 mod images;
 /// The ways onto a disk.
 mod install;
+/// Agent, containerd and tailer are killed.
+mod killed;
 /// The hot cores stay quiet while the others work.
 mod loaded;
 /// The network, and what it boots.
@@ -109,6 +111,7 @@ const BESIDE: &[(&str, Alone)] = &[
     ("damaged-data", data::damaged_data_never_hangs_a_host),
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
+    ("agent-killed", killed::nothing_is_lost_when_everybody_is_killed),
     ("own-cores", tune::host_has_cores_of_its_own),
     ("netboot", image::boots_without_a_disk),
     ("secure-boot", secureboot::signed_boots),

@@ -1,0 +1,34 @@
+//! A container's program for tests, static, made by rustc alone: writes numbered lines, as many and as fast as it is told,
+//! then waits to be ended.
+//!
+//! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it rests. `lines fail` ends
+//! at once.
+
+use std::io::Write;
+use std::time::Duration;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let prefix = words.get(1).map_or("line", String::as_str);
+    if prefix == "fail" {
+        std::process::exit(4);
+    }
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    let (count, pause) = (number(2), Duration::from_micros(number(3)));
+    // A container's lines come in whole writes, as a logger's do.
+    let mut out = std::io::LineWriter::new(std::io::stdout().lock());
+    let mut err = std::io::stderr().lock();
+    for line in 0..count {
+        let text = format!("{prefix} {line:010} of a container that has much to say\n");
+        let written = if line % 10 == 9 { err.write_all(text.as_bytes()) } else { out.write_all(text.as_bytes()) };
+        if written.is_err() {
+            std::process::exit(3);
+        }
+        if line % 1000 == 999 && !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
