@@ -58,6 +58,11 @@ pub struct Origin {
     pub ended: bool,
 }
 
+/// The instance that a container of this name was made for: names of containers are stems of their output.
+pub fn instance_of(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(instance, _)| instance)
+}
+
 /// The files of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {

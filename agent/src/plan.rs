@@ -18,25 +18,26 @@ pub enum Task {
     Stopped(u32),
 }
 
-/// What containerd knows under one name.
+/// What containerd knows under one name. Each container that is made has a new one, so that what a kill left of an earlier
+/// one, in containerd or in runc, is in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
+    /// The instance that it was made for.
+    pub instance: String,
     /// The fingerprint of the service that it was made from, if there is a container.
     pub fingerprint: Option<String>,
     /// Its task; none after its shim was killed.
     pub task: Option<Task>,
     /// Whether a snapshot is left.
     pub snapshot: bool,
-    /// The stem of the files that its output goes to.
-    pub output: Option<String>,
 }
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Take away task, container and snapshot, whatever of them there is.
+    /// Take away task, container and snapshot of that name, whatever of them there is.
     Remove(String),
-    /// Make and start it.
+    /// Make and start one for this instance.
     Create(String),
 }
 
@@ -82,6 +83,18 @@ pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     )
 }
 
+/// The container of an instance, and its name; of several, the one that is most of what it is to be.
+pub fn container_of<'a>(
+    observed: &'a BTreeMap<String, Observed>,
+    instance: &Instance,
+) -> Option<(&'a String, &'a Observed)> {
+    let those = observed.iter().filter(|(_, found)| found.instance == instance.id);
+    those.max_by_key(|(_, found)| {
+        let current = found.fingerprint.as_ref() == Some(&instance.fingerprint);
+        (current, found.task == Some(Task::Running), found.task.is_some())
+    })
+}
+
 /// The actions that lead from what is observed to what is wanted, in order. What runs is not taken away for a version
 /// that may not start yet; one that is not well is made anew, if it is to be started again at all.
 pub fn plan(
@@ -93,11 +106,16 @@ pub fn plan(
     now: Duration,
 ) -> Vec<Action> {
     let ids: BTreeSet<&str> = wanted.iter().map(|instance| instance.id.as_str()).collect();
-    let unwanted = observed.keys().filter(|id| !ids.contains(id.as_str()));
-    let mut actions: Vec<Action> = unwanted.cloned().map(Action::Remove).collect();
+    let unwanted = observed.iter().filter(|(_, found)| !ids.contains(found.instance.as_str()));
+    let mut actions: Vec<Action> = unwanted.map(|(name, _)| Action::Remove(name.clone())).collect();
     for instance in wanted {
         let id = instance.id.clone();
-        let found = observed.get(&id).cloned().unwrap_or_default();
+        let chosen = container_of(observed, instance);
+        let others = observed.iter().filter(|(name, found)| {
+            found.instance == id && chosen.is_none_or(|(chosen, _)| chosen != *name)
+        });
+        actions.extend(others.map(|(name, _)| Action::Remove(name.clone())));
+        let found = chosen.map(|(_, found)| found.clone()).unwrap_or_default();
         let current = found.fingerprint.as_ref() == Some(&instance.fingerprint);
         let runs = found.task == Some(Task::Running);
         let is_well = instance.service.conduct.restart == Restart::No || !is_unwell(instance);
@@ -109,9 +127,7 @@ pub fn plan(
         if !due || !may_start(instance) {
             continue;
         }
-        if found != Observed::default() {
-            actions.push(Action::Remove(id.clone()));
-        }
+        actions.extend(chosen.map(|(name, _)| Action::Remove(name.clone())));
         actions.push(Action::Create(id));
     }
     actions
@@ -144,7 +160,7 @@ mod tests {
         history: History,
         now_ms: u64,
     ) -> Vec<Action> {
-        let observed = found.map(|found| ("a".to_string(), found)).into_iter().collect();
+        let observed = found.map(|found| ("a-1".to_string(), found)).into_iter().collect();
         let history = [("a".to_string(), history)].into();
         let now = Duration::from_millis(now_ms);
         plan(&[instance(service)], &observed, &history, &|_| true, &|_| false, now)
@@ -156,16 +172,16 @@ mod tests {
 
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
         let fingerprint = Some(service.fingerprint());
-        Some(Observed { fingerprint, task, snapshot: true, output: None })
+        Some(Observed { instance: "a".into(), fingerprint, task, snapshot: true })
     }
 
     fn old() -> Observed {
         let (fingerprint, task) = (Some("old".into()), Some(Task::Running));
-        Observed { fingerprint, task, snapshot: true, output: None }
+        Observed { instance: "a".into(), fingerprint, task, snapshot: true }
     }
 
     fn anew() -> Vec<Action> {
-        vec![Action::Remove("a".into()), Action::Create("a".into())]
+        vec![Action::Remove("a-1".into()), Action::Create("a".into())]
     }
 
     #[test]
@@ -177,7 +193,7 @@ mod tests {
         for task in [None, Some(Task::Created), Some(Task::Stopped(0)), Some(Task::Stopped(137))] {
             assert_eq!(planned(&service, found(&service, task), fresh, 0), anew(), "{task:?}");
         }
-        let orphan = Observed { snapshot: true, ..Observed::default() };
+        let orphan = Observed { instance: "a".into(), snapshot: true, ..Observed::default() };
         assert_eq!(planned(&service, Some(orphan), fresh, 0), anew());
     }
 
@@ -186,16 +202,30 @@ mod tests {
         let service = service("always");
         let old = old();
         assert_eq!(planned(&service, Some(old.clone()), History::default(), 0), anew());
-        let observed = [("b".to_string(), old)].into();
+        let observed = [("b-1".to_string(), old)].into();
         let actions = plan(&[], &observed, &BTreeMap::new(), &|_| true, &|_| false, Duration::ZERO);
-        assert_eq!(actions, [Action::Remove("b".into())]);
+        assert_eq!(actions, [Action::Remove("b-1".into())]);
+    }
+
+    #[test]
+    fn of_two_containers_of_an_instance_the_one_that_runs_stays() {
+        let service = service("always");
+        let all = [
+            ("a-1".to_string(), found(&service, None).unwrap()),
+            ("a-2".to_string(), found(&service, Some(Task::Running)).unwrap()),
+            ("a-3".to_string(), old()),
+        ];
+        let wanted = [instance(&service)];
+        let history = BTreeMap::new();
+        let actions = plan(&wanted, &all.into(), &history, &|_| true, &|_| false, Duration::ZERO);
+        assert_eq!(actions, [Action::Remove("a-1".into()), Action::Remove("a-3".into())]);
     }
 
     #[test]
     fn one_that_is_not_well_is_made_anew() {
         let planned = |restart: &str| {
             let service = service(restart);
-            let observed = [("a".to_string(), found(&service, Some(Task::Running)).unwrap())];
+            let observed = [("a-1".to_string(), found(&service, Some(Task::Running)).unwrap())];
             let history = BTreeMap::new();
             plan(
                 &[instance(&service)],
@@ -214,7 +244,7 @@ mod tests {
     fn what_runs_stays_until_what_is_next_may_start() {
         let service = service("always");
         let old = old();
-        let observed = [("a".to_string(), old)].into();
+        let observed = [("a-1".to_string(), old)].into();
         let planned = |may_start: &dyn Fn(&Instance) -> bool| {
             let wanted = [instance(&service)];
             plan(&wanted, &observed, &BTreeMap::new(), may_start, &|_| false, Duration::ZERO)

@@ -89,7 +89,8 @@ impl Rig {
         )?;
         std::fs::copy(root().join("image/files/host-plan.toml"), directory.join("host-plan.toml"))?;
         std::fs::copy(program("quietcore-agent"), directory.join("programs/quietcore-agent"))?;
-        pack(&directory)?;
+        let (name, _) = IMAGE.split_once(':').context("a name and a version")?;
+        pack("lines", name, &directory.join("archives/lines.tar"))?;
         let init = Command::new(root().join("image/in-tools"))
             .arg(&base)
             .arg("-b").arg(format!("{}:/rig", directory.display()))
@@ -281,24 +282,27 @@ impl Drop for Rig {
     }
 }
 
-/// The test program as an image, beside those that came with the OS.
-fn pack(directory: &Path) -> Result<()> {
-    let compiled = directory.join("lines");
+/// Compiles a program of `systest/assets`, static, and packs it as an image of that name, version 1, into an archive.
+///
+/// # Errors
+/// rustc or the packer refuses.
+pub fn pack(source: &str, name: &str, archive: &Path) -> Result<()> {
+    let compiled = archive.with_file_name(source);
     let output = Command::new("rustc")
         .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
         .arg(&compiled)
-        .arg(root().join("systest/assets/lines.rs"))
+        .arg(root().join("systest/assets").join(format!("{source}.rs")))
         .output()
         .context("start rustc")?;
     ensure!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
-    let (name, version) = IMAGE.split_once(':').context("a name and a version")?;
     let output = Command::new(program("quietcore-oci"))
-        .args(["--name", name, "--version", version, "--program"])
+        .args(["--name", name, "--version", "1", "--program"])
         .arg(&compiled)
         .arg("--output")
-        .arg(directory.join("archives/lines.tar"))
+        .arg(archive)
         .output()
         .context("start quietcore-oci")?;
+    std::fs::remove_file(&compiled)?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -43,6 +43,9 @@ const ULIMITS: [(&str, u64); 7] = [
 /// Open files without `ulimits`.
 const NOFILE: u64 = 65536;
 
+/// Of containerd's 76 characters: `.green` and 17 for what makes each container's name another one.
+const NAME_LEN_MAX: usize = 48;
+
 /// `/dev/shm` and directories in memory without a size.
 const SHM_BYTES: u64 = 16 << 20;
 const TMPFS_BYTES: u64 = 64 << 20;
@@ -67,9 +70,13 @@ impl Checker<'_> {
     }
 
     pub fn check(&self, raw: &RawService, source: String) -> Result<Service, ComposeError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || self.name.len() > 63 || !self.name.chars().all(plain) {
-            return Err(self.refuse("(name)", self.name, "1 to 63 letters, digits, - or _"));
+        // containerd's own rule, and room for what makes the name of each container another one.
+        let is_word =
+            |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric());
+        if self.name.len() > NAME_LEN_MAX || !self.name.split(['-', '_']).all(is_word) {
+            let remedy =
+                format!("up to {NAME_LEN_MAX} letters and digits, with single - or _ between them");
+            return Err(self.refuse("(name)", self.name, remedy));
         }
         if raw.init {
             let remedy = "leave it out: the container's first program reaps its own children";

@@ -5,7 +5,7 @@ use crate::compose::Service;
 use crate::instance::Instance;
 use crate::limits::CONTAINERD_TIMEOUT;
 use crate::ociarchive::chain_ids;
-use crate::output::{Files, Kind};
+use crate::output::{Files, Kind, instance_of};
 use crate::plan::{Observed, Task};
 use crate::runtimespec;
 use crate::secrets::Delivered;
@@ -39,7 +39,6 @@ const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";
-const OUTPUT: &str = "io.quietcore.output";
 
 /// Why containerd did not do something.
 #[derive(Debug, Error)]
@@ -174,9 +173,7 @@ impl Containerd {
         .await?;
         for container in containers.map(|answer| answer.containers).unwrap_or_default() {
             let fingerprint = container.labels.get(FINGERPRINT).cloned().unwrap_or_default();
-            let output = container.labels.get(OUTPUT).cloned();
-            let found = observed.entry(container.id).or_default();
-            (found.fingerprint, found.output) = (Some(fingerprint), output);
+            observed.entry(container.id).or_default().fingerprint = Some(fingerprint);
         }
         let list = ListTasksRequest::default();
         let tasks =
@@ -195,6 +192,9 @@ impl Containerd {
                 observed.entry(name.to_string()).or_default().snapshot = true;
             }
         }
+        for (name, found) in &mut observed {
+            found.instance = instance_of(name).into();
+        }
         Ok(observed)
     }
 
@@ -208,7 +208,7 @@ impl Containerd {
             .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))
     }
 
-    /// Makes and starts a container, with what is brought into it, and its output in files.
+    /// Makes and starts a container, with what is brought into it, and its output in files whose name it has.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
@@ -218,16 +218,16 @@ impl Containerd {
         brought: &[Delivered],
         output: &Files,
     ) -> Result<u32, ContainerdError> {
-        let (name, service) = (&instance.id, &instance.service);
+        let (name, service) = (&output.stem, &instance.service);
         let image = self.check_image(service)?;
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
-        let spec = runtimespec::spec(name, service, brought, image).to_string().into_bytes();
-        let labels = [(FINGERPRINT, instance.fingerprint.clone()), (OUTPUT, output.stem.clone())];
+        let spec =
+            runtimespec::spec(&instance.id, service, brought, image).to_string().into_bytes();
         let container = Container {
             id: name.clone(),
-            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+            labels: [(FINGERPRINT.to_owned(), instance.fingerprint.clone())].into(),
             image: service.image.clone(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
             spec: Some(prost_types::Any {

@@ -9,7 +9,7 @@ use crate::health::{Look, look};
 use crate::instance::{Instance, service_of};
 use crate::limits::{ENGINE_STOP_WAIT, STOP_GRACE};
 use crate::output::{self, Origin};
-use crate::plan::{Action, Task, is_over, plan};
+use crate::plan::{Action, Task, container_of, is_over, plan};
 use crate::status::{Container, Engine};
 use crate::supply::Missing;
 use crate::volumes;
@@ -45,8 +45,8 @@ impl Agent {
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
         self.observed = containerd.observe().await?;
-        let living = self.observed.values().filter_map(|observed| observed.output.as_deref());
-        output::end_all_but(&self.paths.logs, &living.collect::<Vec<_>>())?;
+        let living: Vec<&str> = self.observed.keys().map(String::as_str).collect();
+        output::end_all_but(&self.paths.logs, &living)?;
         self.judge_trials();
         self.wanted = self.versions.instances(&self.declared, &self.cores);
         self.bring_images(containerd).await;
@@ -61,13 +61,22 @@ impl Agent {
         let now = self.now();
         let actions =
             plan(&self.wanted, &self.observed, &self.history, &may_start, &is_unwell, now);
+        let mut stuck = BTreeSet::new();
         for action in &actions {
-            let (Action::Remove(name) | Action::Create(name)) = action;
+            let instance = match action {
+                Action::Remove(name) => output::instance_of(name),
+                // As long as the old one can't be taken away a new one would be one too many.
+                Action::Create(id) if stuck.contains(id.as_str()) => continue,
+                Action::Create(id) => id,
+            };
             // One container that can't be had does not keep the others waiting.
             let done = self.act(containerd, action).await.err().map(|error| error.to_string());
+            if done.is_some() {
+                stuck.insert(instance);
+            }
             // That the old one is gone does not say that the new one runs.
             if done.is_some() || matches!(action, Action::Create(_)) {
-                self.problem(&format!("container {name}"), done);
+                self.problem(&format!("container {instance}"), done);
             }
         }
         if !actions.is_empty() {
@@ -136,21 +145,25 @@ impl Agent {
         action: &Action,
     ) -> Result<(), ContainerdError> {
         match action {
-            Action::Remove(id) => {
+            Action::Remove(name) => {
+                let id = output::instance_of(name);
                 let (signal, grace) = self.ending(id);
                 self.health.forget(id);
-                containerd.remove(id, signal, grace).await?;
-                self.secrets.withdraw(id);
-                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(id));
+                containerd.remove(name, signal, grace).await?;
+                if !self.wanted.iter().any(|instance| instance.id == id) {
+                    self.secrets.withdraw(id);
+                }
+                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(name));
                 Ok(())
             }
             Action::Create(id) => {
                 let now = self.now();
-                let task = self.observed.get(id).and_then(|observed| observed.task);
-                let ended_by_itself = matches!(task, Some(Task::Stopped(_)));
-                self.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
                 let instance = self.wanted.iter().find(|instance| instance.id == *id);
                 let instance = instance.expect("planned from what is wanted").clone();
+                let found = container_of(&self.observed, &instance);
+                let task = found.and_then(|(_, observed)| observed.task);
+                let ended_by_itself = matches!(task, Some(Task::Stopped(_)));
+                self.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
                 let pid = self.create(containerd, &instance).await?;
                 let trial = self.trials.entry(instance.service.name.clone()).or_default();
                 if trial.fingerprint != instance.fingerprint {
@@ -202,7 +215,8 @@ impl Agent {
         let mut stops = tokio::task::JoinSet::new();
         let names: Vec<String> = self.observed.keys().cloned().collect();
         for name in names {
-            let (containerd, (signal, grace)) = (containerd.watcher(), self.ending(&name));
+            let ending = self.ending(output::instance_of(&name));
+            let (containerd, (signal, grace)) = (containerd.watcher(), ending);
             stops.spawn(async move {
                 let stopped = containerd.remove(&name, signal, grace).await;
                 info!(container = name, "the host stops: {name}: {stopped:?}");
@@ -250,7 +264,7 @@ impl Agent {
     }
 
     pub(super) fn task(&self, instance: &Instance) -> Option<Task> {
-        let observed = self.observed.get(&instance.id)?;
+        let (_, observed) = container_of(&self.observed, instance)?;
         observed.task.filter(|_| observed.fingerprint.as_ref() == Some(&instance.fingerprint))
     }
 
@@ -290,7 +304,8 @@ impl Agent {
 
     pub(super) fn container(&self, instance: &Instance) -> Container {
         let service = &instance.service;
-        let task = self.observed.get(&instance.id).and_then(|observed| observed.task);
+        let found = container_of(&self.observed, instance);
+        let task = found.and_then(|(_, observed)| observed.task);
         Container {
             name: instance.id.clone(),
             image: service.image.clone(),

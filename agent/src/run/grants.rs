@@ -7,7 +7,7 @@ use crate::events::Level;
 use crate::files::read_up_to;
 use crate::instance::Instance;
 use crate::limits::API_CONFIG_LEN_MAX;
-use crate::plan::Task;
+use crate::plan::{Task, container_of};
 use crate::secrets::put;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -61,14 +61,15 @@ impl Agent {
             let id = &instance.id;
             self.secrets.deliver(id, &instance.service)?;
             let containerd = self.containerd.as_ref().context("containerd does not answer")?;
+            let Some((container, _)) = container_of(&self.observed, &instance) else { continue };
             let conduct = &instance.service.conduct;
             let text = match conduct.secret_signal {
                 Some(signal) => {
-                    containerd.signal(id, signal).await?;
+                    containerd.signal(container, signal).await?;
                     format!("given to {id}, with signal {signal}")
                 }
                 None => {
-                    containerd.remove(id, conduct.stop_signal, conduct.stop_grace).await?;
+                    containerd.remove(container, conduct.stop_signal, conduct.stop_grace).await?;
                     format!("given to {id}, which is made anew")
                 }
             };

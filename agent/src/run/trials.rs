@@ -4,7 +4,7 @@ use super::{Agent, Trial};
 use crate::events::Level;
 use crate::files::write_whole;
 use crate::instance::Instance;
-use crate::plan::Task;
+use crate::plan::{Task, container_of};
 use crate::protocol::RolloutStep;
 use crate::rollout::{Memory, Sight, Verdict, judge};
 use anyhow::{Context, Result, anyhow, bail};
@@ -36,8 +36,8 @@ impl Agent {
     pub(super) fn judge_trials(&mut self) {
         let before = self.versions.clone();
         for instance in self.wanted.clone() {
-            let found = self.observed.get(&instance.id);
-            let found = found.and_then(|observed| observed.fingerprint.as_ref());
+            let found = container_of(&self.observed, &instance);
+            let found = found.and_then(|(_, observed)| observed.fingerprint.as_ref());
             if self.is_on_trial(&instance) && found == Some(&instance.fingerprint) {
                 self.judge_one(&instance);
             }

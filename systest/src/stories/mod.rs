@@ -21,6 +21,8 @@ mod image;
 mod images;
 /// The ways onto a disk.
 mod install;
+/// Containers and the hot cores.
+mod isolation;
 /// Agent, containerd and tailer are killed.
 mod killed;
 /// The hot cores stay quiet while the others work.
@@ -86,6 +88,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("ready", image::boots_to_ready),
     ("quiet-cores", quiet::hot_cores_are_quiet),
     ("hot-core-refused", containers::hot_core_is_refused),
+    ("isolation", isolation::no_container_reaches_a_hot_core),
     ("container-comes-back", containers::killed_container_comes_back),
     ("kill-switch", trading::kill_switch_cancels_everything),
     ("recording", trading::recording_is_traded_state_for_state),
