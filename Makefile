@@ -31,7 +31,7 @@ help:
 	@echo 'make story NAME=...      one story'
 	@echo 'make backtest RECORDING=file.itch  a strategy over a recorded day; STRATEGY=crate for your own'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
-	@echo 'make bench AREA=...         measure and write target/reports/AREA.json: image, engine, host; make report'
+	@echo 'make bench AREA=...         measure and write target/reports/AREA.json: image, engine, host, agent; make report'
 	@echo '     BOOK_INPUT=file.itch   another recording for the book'
 
 # Debian packages and root are needed to build the image; YES=1 (or being root) skips the question.

@@ -141,7 +141,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wake = agent.wake.clone();
-    agent.problem("API", agent.bring_api().err().map(|error| format!("{error:#}")));
+    agent.problem("API", agent.start_api().err().map(|error| format!("{error:#}")));
     ask::settle(&agent.paths.update);
     hotpartition::guard(agent.cores.clone(), agent.log.clone());
     notify_systemd("READY=1");

@@ -4,7 +4,7 @@ use super::Agent;
 use crate::api::config::Config;
 use crate::compose::grants::Access;
 use crate::events::Level;
-use crate::files::read_up_to;
+use crate::files::{read_up_to, write_whole};
 use crate::instance::Instance;
 use crate::limits::API_CONFIG_LEN_MAX;
 use crate::plan::{Task, container_of};
@@ -19,8 +19,28 @@ use std::path::Path;
 const API: &str = "quietcore.api";
 
 impl Agent {
+    /// A credential that is another than at the last start comes before what was brought over the network: whoever can give a
+    /// host its credentials gets in again.
+    pub(super) fn start_api(&self) -> Result<()> {
+        if let Some(path) = &self.paths.api_credential {
+            use sha2::{Digest, Sha256};
+            let given = read_up_to(path, API_CONFIG_LEN_MAX)?;
+            let digest = format!("{:x}\n", Sha256::digest(given));
+            let noted = self.paths.versions.with_file_name("api-credential");
+            if std::fs::read_to_string(&noted).is_ok_and(|before| before != digest)
+                && self.secrets.names().iter().any(|name| name == API)
+            {
+                self.secrets.remove(API)?;
+                let text = "is forgotten: this host was given another credential";
+                self.log.say(Level::Warning, &format!("secret {API}"), text);
+            }
+            write_whole(&noted, &digest)?;
+        }
+        self.bring_api()
+    }
+
     /// Puts the API's configuration where its process reads it; without one there is no API.
-    pub(super) fn bring_api(&self) -> Result<()> {
+    fn bring_api(&self) -> Result<()> {
         let path = self.paths.api.join(API);
         let brought = match self.secrets.names().iter().any(|name| name == API) {
             true => Some(self.secrets.open(API)?),
