@@ -20,6 +20,8 @@ pub mod events;
 pub mod files;
 /// A disk image onto a disk.
 pub mod flash;
+/// The journal to Loki and Elasticsearch.
+pub mod forward;
 /// Whether containers are well.
 pub mod health;
 /// A host's configuration, put where it is read.
@@ -50,6 +52,8 @@ pub mod resolver;
 pub mod risklimits;
 /// Versions of services.
 pub mod rollout;
+/// Who vouches for servers.
+pub mod roots;
 /// The agent's main loop.
 pub mod run;
 /// A service as an OCI runtime specification.

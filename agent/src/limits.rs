@@ -32,6 +32,8 @@ pub const API_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const API_HEADERS: Duration = Duration::from_secs(10);
 /// See [`API_HANDSHAKE`].
 pub const API_REQUEST: Duration = Duration::from_secs(60);
+/// Who was refused has heard it within this.
+pub const API_HANG_UP: Duration = Duration::from_secs(1);
 /// What the agent answers: a thousand events of a kilobyte.
 pub const API_ANSWER_MAX: u64 = 16 << 20;
 /// The API's configuration: a few certificates.
@@ -80,6 +82,21 @@ pub const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Until a containerd that does not answer is asked again: it starts within some tens of milliseconds.
 pub const CONTAINERD_RETRY: Duration = Duration::from_millis(200);
 
+/// Entries of the journal that are forwarded at once, and how long the first of them waits for others.
+pub const FORWARD_BATCH_MAX: usize = 1000;
+/// See [`FORWARD_BATCH_MAX`]: Loki takes 4 MiB.
+pub const FORWARD_BATCH_BYTES: usize = 1 << 20;
+/// See [`FORWARD_BATCH_MAX`].
+pub const FORWARD_BATCH_WAIT: Duration = Duration::from_secs(1);
+/// Between two tries at a target that does not answer: the first, and the longest.
+pub const FORWARD_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FORWARD_PAUSE`].
+pub const FORWARD_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A target takes a batch within this.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Some targets with their certificates.
+pub const FORWARD_CONFIG_LEN_MAX: u64 = 256 << 10;
+
 /// A file of events before the next is begun: some ten thousand of them. One older file is kept.
 pub const EVENTS_LEN_MAX: u64 = 1 << 20;
 /// A file of who changed what before the next is begun; one older file is kept.
@@ -94,8 +111,9 @@ pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
 /// datagram's is 208 KiB (net.core.wmem_max).
 pub const OUTPUT_CHUNK: usize = 64 * 1024;
 
-/// Pieces read in one turn, so that a container that writes without end keeps no other waiting: 4 MiB.
-pub const OUTPUT_CHUNKS_MAX: usize = 64;
+/// Pieces read in one turn, after which the place is kept: a container that writes without end keeps no other waiting, and
+/// a reader that is killed over and over still gets on. 1 MiB, which is half a second of journald's work.
+pub const OUTPUT_CHUNKS_MAX: usize = 16;
 
 /// Output behind the place is given back to the file system in steps of this.
 pub const OUTPUT_PUNCH: u64 = 1 << 20;

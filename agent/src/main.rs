@@ -7,7 +7,7 @@ use agent::images::{pull, wanted};
 use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
-use agent::{api, compose, hostconfig, hotpartition, output, protocol, qctl};
+use agent::{api, compose, forward, hostconfig, hotpartition, output, protocol, qctl};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -86,6 +86,12 @@ enum Command {
         /// The agent's socket.
         #[arg(long, default_value = protocol::SOCKET)]
         agent: PathBuf,
+    },
+    /// Forward the journal to those that the credential quietcore.logs names.
+    Forward {
+        /// How far each has come.
+        #[arg(long, default_value = "/var/lib/quietcore/forward")]
+        places: PathBuf,
     },
     /// Give containers' output to the journal.
     Tail {
@@ -213,6 +219,14 @@ fn act(command: Command) -> Result<()> {
             let image = PathBuf::from("/usr/lib/os-release");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(api::run(api::Places { config, agent, image }))
+        }
+        Command::Forward { places } => {
+            let own = credentials().context("started by systemd, with credentials")?;
+            match hostconfig::credential(&own, "quietcore.logs") {
+                Some(config) => forward::run(&config, &places),
+                // Nobody is to have it.
+                None => Ok(()),
+            }
         }
         Command::Tail { logs, journal } => tailer::run(&logs, &journal),
         Command::FetchUpdate => fetch::run(&Places::default()),

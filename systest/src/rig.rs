@@ -85,7 +85,7 @@ impl Rig {
         // A file system that containerd can lay over another; the journal keeps everything that is counted.
         write(
             "journald.conf",
-            "[Journal]\nStorage=persistent\nSystemMaxUse=8G\nRateLimitIntervalSec=0\nSyncIntervalSec=1s\n",
+            "[Journal]\nStorage=persistent\nSystemMaxUse=16G\nSystemMaxFiles=1000\nRateLimitIntervalSec=0\nSyncIntervalSec=1s\n",
         )?;
         std::fs::copy(root().join("image/files/host-plan.toml"), directory.join("host-plan.toml"))?;
         std::fs::copy(program("quietcore-agent"), directory.join("programs/quietcore-agent"))?;

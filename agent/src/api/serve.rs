@@ -5,8 +5,8 @@ use super::routes::{Ask, open_api, route};
 use super::{Places, metrics};
 use crate::events::Event;
 use crate::limits::{
-    API_ANSWER_MAX, API_HANDSHAKE, API_HEADERS, API_REQUEST, EVENTS_SHOWN_MAX, FOLLOW_INTERVAL,
-    REQUEST_LEN_MAX,
+    API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, EVENTS_SHOWN_MAX,
+    FOLLOW_INTERVAL, REQUEST_LEN_MAX,
 };
 use crate::output::query::Query;
 use crate::protocol::{Call, Request, Response};
@@ -39,7 +39,14 @@ type Answer = hyper::Response<Body>;
 pub async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, places: &Places) -> Result<()> {
     stream.set_nodelay(true)?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let stream = timeout(API_HANDSHAKE, acceptor.accept(stream)).await.context("handshake")??;
+    let accepted = timeout(API_HANDSHAKE, acceptor.accept(stream).into_fallible()).await;
+    let stream = match accepted.context("handshake")? {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            hang_up(stream).await;
+            return Err(error).context("handshake");
+        }
+    };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let asker = Arc::new(identity(certificates.first().context("no certificate")?));
     let agent = Arc::new(places.agent.clone());
@@ -60,6 +67,13 @@ pub async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, places: &Plac
         .serve_connection(TokioIo::new(stream), service)
         .await
         .context("HTTP")
+}
+
+/// Reads what still comes, so that who was refused hears why, instead of a reset that overtakes it.
+async fn hang_up(mut stream: TcpStream) {
+    let _ = stream.shutdown().await;
+    let mut rest = (&mut stream).take(REQUEST_LEN_MAX);
+    let _ = timeout(API_HANG_UP, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 async fn answer(

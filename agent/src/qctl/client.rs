@@ -54,8 +54,8 @@ impl Client {
                 let url = format!("{url}/v1/ask");
                 let body = serde_json::to_string(request)?;
                 let answer = agent.post(&url).content_type("application/json").send(body);
-                let mut answer = answer.with_context(|| url.clone())?;
-                let text = answer.body_mut().read_to_string().with_context(|| url.clone())?;
+                let mut answer = answer.with_context(|| no_answer(&url))?;
+                let text = answer.body_mut().read_to_string().with_context(|| no_answer(&url))?;
                 serde_json::from_str(&text)
                     .with_context(|| format!("{url}: status {}: {text}", answer.status()))?
             }
@@ -70,7 +70,7 @@ impl Client {
     pub fn stream(&mut self, path: &str) -> Result<Option<Box<dyn Read>>> {
         let Self::Remote { agent, url } = self else { return Ok(None) };
         let url = format!("{url}{path}");
-        let mut answer = agent.get(&url).call().with_context(|| url.clone())?;
+        let mut answer = agent.get(&url).call().with_context(|| no_answer(&url))?;
         if !answer.status().is_success() {
             let text = answer.body_mut().read_to_string().unwrap_or_default();
             bail!("{url}: status {}: {}", answer.status(), text.trim());
@@ -88,6 +88,10 @@ impl Client {
     pub fn done(&mut self, request: &Request) -> Result<()> {
         self.ask(request).map(drop)
     }
+}
+
+fn no_answer(url: &str) -> String {
+    format!("{url}: no answer; is the host there, and your certificate good and of its authority?")
 }
 
 /// The agent answered something else.

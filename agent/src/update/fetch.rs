@@ -6,6 +6,7 @@ use super::{Places, Progress, Request, Stage, told};
 use crate::files::{free_bytes, write_whole_bytes};
 use crate::limits::{DISK_SPARE, FETCH_ATTEMPTS, FETCH_PAUSE, FETCH_TIMEOUT, RELEASE_LEN_MAX};
 use crate::ociarchive::hex;
+use crate::roots;
 use abi::release::{Artefact, Release, Version};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -13,10 +14,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-
-/// The authorities that HTTPS servers are checked against: Debian's, and those laid over the image.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 struct Server {
     agent: ureq::Agent,
@@ -41,18 +38,9 @@ pub fn check_url(url: &str) -> Result<()> {
 impl Server {
     fn new(url: &str, own_authorities: &Path) -> Result<Self> {
         check_url(url)?;
-        let mut tls = TlsConfig::builder();
-        let read = |path: &Path| std::fs::read(path).unwrap_or_default();
-        let pem = [read(Path::new(AUTHORITIES)), read(own_authorities)].concat();
-        if !pem.is_empty() {
-            let certificates = parse_pem(&pem).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            });
-            tls = tls.root_certs(RootCerts::from(certificates));
-        }
+        let own = std::fs::read(own_authorities).unwrap_or_default();
         let config = ureq::Agent::config_builder()
-            .tls_config(tls.build())
+            .tls_config(roots::tls(&[&own]))
             .user_agent(concat!("quietcore/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(Duration::from_secs(30)))
