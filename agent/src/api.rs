@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 /// Its configuration, and certificates.
@@ -19,7 +19,7 @@ pub mod routes;
 /// One connection.
 mod serve;
 
-use crate::limits::API_CONNECTIONS_MAX;
+use crate::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
 use config::Config;
 
 /// Where everything is.
@@ -53,7 +53,7 @@ impl Places {
 }
 
 /// Serves until it is ended. Another configuration is in force with the next connection; one that can't be read changes
-/// nothing. Only another address needs another start.
+/// nothing. Only another address needs another start. Ends when the configuration is taken away.
 ///
 /// # Errors
 /// The first configuration can't be read, or its address not be had.
@@ -63,7 +63,10 @@ pub async fn run(places: Places) -> Result<()> {
     let listener = listener.with_context(|| format!("listen at {}", config.listen))?;
     info!("listens at {}", config.listen);
     let places = Arc::new(places);
+    let handshakes = Arc::new(Semaphore::new(API_HANDSHAKES_MAX));
     let room = Arc::new(Semaphore::new(API_CONNECTIONS_MAX));
+    // Whoever came in with other certificates goes when they do.
+    let (renewed, in_force) = watch::channel(());
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -73,23 +76,37 @@ pub async fn run(places: Places) -> Result<()> {
                 continue;
             }
         };
-        // Who comes when it is full waits no longer than it takes to say no.
-        let Ok(room) = room.clone().try_acquire_owned() else { continue };
-        if places.written().is_some_and(|written| Some(written) != loaded.written) {
-            match places.load() {
+        match places.written() {
+            None => return Ok(()),
+            written if written == loaded.written => {}
+            _ => match places.load() {
                 Ok((_, new)) => {
                     info!("certificates are read anew");
                     loaded = new;
+                    let _ = renewed.send(());
                 }
                 Err(error) => warn!("{error:#}; the ones before stay in force"),
-            }
+            },
         }
-        let (tls, places) = (loaded.tls.clone(), places.clone());
+        // Who comes when it is full waits no longer than it takes to say no.
+        let Ok(handshake) = handshakes.clone().try_acquire_owned() else { continue };
+        let (tls, places, room) = (loaded.tls.clone(), places.clone(), room.clone());
+        let mut over = in_force.clone();
+        over.mark_unchanged();
         tokio::spawn(async move {
-            if let Err(error) = serve::connection(stream, tls, &places).await {
+            let served = async {
+                let stream = serve::handshake(stream, tls).await?;
+                drop(handshake);
+                let _room = room.try_acquire().context("there are too many connections")?;
+                serve::connection(stream, &places).await
+            };
+            let ended = tokio::select! {
+                ended = served => ended,
+                _ = over.changed() => Ok(()),
+            };
+            if let Err(error) = ended {
                 info!("{peer}: {error:#}");
             }
-            drop(room);
         });
     }
 }

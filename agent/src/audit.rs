@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,7 +52,8 @@ struct Inner {
 impl AuditLog {
     /// Goes on with a file, or starts one.
     pub fn at(path: &Path) -> Self {
-        let last = read(path).pop();
+        // A power cut may have come between putting a file aside and beginning the next.
+        let last = read(path).pop().or_else(|| read(&old(path)).pop());
         let (number, last) = last.map_or((1, String::new()), |it| (it.number + 1, it.hash));
         Self(Arc::new(Mutex::new(Inner { path: path.into(), number, last })))
     }
@@ -76,10 +78,23 @@ impl AuditLog {
         if inner.path.metadata().is_ok_and(|file| file.len() > AUDIT_LEN_MAX) {
             std::fs::rename(&inner.path, old(&inner.path))?;
         }
-        let line = serde_json::to_string(&record)? + "\n";
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&inner.path)?;
+        let mut line = serde_json::to_string(&record)? + "\n";
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.append(true).read(true).create(true).open(&inner.path)?;
+        let len = file.metadata()?.len();
+        let mut end = [b'\n'];
+        if len > 0 {
+            file.read_exact_at(&mut end, len - 1)?;
+        }
+        if end != [b'\n'] {
+            // What a power cut left of a line stays one of its own.
+            line.insert(0, '\n');
+        }
         file.write_all(line.as_bytes())?;
         file.sync_data()?;
+        if let Some(directory) = inner.path.parent().filter(|_| len == 0) {
+            std::fs::File::open(directory)?.sync_all()?;
+        }
         (inner.number, inner.last) = (record.number + 1, record.hash);
         Ok(())
     }
@@ -134,6 +149,10 @@ mod tests {
             // Over restarts.
             AuditLog::at(&path).write(who, json!({ "method": "keep" }), None).unwrap();
         }
+        // A power cut in the middle of a line.
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"{\"number\":4,");
+        std::fs::write(&path, text).unwrap();
         let log = AuditLog::at(&path);
         log.write("eve", json!({ "method": "reboot" }), Some("eve is a reader")).unwrap();
         let all = log.last(10);
@@ -148,6 +167,12 @@ mod tests {
         let mut fewer = all;
         fewer.remove(2);
         assert_eq!(verify(&fewer), Err(4));
+        // One that came between two files.
+        std::fs::rename(&path, old(&path)).unwrap();
+        let log = AuditLog::at(&path);
+        log.write("root", json!({ "method": "keep" }), None).unwrap();
+        assert_eq!(verify(&log.last(10)), Ok(()));
+        assert_eq!(log.last(1)[0].number, 5);
         std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -175,8 +175,6 @@ pub struct Conduct {
     pub order: Order,
     /// How one that runs beside the old one is judged.
     pub canary: Option<Canary>,
-    /// Ports that the file names, and which are used in their place in the second slot.
-    pub ports: BTreeMap<u16, u16>,
     /// The signal that says that a secret is another one now.
     pub secret_signal: Option<u32>,
 }
@@ -191,6 +189,8 @@ pub struct Service {
     pub image: String,
     /// Instead of the image's entry point.
     pub entrypoint: Option<Vec<String>>,
+    /// Whether another program comes before it, which takes leave of its children.
+    pub init: bool,
     /// Arguments.
     pub command: Vec<String>,
     /// `NAME=value`.
@@ -215,6 +215,8 @@ pub struct Service {
     pub tmpfs: Vec<Tmpfs>,
     /// Bytes of `/dev/shm`.
     pub shm_bytes: u64,
+    /// Ports that the file names, and which are used in their place in the second slot.
+    pub ports: BTreeMap<u16, u16>,
     /// Secrets, below `/run/secrets`.
     pub secrets: Vec<Secret>,
     /// Texts of the compose file.
@@ -246,6 +248,23 @@ const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", VOLUMES, "/usr/share/quietcore
 
 /// The same, to read only: the engine's journal and the copies of it.
 const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcore/agent/journal/"];
+
+/// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
+/// reaches them is this host's operator, or more.
+const OWN: [&str; 7] = ["agent", "credentials", "esp", "host", "pull", "probe", "update"];
+
+/// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
+pub fn is_bindable(path: &str, read_only: bool) -> bool {
+    let under = |roots: &[&str]| roots.iter().any(|root| format!("{path}/").starts_with(root));
+    let plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    let own = path.strip_prefix("/run/quietcore").map(|rest| rest.trim_start_matches('/'));
+    let is_own = own.is_some_and(|rest| {
+        let first = rest.split('/').next().unwrap_or_default();
+        // All of it has them too.
+        first.is_empty() || OWN.contains(&first)
+    });
+    plain && !is_own && (under(&BIND_ROOTS) || read_only && under(&READ_ROOTS))
+}
 
 /// Where containers keep what is theirs.
 pub const VOLUMES: &str = "/var/lib/quietcore/volumes/";

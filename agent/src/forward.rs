@@ -5,7 +5,7 @@
 use crate::files::{read_up_to, write_whole};
 use crate::limits::{
     FORWARD_BATCH_BYTES, FORWARD_BATCH_MAX, FORWARD_BATCH_WAIT, FORWARD_CONFIG_LEN_MAX,
-    FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
+    FORWARD_LINES_WAITING, FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
 };
 use crate::roots;
 use anyhow::{Context, Result, ensure};
@@ -73,6 +73,9 @@ impl Config {
         let text = read_up_to(path, FORWARD_CONFIG_LEN_MAX)?;
         let config: Self = toml::from_slice(&text).with_context(named)?;
         ensure!(config.version == 1, "{}: version {}, not 1", named(), config.version);
+        let names: std::collections::BTreeSet<&str> =
+            config.target.iter().map(|target| target.name.as_str()).collect();
+        ensure!(names.len() == config.target.len(), "{}: two targets have one name", named());
         for target in &config.target {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
             let good = !target.name.is_empty() && target.name.bytes().all(plain);
@@ -127,7 +130,7 @@ fn follow(target: &Target, place: &PathBuf) -> Result<()> {
     let mut child = Ended(child.context("start journalctl")?);
     let output = child.0.stdout.take().context("its output")?;
     // journalctl waits when this is full.
-    let (lines, entries) = sync_channel(FORWARD_BATCH_MAX);
+    let (lines, entries) = sync_channel(FORWARD_LINES_WAITING);
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if lines.send(line).is_err() {
@@ -136,19 +139,24 @@ fn follow(target: &Target, place: &PathBuf) -> Result<()> {
         }
     });
     let sender = Sender::new(target);
-    let mut last = None;
+    let mut last = entry::of_cursor(&cursor);
     while let Some(batch) = next(&entries) {
         let Some(end) = batch.last() else { continue };
-        let (cursor, number) = (end.cursor.clone(), (end.sequence_of.clone(), end.sequence));
-        if let Some(missing) = entry::missing(last.as_ref(), &batch[0]) {
-            warn!(
-                "forward to {}: {missing} entries had left the journal before they could be forwarded",
-                target.name
-            );
+        let cursor = end.cursor.clone();
+        for entry in &batch {
+            if let Some(missing) = entry::missing(last.as_ref(), entry) {
+                let name = &target.name;
+                warn!(
+                    "forward to {name}: {missing} entries had left the journal before they could be forwarded"
+                );
+            }
+            last = Some((entry.sequence_of.clone(), entry.sequence));
         }
         sender.send(&batch);
-        write_whole(place, &(cursor + "\n"))?;
-        last = Some(number);
+        // A full disk is no reason to send the same again.
+        if let Err(error) = write_whole(place, &(cursor + "\n")) {
+            warn!("forward to {}: its place: {error:#}", target.name);
+        }
     }
     Ok(())
 }
@@ -199,6 +207,9 @@ impl<'a> Sender<'a> {
         let config = ureq::Agent::config_builder()
             .tls_config(roots::tls(&[target.authority.as_bytes()]))
             .http_status_as_error(false)
+            // A page to log in at would be taken for an answer.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_global(Some(FORWARD_TIMEOUT));
         let basic = |user: &String| {
             let password = target.password.as_deref().unwrap_or_default();

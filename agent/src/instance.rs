@@ -102,7 +102,7 @@ impl Instance {
 
     /// A line for each port that another stands for: as the file has it, and where the service is now.
     pub fn ports(&self) -> String {
-        let ports = self.service.conduct.ports.iter();
+        let ports = self.service.ports.iter();
         let line = |(blue, green): (&u16, &u16)| match self.slot {
             Slot::Blue => format!("{blue} {blue}\n"),
             Slot::Green => format!("{blue} {green}\n"),
@@ -116,7 +116,7 @@ const METRICS_RETRIES: u32 = 2;
 
 fn in_slot(service: &Service, slot: Slot) -> Service {
     let mut service = service.clone();
-    let ports = service.conduct.ports.clone();
+    let ports = service.ports.clone();
     if slot == Slot::Blue || ports.is_empty() {
         return service;
     }

@@ -30,6 +30,8 @@ pub mod hostconfig;
 pub mod hotpartition;
 /// Images from registries and from media.
 pub mod images;
+/// The first program of containers.
+pub mod init;
 /// Services in their slots.
 pub mod instance;
 /// What a core was interrupted by.

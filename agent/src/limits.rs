@@ -24,7 +24,13 @@ pub const CANARY_CHECKS_MAX: usize = 32;
 pub const METRICS_LEN_MAX: u64 = 1 << 20;
 
 /// Connections of the API at once: a desk's operators, their dashboards and a Prometheus.
-pub const API_CONNECTIONS_MAX: usize = 64;
+pub const API_CONNECTIONS_MAX: usize = 32;
+/// Handshakes at once: who has no certificate gets no further, and takes no connection from who has.
+pub const API_HANDSHAKES_MAX: usize = 256;
+/// Streams of lines at once, each with a journalctl.
+pub const API_STREAMS_MAX: usize = 16;
+/// A peer that is gone, or takes nothing, is given up after this.
+pub const API_SILENCE: Duration = Duration::from_secs(30);
 /// A handshake, the head of a request, and a whole request with its answer take at most this; removing a container is the
 /// longest.
 pub const API_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -88,6 +94,8 @@ pub const FORWARD_BATCH_MAX: usize = 1000;
 pub const FORWARD_BATCH_BYTES: usize = 1 << 20;
 /// See [`FORWARD_BATCH_MAX`].
 pub const FORWARD_BATCH_WAIT: Duration = Duration::from_secs(1);
+/// Lines that wait to be put into a batch: each may have a quarter of a megabyte.
+pub const FORWARD_LINES_WAITING: usize = 64;
 /// Between two tries at a target that does not answer: the first, and the longest.
 pub const FORWARD_PAUSE: Duration = Duration::from_secs(1);
 /// See [`FORWARD_PAUSE`].
@@ -101,6 +109,14 @@ pub const FORWARD_CONFIG_LEN_MAX: u64 = 256 << 10;
 pub const EVENTS_LEN_MAX: u64 = 1 << 20;
 /// A file of who changed what before the next is begun; one older file is kept.
 pub const AUDIT_LEN_MAX: u64 = 4 << 20;
+/// A text in one of its records.
+pub const AUDIT_TEXT_MAX: usize = 200;
+/// Between two refusals of one name's requests that are written down: each is a write to the disk.
+pub const AUDIT_REFUSALS: Duration = Duration::from_secs(10);
+/// What is applied on trial is taken back after this, at least and at most.
+pub const TRY_MIN: Duration = Duration::from_secs(1);
+/// See [`TRY_MIN`].
+pub const TRY_MAX: Duration = Duration::from_secs(86_400);
 /// Events in one answer.
 pub const EVENTS_SHOWN_MAX: usize = 1000;
 

@@ -7,7 +7,7 @@ use agent::images::{pull, wanted};
 use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
-use agent::{api, compose, forward, hostconfig, hotpartition, output, protocol, qctl};
+use agent::{api, compose, forward, hostconfig, hotpartition, init, output, protocol, qctl};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -86,6 +86,13 @@ enum Command {
         /// The agent's socket.
         #[arg(long, default_value = protocol::SOCKET)]
         agent: PathBuf,
+    },
+    /// Start a program, pass signals on to it, and take leave of every process that ends.
+    #[command(hide = true)]
+    Init {
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
     },
     /// Forward the journal to those that the credential quietcore.logs names.
     Forward {
@@ -220,6 +227,7 @@ fn act(command: Command) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(api::run(api::Places { config, agent, image }))
         }
+        Command::Init { .. } => unreachable!("it is not this process's own"),
         Command::Forward { places } => {
             let own = credentials().context("started by systemd, with credentials")?;
             match hostconfig::credential(&own, "quietcore.logs") {
@@ -254,12 +262,25 @@ fn log_to_journald() {
     tracing_subscriber::registry().with(filter).with(journald).with(plain).init();
 }
 
+/// As the first program of a container there is no journal, and the status is another program's.
+fn run_init(program: &[String]) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(init::run(program))
+}
+
 fn main() -> ExitCode {
     if qctl::is_called() {
         return qctl::main();
     }
+    let command = Arguments::parse().command;
+    if let Command::Init { program } = &command {
+        return run_init(program).unwrap_or_else(|error| {
+            eprintln!("quietcore-init: {error:#}");
+            ExitCode::from(127)
+        });
+    }
     log_to_journald();
-    match act(Arguments::parse().command) {
+    match act(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quietcore-agent: {error:#}");

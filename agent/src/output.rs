@@ -41,7 +41,6 @@ impl Kind {
 
 /// Whose output it is: `STEM.json` beside `STEM.out` and `STEM.err`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Origin {
     /// The container.
     pub container: String,

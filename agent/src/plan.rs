@@ -60,6 +60,11 @@ impl History {
         started + delay
     }
 
+    /// It could not be made: the wait grows with that, too.
+    pub fn note_not_made(&mut self) {
+        self.failures += 1;
+    }
+
     /// It is being started at `now`. What took it away without its doing, a killed shim or a lost containerd, does not count
     /// against it.
     pub fn note_start(&mut self, now: Duration, ended_by_itself: bool) {

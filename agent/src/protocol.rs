@@ -3,6 +3,7 @@
 
 use crate::audit::Record;
 use crate::events::Event;
+use crate::limits::AUDIT_TEXT_MAX;
 use crate::status::Status;
 use crate::supply::ImageLine;
 use serde::{Deserialize, Serialize};
@@ -140,7 +141,6 @@ impl Request {
             | Self::Events { .. }
             | Self::Images {}
             | Self::Secrets {} => Role::Reader,
-            Self::Apply { dry_run: true, .. } => Role::Reader,
             Self::Limits { changes, .. } if changes.is_empty() => Role::Reader,
             Self::Apply { .. }
             | Self::Keep {}
@@ -175,7 +175,20 @@ impl Request {
             }
             other => other,
         };
-        serde_json::json!(shown)
+        let mut shown = serde_json::json!(shown);
+        cut(&mut shown);
+        shown
+    }
+}
+
+/// Texts as long as a line: who asks chooses how long they are, and the log is bounded.
+fn cut(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if text.len() > AUDIT_TEXT_MAX => {
+            *text = text.chars().take(AUDIT_TEXT_MAX).collect::<String>() + "...";
+        }
+        serde_json::Value::Object(all) => all.values_mut().for_each(cut),
+        _ => {}
     }
 }
 
@@ -248,5 +261,7 @@ mod tests {
             apply.role() == Role::Operator && apply.for_audit().to_string().contains("sha256:")
         );
         assert!(serde_json::from_str::<Request>(r#"{"method":"status","more":1}"#).is_err());
+        let long = Request::RemoveImage { name: "x".repeat(5000) };
+        assert!(long.for_audit().to_string().len() < 300);
     }
 }

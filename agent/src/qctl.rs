@@ -4,7 +4,7 @@ use crate::flash::source::{ImageFile, split};
 use crate::hostconfig;
 use crate::protocol::{Request, Response, SOCKET};
 use crate::view;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use client::{Client, Target, healthy, unexpected, wait};
 use std::io::{IsTerminal, Write};
@@ -378,20 +378,23 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Update { url: Some(url) } => os::update(client, url)?,
         Command::Update { url: None } => os::show_update(&client.status()?),
         Command::Reboot { holding } => client.done(&Request::Reboot { holding: *holding })?,
-        _ => unreachable!("done without an agent, or above"),
+        _ => bail!("it asks no agent: leave --on and --select out"),
     }
     Ok(())
 }
 
 fn act(arguments: &Arguments) -> Result<()> {
-    if act_here(&arguments.command)? {
+    let is_here = arguments.on.is_empty() && arguments.select.is_empty();
+    if is_here && act_here(&arguments.command)? {
         return Ok(());
     }
-    if arguments.on.is_empty() && arguments.select.is_empty() {
+    if is_here {
         return act_on(&Target::Socket(arguments.socket.clone()), &arguments.command);
     }
     let targets = context::targets(&arguments.on, &arguments.select)?;
     let (many, mut failed) = (targets.len() > 1, 0);
+    let one_file = matches!(arguments.command, Command::Support { .. });
+    ensure!(!(many && one_file), "one archive has one host: name it with --on");
     for (name, target) in &targets {
         if many {
             println!("== {name}");

@@ -77,6 +77,10 @@ pub struct Sight {
     pub metrics: Option<bool>,
     /// Somebody holds it.
     pub paused: bool,
+    /// There is none beside it: others rely on it already.
+    pub serving: bool,
+    /// How often in a row it could not be made.
+    pub not_made: u32,
 }
 
 /// What comes of it.
@@ -203,7 +207,15 @@ impl Memory {
     /// Somebody declared these anew: what failed may try again, and what is not declared any more is forgotten.
     pub fn declare(&mut self, declared: &[Service]) {
         self.failed.clear();
-        self.paused.clear();
+        let generations = &self.generations;
+        self.paused.retain(|name| {
+            let same = |service: &&Service| {
+                let before = generations.get(name);
+                service.name == *name
+                    && before.is_some_and(|it| it.fingerprint == service.fingerprint())
+            };
+            declared.iter().any(|service| same(&service))
+        });
         let is_declared = |name: &str| declared.iter().any(|service| service.name == name);
         self.proven.retain(|name, _| is_declared(name));
         self.before.retain(|name, _| is_declared(name));
@@ -213,6 +225,12 @@ impl Memory {
     /// Counts what is declared and was not before.
     pub fn count(&mut self, declared: &[Service]) {
         for service in declared {
+            // Another conduct makes no other version: what comes back has the last one.
+            if let Some(proven) = self.proven.get_mut(&service.name)
+                && proven.fingerprint == service.fingerprint()
+            {
+                proven.source.clone_from(&service.source);
+            }
             let (fingerprint, number) = (service.fingerprint(), 0);
             let generation = self.generations.entry(service.name.clone());
             let generation =
@@ -224,13 +242,21 @@ impl Memory {
     }
 }
 
+/// A version that containerd can't make so often in a row is a bad one: once may be containerd's own fault.
+const NOT_MADE_MAX: u32 = 3;
+
 /// Judges a service on trial by what is seen of it.
 pub fn judge(service: &Service, sight: Sight) -> Verdict {
     if sight.metrics == Some(false) {
         return Verdict::Failed("its metrics are not as they must be".into());
     }
+    if sight.not_made >= NOT_MADE_MAX {
+        return Verdict::Failed("it can't be made".into());
+    }
     let verdict = judge_by_itself(service, sight);
-    match (&verdict, &service.conduct.canary) {
+    // Where there is none beside it, nobody could say that it is better.
+    let canary = service.conduct.canary.as_ref().filter(|_| !sight.serving);
+    match (&verdict, canary) {
         (Verdict::Failed(_) | Verdict::Pending, _) => verdict,
         (Verdict::Proven, _) if sight.paused => Verdict::Pending,
         (Verdict::Proven, Some(canary)) => {
@@ -379,6 +405,11 @@ mod tests {
         let says = |metrics| judge(&measured, Sight { metrics: Some(metrics), ..sight(90) });
         assert_eq!(says(true), Verdict::Proven);
         assert!(matches!(says(false), Verdict::Failed(_)));
+        // The first version has none beside it.
+        let first = Sight { serving: true, ..sight(60) };
+        assert_eq!(judge(&measured, first), Verdict::Proven);
+        let bad = Sight { running: false, not_made: 3, ..sight(1) };
+        assert_eq!(judge(&plain, bad), Verdict::Failed("it can't be made".into()));
         // A pause holds nobody up who fails.
         let ended = Sight { paused: true, starts: 2, ..sight(9) };
         assert!(matches!(judge(&plain, ended), Verdict::Failed(_)));

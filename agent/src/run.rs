@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 mod containers;
@@ -46,6 +47,7 @@ struct Trial {
     fingerprint: String,
     since: Duration,
     starts: u32,
+    not_made: u32,
 }
 
 /// Where everything is.
@@ -117,6 +119,8 @@ pub struct Agent {
     events: Events,
     log: EventLog,
     wake: Arc<Notify>,
+    retrying: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
 }
 
 /// Runs until a signal.
@@ -133,8 +137,10 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     // Who asks for others, over the network, is whose its directory is (systemd/base/tmpfiles.d).
     let network = agent.paths.api.metadata().map_or(0, |directory| directory.uid());
     let network = Some(network).filter(|user| *user != 0);
-    let desk = Desk { pages: pages.clone(), to_agent, audit, network };
-    tokio::spawn(beat(pages));
+    let refused = Default::default();
+    let desk = Desk { pages: pages.clone(), to_agent, audit, network, refused };
+    // A thread of its own: it waits for nothing that the others wait for.
+    std::thread::spawn(|| beat(pages));
     tokio::spawn(archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
     let mut serving = tokio::spawn(async move { server::serve(&socket, desk).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -163,15 +169,14 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
 
 /// Tells the engines every second that the agent lives, whatever containerd does. There is no page before
 /// the first start.
-async fn beat(pages: PathBuf) {
-    let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
+fn beat(pages: PathBuf) {
     loop {
-        ticks.tick().await;
         for (_, directory) in abi::shards::shard_pages(&pages) {
             if let Ok(page) = ControlPage::open_existing(&directory.join("control")) {
                 page.beat(status::monotonic_ns());
             }
         }
+        std::thread::sleep(HEARTBEAT_INTERVAL);
     }
 }
 
@@ -222,6 +227,8 @@ impl Agent {
             events: Events::default(),
             log,
             wake: Arc::new(Notify::new()),
+            retrying: None,
+            watching: None,
         };
         agent.declared = agent.load()?;
         agent.remember();
@@ -247,6 +254,19 @@ impl Agent {
         };
     }
 
+    /// Looks again soon; one such look is enough.
+    fn retry(&mut self) {
+        if self.retrying.as_ref().is_some_and(|retry| !retry.is_finished()) {
+            return;
+        }
+        let wake = self.wake.clone();
+        let retry = async move {
+            tokio::time::sleep(CONTAINERD_RETRY).await;
+            wake.notify_one();
+        };
+        self.retrying = Some(tokio::spawn(retry));
+    }
+
     async fn reconcile(&mut self) {
         let plan = hotpartition::check_plan(&self.paths.host_plan, &self.cores);
         self.problem("host plan", plan.err());
@@ -261,12 +281,9 @@ impl Agent {
         let done = self.reconcile_containers().await;
         if done.is_err() {
             self.containerd = None;
-            let wake = self.wake.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(CONTAINERD_RETRY).await;
-                wake.notify_one();
-            });
+            self.retry();
         }
+        self.mend_api();
         self.problem("containers", done.err().map(|error| format!("{error:#}")));
         self.events.report(&self.paths.pages);
     }

@@ -119,10 +119,17 @@ pub fn spec(
     })
 }
 
+/// The agent's own file, where it is on the host and in a container that asks for `init`.
+const INIT: (&str, &str) = ("/usr/bin/quietcore-agent", "/dev/quietcore-init");
+
 fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
     let config = image.config().as_ref();
     let from_image = || config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
-    let mut arguments = service.entrypoint.clone().unwrap_or_else(from_image);
+    let mut arguments: Vec<String> = match service.init {
+        true => [INIT.1, "init", "--"].map(Into::into).into(),
+        false => Vec::new(),
+    };
+    arguments.extend(service.entrypoint.clone().unwrap_or_else(from_image));
     match service.command.is_empty() {
         true => {
             arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default())
@@ -160,18 +167,23 @@ fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "relatime", "ro"],
         ),
     ];
+    // What lies below one of them comes after it.
+    for tmpfs in &service.tmpfs {
+        let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
+        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
+    }
     for bind in &service.binds {
         let access = if bind.read_only { "ro" } else { "rw" };
         let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
         mounts.push(special(&bind.target, "bind", &bind.source, &options));
     }
+    if service.init {
+        let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
+        mounts.push(special(INIT.1, "bind", INIT.0, &options));
+    }
     for (source, target) in brought {
         let options = ["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
         mounts.push(special(target, "bind", &source.to_string_lossy(), &options));
-    }
-    for tmpfs in &service.tmpfs {
-        let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
-        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
     }
     if service.network == NetworkMode::Host {
         // The host's namespace has the host's sysfs; it can only be bound, not mounted anew.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
@@ -114,6 +115,13 @@ impl Secrets {
     /// A container is gone, and what was opened for it.
     pub fn withdraw(&self, id: &str) {
         let _ = std::fs::remove_dir_all(self.opened.join(id));
+    }
+
+    /// What was opened for others than those is withdrawn, whatever a kill left.
+    pub fn keep_only(&self, ids: &BTreeSet<String>) {
+        let entries = std::fs::read_dir(&self.opened).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !ids.contains(name)).for_each(|name| self.withdraw(&name));
     }
 
     fn path(&self, name: &str) -> PathBuf {

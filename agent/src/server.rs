@@ -3,14 +3,17 @@
 
 use crate::audit::AuditLog;
 use crate::engines;
-use crate::limits::REQUEST_LEN_MAX;
+use crate::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
 use crate::protocol::{Call, Request, Response, Role};
 use crate::risklimits as limits;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +33,8 @@ pub struct Desk {
     pub audit: AuditLog,
     /// The user of the network's side, if there is one: it is no root, and asks for others.
     pub network: Option<u32>,
+    /// Whose refusals were written down a moment ago.
+    pub refused: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 /// Takes requests until the agent ends.
@@ -83,17 +88,33 @@ impl Desk {
     async fn admit(&self, call: Call) -> Response {
         let Call { who, role, request } = call;
         let (is_change, shown) = (request.is_change(), request.for_audit());
-        let response = match role >= request.role() {
-            true => self.handle(request).await,
-            false => {
-                let (is, wanted) = (name(role), name(request.role()));
-                Response::Forbidden(format!("{who} is {is}, and this is for {wanted}"))
+        if role < request.role() {
+            let (is, wanted) = (name(role), name(request.role()));
+            let why = format!("{who} is {is}, and this is for {wanted}");
+            if self.is_to_be_told(&who) {
+                self.write_down(&who, shown, Some(&why));
             }
-        };
-        if is_change && let Err(error) = self.audit.write(&who, shown, response.error()) {
-            warn!("audit: {error}");
+            return Response::Forbidden(why);
+        }
+        let response = self.handle(request).await;
+        if is_change {
+            self.write_down(&who, shown, response.error());
         }
         response
+    }
+
+    fn write_down(&self, who: &str, shown: serde_json::Value, refused: Option<&str>) {
+        if let Err(error) = self.audit.write(who, shown, refused) {
+            warn!("audit: {error}");
+        }
+    }
+
+    /// Who may not change this host could otherwise fill its log.
+    fn is_to_be_told(&self, who: &str) -> bool {
+        let mut refused = self.refused.lock().expect("nobody panics with it");
+        let now = Instant::now();
+        refused.retain(|_, told| now.duration_since(*told) < AUDIT_REFUSALS);
+        refused.insert(who.to_owned(), now).is_none()
     }
 
     async fn handle(&self, request: Request) -> Response {

@@ -1,17 +1,29 @@
 //! Directories that containers keep what is theirs in: made when a container is, for the user it runs as.
 //! What is in them is never touched.
 
-use crate::compose::{Service, VOLUMES};
+use crate::compose::{Service, VOLUMES, is_bindable};
 use std::io;
 use std::path::Path;
 
-/// Makes the volumes of a service that are not there yet.
+/// Makes the volumes of a service that are not there yet. What a service binds must still be what it may bind once links
+/// are followed: a container can put links into its own volume.
 ///
 /// # Errors
-/// What making one says, with its path.
+/// What making one says, with its path, or where a link leads.
 pub fn prepare(service: &Service) -> io::Result<()> {
-    let mut wanted = service.binds.iter().filter(|bind| bind.source.starts_with(VOLUMES));
-    wanted.try_for_each(|bind| prepare_one(Path::new(&bind.source), service.user))
+    for bind in &service.binds {
+        if bind.source.starts_with(VOLUMES) {
+            prepare_one(Path::new(&bind.source), service.user)?;
+        }
+        let Ok(real) = Path::new(&bind.source).canonicalize() else { continue };
+        if !is_bindable(&real.to_string_lossy(), bind.read_only) {
+            let (link, real) = (&bind.source, real.display());
+            return Err(io::Error::other(format!(
+                "{link} leads to {real}, which is not for containers"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn prepare_one(path: &Path, (user, group): (u32, u32)) -> io::Result<()> {

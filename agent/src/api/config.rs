@@ -6,14 +6,14 @@ use crate::protocol::Role;
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// It.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Config {
     /// 1.
     pub version: u32,
+    /// Seconds since 1970 when it was made: the host's clock is not believed before.
+    pub issued: u64,
     /// `0.0.0.0:9443`.
     pub listen: SocketAddr,
     /// Its certificate and those up to the authority, in PEM.
@@ -78,12 +80,18 @@ impl Config {
         let verifier = verifier.build().context("clients")?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).context("key")?;
         let chain = certificates(&self.certificate).context("certificate")?;
-        ServerConfig::builder_with_details(provider, Arc::new(Clock::after(image)))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .context("TLS 1.3")?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .context("certificate and key")
+        let issued = UNIX_EPOCH + Duration::from_secs(self.issued);
+        let mut config =
+            ServerConfig::builder_with_details(provider, Arc::new(Clock::after(image, issued)))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .context("TLS 1.3")?
+                .with_client_cert_verifier(verifier)
+                .with_single_cert(chain, key)
+                .context("certificate and key")?;
+        // A session that is taken up again is not asked for its certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 }
 
@@ -92,6 +100,12 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let read = read.context("read PEM")?;
     ensure!(!read.is_empty(), "there is no certificate in it");
     Ok(read)
+}
+
+/// Whether a text can be the name of who asks.
+pub fn is_who(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    (1..=63).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Who a certificate is of, which was verified already.
@@ -104,25 +118,23 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity> {
     let read = |uri: &str| {
         let (role, who) = uri.strip_prefix(SCHEME)?.strip_prefix(':')?.split_once(':')?;
         let role = serde_json::from_value(serde_json::Value::from(role)).ok()?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
-        let good = (1..=63).contains(&who.len()) && who.bytes().all(plain);
-        good.then(|| Identity { who: who.into(), role })
+        is_who(who).then(|| Identity { who: who.into(), role })
     };
     let identity = certificate.valid_uri_names().find_map(read);
     identity.context("the certificate says no role: quietcore:ROLE:NAME as a URI")
 }
 
-/// The host's clock, but never before the image was made: one without a battery starts in the past, and would take
-/// certificates for ones of the future.
+/// The host's clock, but never before the image and its own certificate were made: one without a battery starts in the past,
+/// and would take certificates for ones of the future.
 #[derive(Debug)]
 struct Clock {
     earliest: SystemTime,
 }
 
 impl Clock {
-    fn after(image: &Path) -> Self {
+    fn after(image: &Path, issued: SystemTime) -> Self {
         let made = image.metadata().and_then(|file| file.modified());
-        Self { earliest: made.unwrap_or(UNIX_EPOCH) }
+        Self { earliest: made.unwrap_or(UNIX_EPOCH).max(issued) }
     }
 }
 

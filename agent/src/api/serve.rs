@@ -5,8 +5,8 @@ use super::routes::{Ask, open_api, route};
 use super::{Places, metrics};
 use crate::events::Event;
 use crate::limits::{
-    API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, EVENTS_SHOWN_MAX,
-    FOLLOW_INTERVAL, REQUEST_LEN_MAX,
+    API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, API_SILENCE,
+    API_STREAMS_MAX, EVENTS_SHOWN_MAX, FOLLOW_INTERVAL, REQUEST_LEN_MAX,
 };
 use crate::output::query::Query;
 use crate::protocol::{Call, Request, Response};
@@ -19,34 +19,51 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
+use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 type Body = BoxBody<Bytes, Infallible>;
 type Answer = hyper::Response<Body>;
 
+/// Streams of lines that are open: each has a process.
+static STREAMS: Semaphore = Semaphore::const_new(API_STREAMS_MAX);
+
+/// Makes TLS of a connection.
+///
+/// # Errors
+/// One line: no TLS, or no certificate of the authority.
+pub async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    // A peer that went to sleep would be followed for ever.
+    let socket = SockRef::from(&stream);
+    let alive = TcpKeepalive::new().with_time(API_SILENCE).with_interval(API_SILENCE / 3);
+    socket.set_tcp_keepalive(&alive)?;
+    socket.set_tcp_user_timeout(Some(API_SILENCE))?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    let accepted = timeout(API_HANDSHAKE, acceptor.accept(stream).into_fallible()).await;
+    match accepted.context("handshake")? {
+        Ok(stream) => Ok(stream),
+        Err((error, stream)) => {
+            hang_up(stream).await;
+            Err(error).context("handshake")
+        }
+    }
+}
+
 /// Serves it until it ends.
 ///
 /// # Errors
-/// One line: no TLS, no certificate of ours, or HTTP that is none.
-pub async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, places: &Places) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let accepted = timeout(API_HANDSHAKE, acceptor.accept(stream).into_fallible()).await;
-    let stream = match accepted.context("handshake")? {
-        Ok(stream) => stream,
-        Err((error, stream)) => {
-            hang_up(stream).await;
-            return Err(error).context("handshake");
-        }
-    };
+/// HTTP that is none.
+pub async fn connection(stream: TlsStream<TcpStream>, places: &Places) -> Result<()> {
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let asker = Arc::new(identity(certificates.first().context("no certificate")?));
     let agent = Arc::new(places.agent.clone());
@@ -200,6 +217,9 @@ fn sse(event: &Event) -> String {
 
 /// A container's lines, as text or as events of one line each. journalctl ends with the connection.
 fn logs(query: &Query, as_events: bool) -> Result<Answer> {
+    let Ok(room) = STREAMS.try_acquire() else {
+        return Ok(text(503, "there are too many streams of lines; end one"));
+    };
     let mut journalctl = tokio::process::Command::from(query.journalctl());
     journalctl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = journalctl.spawn().context("start journalctl")?;
@@ -223,7 +243,7 @@ fn logs(query: &Query, as_events: bool) -> Result<Answer> {
                 break;
             }
         }
-        drop(child);
+        drop((child, room));
     });
     Ok(streamed(if as_events { "text/event-stream" } else { "text/plain; charset=utf-8" }, body))
 }

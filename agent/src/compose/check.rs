@@ -4,7 +4,7 @@
 use super::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use super::{
     BIND_ROOTS, Bind, ComposeError, Condition, Conduct, NetworkMode, READ_ROOTS, Rlimit, Service,
-    Tmpfs, canary, grants, health, units,
+    Tmpfs, canary, grants, health, is_bindable, units,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -78,10 +78,6 @@ impl Checker<'_> {
                 format!("up to {NAME_LEN_MAX} letters and digits, with single - or _ between them");
             return Err(self.refuse("(name)", self.name, remedy));
         }
-        if raw.init {
-            let remedy = "leave it out: the container's first program reaps its own children";
-            return Err(self.refuse("init", true, remedy));
-        }
         if let Some(bad) = raw.security_opt.iter().find(|word| !NO_NEW.contains(&word.as_str())) {
             let remedy = "no-new-privileges is always on; nothing else can be set";
             return Err(self.refuse("security_opt", bad, remedy));
@@ -95,6 +91,7 @@ impl Checker<'_> {
             name: self.name.into(),
             image: raw.image.clone(),
             entrypoint: words("entrypoint", &raw.entrypoint)?,
+            init: raw.init,
             command: words("command", &raw.command)?.unwrap_or_default(),
             environment: self.environment(raw)?,
             user,
@@ -106,6 +103,7 @@ impl Checker<'_> {
             sysctls: self.sysctls(raw, network)?,
             binds: raw.volumes.iter().map(|volume| self.bind(volume)).collect::<Result<_, _>>()?,
             tmpfs: self.tmpfs(raw)?,
+            ports: raw.own.as_ref().map_or_else(BTreeMap::new, |own| own.ports.clone()),
             secrets: grants::secrets(&raw.secrets, user)
                 .map_err(|(value, remedy)| self.refuse("secrets", value, remedy))?,
             configs: grants::configs(&raw.configs, user)
@@ -167,7 +165,6 @@ impl Checker<'_> {
             monitor: time("deploy.update_config.monitor", monitor, MONITOR, hour)?,
             order,
             canary,
-            ports: raw.own.as_ref().map_or_else(BTreeMap::new, |own| own.ports.clone()),
             secret_signal: raw
                 .own
                 .as_ref()
@@ -308,12 +305,7 @@ impl Checker<'_> {
             [source, target, mode @ ("ro" | "rw")] => (source, target, mode),
             _ => return Err(self.refuse("volumes", volume, "SOURCE:TARGET or SOURCE:TARGET:ro")),
         };
-        let under =
-            |roots: &[&str]| roots.iter().any(|root| format!("{source}/").starts_with(root));
-        let inside = (under(&BIND_ROOTS) || mode == "ro" && under(&READ_ROOTS))
-            && !under(&[OWN])
-            && !OWN.starts_with(&format!("{source}/"));
-        if !inside || source.contains("..") || !target.starts_with('/') {
+        if !is_bindable(source, mode == "ro") || !target.starts_with('/') {
             let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
             let remedy = format!("a directory under one of {any}, or with :ro {read}");
             return Err(self.refuse("volumes", volume, remedy));
@@ -466,9 +458,6 @@ impl Checker<'_> {
             .map_err(|_| self.refuse(key, text, "a signal's name, as in SIGTERM"))
     }
 }
-
-/// The agent's own sockets and files: who reaches them is this host's operator.
-const OWN: &str = "/run/quietcore/agent/";
 
 /// What `security_opt` may say: what is so anyway.
 const NO_NEW: [&str; 2] = ["no-new-privileges", "no-new-privileges:true"];

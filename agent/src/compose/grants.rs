@@ -66,6 +66,9 @@ pub fn put_in(name: &str, service: &mut Value, top: &Mapping) -> Result<(), Comp
     }
     for secret in list(service, "secrets") {
         let source = source_of(secret);
+        if source.starts_with("quietcore.") {
+            return Err(refuse("secrets", &source, "another name: that is this host's own".into()));
+        }
         if find("secrets", &source).is_none() {
             let remedy = format!("write it down: secrets: {{{source}: {{external: true}}}}");
             return Err(refuse("secrets", &source, remedy));
@@ -175,10 +178,8 @@ fn access(raw: &RawGrantLong, user: (u32, u32), mode: u32) -> Result<Access, (St
     };
     let mode = match &raw.mode {
         None => Ok(mode),
-        // YAML 1.2 reads 0440 as a decimal number, and 0o440 as what it is.
-        Some(Scalar::Integer(number)) => u32::from_str_radix(&number.to_string(), 8)
-            .or_else(|_| u32::try_from(*number))
-            .map_err(|_| number.to_string()),
+        // YAML 1.2 reads 0o440 as the number that it is, and 0440 as a text.
+        Some(Scalar::Integer(number)) => u32::try_from(*number).map_err(|_| number.to_string()),
         Some(other) => {
             let text = other.text();
             u32::from_str_radix(text.trim_start_matches("0o"), 8).map_err(|_| text)

@@ -55,6 +55,7 @@ fn values_are_read_with_their_units() {
         (Some(512 << 20), Some(250), (5, 6))
     );
     assert_eq!(read.command, ["a", "b"]);
+    assert!(service("    init: true\n").unwrap().init && !read.init);
     for bad in [
         "mem_limit: 5x",
         "mem_limit: 10",
@@ -64,6 +65,9 @@ fn values_are_read_with_their_units() {
         "volumes: [\"/etc:/etc\"]",
         "volumes: [\"/run/quietcore/../x:/y\"]",
         "volumes: [\"/run/quietcore/agent:/y\"]",
+        "volumes: [\"/run/quietcore//agent:/y\"]",
+        "volumes: [\"/run/quietcore/./agent:/y\"]",
+        "volumes: [\"/run/quietcore/credentials:/y:ro\"]",
         "volumes: [\"/run/quietcore:/y\"]",
         "volumes: [\"/var/lib/quietcore/journal:/y\"]",
         "stop_signal: SIGNONE",
@@ -106,7 +110,6 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
         ("ulimits: {nofile: {soft: 9, hard: 8}}", "soft up to hard"),
         ("sysctls: {net.core.somaxconn: 1}", "network_mode: none"),
         ("security_opt: [\"seccomp:unconfined\"]", "always on"),
-        ("init: true", "reaps its own children"),
         ("tmpfs: [\"/a:exec\"]", "size=64m"),
         ("stop_grace_period: 1h", "up to"),
         ("x-quietcore: {canary: {}}\n    deploy: {update_config: {order: stop-first}}", "beside"),
@@ -134,6 +137,8 @@ fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
     let access = read.secrets[0].access;
     assert_eq!((access.uid, access.gid, access.mode), (5, 8, 0o440));
     assert_eq!((&*read.configs[0].target, &*read.configs[0].content), ("/conf", "a: 1"));
+    let other = parse(&text.replace("0440", "0o640"), &cores()).unwrap().remove(0);
+    assert_eq!(other.secrets[0].access.mode, 0o640);
     // It can be read by itself.
     assert_eq!(parse_one("a", &read.source, &cores()).unwrap(), read);
     let with = |from: &str, to: &str| {
@@ -144,6 +149,7 @@ fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
     assert!(with("external: true", "file: ./x").contains("qctl secret set"));
     assert!(with("content: \"a: 1\"", "file: ./x").contains("configs.conf"));
     assert!(with("0440", "0999").contains("octal"));
+    assert!(with("[{source: key", "[quietcore.api, {source: key").contains("this host's own"));
     assert!(with("target: /run/secrets/k", "target: /etc/k").contains("below /run/secrets"));
 }
 

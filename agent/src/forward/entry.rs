@@ -93,6 +93,12 @@ pub fn missing(last: Option<&(String, u64)>, first: &Entry) -> Option<u64> {
     (*sequence_of == first.sequence_of && gap > 0).then_some(gap)
 }
 
+/// The sequence and the number in a cursor, as journald writes it (`s=...;i=HEX;...`).
+pub fn of_cursor(cursor: &str) -> Option<(String, u64)> {
+    let field = |name: &str| cursor.split(';').find_map(|part| part.trim().strip_prefix(name));
+    Some((field("s=")?.to_owned(), u64::from_str_radix(field("i=")?, 16).ok()?))
+}
+
 /// For Loki: streams by host, source and level, each with its lines. Its clock is in nanoseconds, and it takes what has
 /// the same time and text for the same line: the number within the microsecond tells lines apart, and is the same again
 /// when they are sent again.
@@ -145,29 +151,36 @@ fn timestamp(time_us: u64) -> String {
 pub fn taken(kind: Kind, status: u16, body: &str, count: usize) -> Taken {
     let said = format!("status {status}: {:.200}", body.trim());
     match status {
-        200..=299 if kind == Kind::Elasticsearch => taken_of_bulk(body),
+        200..=299 if kind == Kind::Elasticsearch => taken_of_bulk(body, count),
         200..=299 => Taken::All,
-        // Passwords and limits can be mended; what is too old or too large stays so.
-        401 | 403 | 404 | 408 | 429 | 500..=599 => Taken::Later(said),
-        _ => Taken::But(count, said),
+        _ if is_for_good(status.into()) => Taken::But(count, said),
+        _ => Taken::Later(said),
     }
 }
 
-fn taken_of_bulk(body: &str) -> Taken {
+/// What is too old, too large or not understood stays so; all else, passwords, rights and limits, can be mended.
+fn is_for_good(status: u64) -> bool {
+    matches!(status, 400 | 413)
+}
+
+fn taken_of_bulk(body: &str, count: usize) -> Taken {
     let Ok(answer) = serde_json::from_str::<Value>(body) else {
         return Taken::Later(format!("an answer that is no JSON: {body:.100}"));
     };
-    let items = answer["items"].as_array().into_iter().flatten();
+    let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if items.len() != count {
+        return Taken::Later(format!("{} answers to {count} entries: {body:.100}", items.len()));
+    }
     let (mut refused, mut why) = (0, String::new());
-    for item in items.map(|item| &item["create"]) {
+    for item in items.iter().map(|item| &item["create"]) {
         match item["status"].as_u64().unwrap_or(0) {
             // 409: it is there already.
             200..=299 | 409 => {}
-            429 | 500..=599 => return Taken::Later(item["error"].to_string()),
-            _ => {
+            status if is_for_good(status) => {
                 refused += 1;
                 why = item["error"].to_string();
             }
+            _ => return Taken::Later(item["error"].to_string()),
         }
     }
     if refused == 0 { Taken::All } else { Taken::But(refused, why) }
@@ -205,6 +218,7 @@ mod tests {
         assert_eq!(lines[1]["@timestamp"], "2023-11-14T22:13:20.000123Z");
         assert_eq!(lines[1]["service"]["version"], "3");
         assert_eq!(bulk(&batch, "desk"), sent);
+        assert_eq!(of_cursor("s=a;i=1f;b=c"), Some(("a".into(), 31)));
         assert_eq!(missing(Some(&("a".into(), 6)), &batch[0]), None);
         assert_eq!(missing(Some(&("a".into(), 3)), &batch[0]), Some(3));
         assert_eq!(missing(Some(&("b".into(), 3)), &batch[0]), None);
@@ -226,6 +240,9 @@ mod tests {
         assert_eq!(answer(&[201, 409]), Taken::All);
         assert_eq!(answer(&[201, 400]), Taken::But(1, "\"e\"".into()));
         assert!(matches!(answer(&[201, 429]), Taken::Later(_)));
+        assert!(matches!(answer(&[201, 403]), Taken::Later(_)));
+        assert!(matches!(taken(Kind::Elasticsearch, 200, "{}", 1), Taken::Later(_)));
+        assert!(matches!(taken(Kind::Loki, 302, "log in", 1), Taken::Later(_)));
         assert!(matches!(taken(Kind::Elasticsearch, 200, "x", 1), Taken::Later(_)));
     }
 }

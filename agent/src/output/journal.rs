@@ -82,6 +82,8 @@ pub fn last_place(stem: &str, kind: Kind) -> Result<Option<u64>> {
         .arg(format!("--output-fields={PLACE}"))
         .arg(format!("{STREAM}={}", stream_name(stem, kind)));
     let output = journalctl.output().context("run journalctl")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "journalctl: {}", said.trim());
     let line = String::from_utf8_lossy(&output.stdout);
     let entry: Value = match line.lines().next() {
         None => return Ok(None),

@@ -74,28 +74,36 @@ impl Tailer {
         if self.journal.is_none() {
             self.journal = Some(Journal::connect(&self.socket)?);
         }
-        let mut more = false;
+        let (mut more, mut failed) = (false, None);
         let stems = stems(&self.directory)?;
         self.followed.retain(|stem, _| stems.contains(stem));
         for stem in stems {
-            let files = Files::of(&self.directory, &stem);
-            let Some(origin) = read_origin(&files)? else { continue };
-            if !self.followed.contains_key(&stem) {
-                let followed = self.follow(files, origin.clone())?;
-                self.followed.insert(stem.clone(), followed);
-            }
-            let journal = self.journal.as_mut().expect("connected above");
-            let followed = self.followed.get_mut(&stem).expect("put in above");
-            let read = followed.read(journal, origin.ended);
-            followed.keep()?;
-            let is_more = read?;
-            more |= is_more;
-            if origin.ended && !is_more {
-                followed.remove()?;
-                self.followed.remove(&stem);
+            match self.read_one(&stem) {
+                Ok(is_more) => more |= is_more,
+                // One container's files are no reason to leave the others' unread.
+                Err(error) => failed = failed.or(Some(error.context(stem))),
             }
         }
-        Ok(more)
+        failed.map_or(Ok(more), Err)
+    }
+
+    fn read_one(&mut self, stem: &str) -> Result<bool> {
+        let files = Files::of(&self.directory, stem);
+        let Some(origin) = read_origin(&files)? else { return Ok(false) };
+        if !self.followed.contains_key(stem) {
+            let followed = self.follow(files, origin.clone())?;
+            self.followed.insert(stem.to_owned(), followed);
+        }
+        let journal = self.journal.as_mut().expect("connected for this turn");
+        let followed = self.followed.get_mut(stem).expect("put in above");
+        let read = followed.read(journal, origin.ended);
+        followed.keep()?;
+        let is_more = read?;
+        if origin.ended && !is_more {
+            followed.remove()?;
+            self.followed.remove(stem);
+        }
+        Ok(is_more)
     }
 
     /// From where an earlier process was: what it noted, or what the journal has, if that is more.

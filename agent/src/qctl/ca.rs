@@ -1,7 +1,7 @@
 //! `qctl ca`: an authority of one's own, on a machine of one's own, and the certificates that it gives: to hosts for their
 //! network side, to people and programs with the role that they have.
 
-use crate::api::config::{Config, SCHEME};
+use crate::api::config::{Config, SCHEME, is_who};
 use crate::files::write_whole;
 use crate::protocol::Role;
 use anyhow::{Context, Result, ensure};
@@ -10,10 +10,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Subcommand)]
 pub enum Ca {
@@ -35,7 +36,7 @@ pub enum Ca {
         #[arg(long, default_value = "0.0.0.0:9443")]
         listen: SocketAddr,
         /// Days that its certificate is good for.
-        #[arg(long, default_value_t = 397)]
+        #[arg(long, default_value_t = HOST_DAYS)]
         days: u32,
     },
     /// Make what somebody asks with: NAME.pem, in the authority's directory.
@@ -60,6 +61,11 @@ fn role(text: &str) -> Result<Role, String> {
 /// An authority is good for ten years.
 const AUTHORITY_DAYS: u32 = 3650;
 
+/// A host's certificate, unless it says another: what browsers take at most.
+const HOST_DAYS: u32 = 397;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
 pub fn act(what: &Ca) -> Result<()> {
     match what {
         Ca::New { directory } => new(directory),
@@ -73,6 +79,7 @@ pub fn act(what: &Ca) -> Result<()> {
             let certificate = params.signed_by(&key, &authority)?;
             let config = Config {
                 version: 1,
+                issued: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
                 listen: *listen,
                 certificate: certificate.pem(),
                 key: key.serialize_pem(),
@@ -84,6 +91,8 @@ pub fn act(what: &Ca) -> Result<()> {
             Ok(())
         }
         Ca::Client { directory, name, role, days } => {
+            let good = is_who(name) && name != "ca";
+            ensure!(good, "{name:?}: 1 to 63 letters, digits and -_.@, and not ca");
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::new(Vec::new())?;
             let role = serde_json::to_value(role)?;
@@ -91,6 +100,8 @@ pub fn act(what: &Ca) -> Result<()> {
             params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             name_and_days(&mut params, name, *days);
+            // A host whose clock stands takes the time of its own certificate, which may be as old as it can get.
+            params.not_before = (SystemTime::now() - DAY * HOST_DAYS).into();
             let (authority, _) = authority(directory)?;
             let certificate = params.signed_by(&key, &authority)?;
             let path = directory.join(format!("{name}.pem"));
@@ -132,16 +143,19 @@ fn authority(directory: &Path) -> Result<(Issuer<'static, KeyPair>, String)> {
 fn name_and_days(params: &mut CertificateParams, name: &str, days: u32) {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    let now = SystemTime::now();
     // Clocks differ.
-    params.not_before = (now - day).into();
-    params.not_after = (now + day * days).into();
+    params.not_before = (now - DAY).into();
+    params.not_after = (now + DAY * days).into();
     params.use_authority_key_identifier_extension = true;
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
-    write_whole(path, "")?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    // In place, so that nobody else could open it before.
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+    let next = path.with_extension("next");
+    let _ = std::fs::remove_file(&next);
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&next);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&next, path))
+        .with_context(|| format!("write {}", path.display()))
 }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -146,17 +147,26 @@ pub enum Secret {
     },
 }
 
+/// Standard input, which is there once for all hosts.
+fn given() -> Result<Vec<u8>> {
+    static GIVEN: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(given) = GIVEN.get() {
+        return Ok(given.clone());
+    }
+    let mut secret = Vec::new();
+    std::io::stdin().read_to_end(&mut secret).context("read standard input")?;
+    Ok(GIVEN.get_or_init(|| secret).clone())
+}
+
 pub fn secret(client: &mut Client, what: &Secret) -> Result<()> {
     match what {
         Secret::Set { name, file } => {
-            let mut secret = Vec::new();
-            match file {
+            let secret = match file {
                 Some(path) => {
-                    secret =
-                        std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+                    std::fs::read(path).with_context(|| format!("read {}", path.display()))?
                 }
-                None => drop(std::io::stdin().read_to_end(&mut secret)?),
-            }
+                None => given()?,
+            };
             ensure!(!secret.is_empty(), "the secret is empty");
             let secret = STANDARD.encode(secret);
             client.done(&Request::SetSecret { name: name.clone(), secret })

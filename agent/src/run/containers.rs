@@ -1,6 +1,6 @@
 //! The agent's containers: what is declared, what is to run of it, and the way there.
 
-use super::{Agent, Trial};
+use super::Agent;
 use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
 use crate::events::Level;
@@ -35,18 +35,22 @@ impl Agent {
         self.supply.import_shipped(&mut containerd).await?;
         containerd.adopt().await?;
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
-        tokio::spawn(async move {
+        let watching = tokio::spawn(async move {
             watcher.watch(|| wake.notify_one()).await;
             // That containerd went away is something that happened, too.
             wake.notify_one();
         });
+        if let Some(before) = self.watching.replace(watching) {
+            before.abort();
+        }
         Ok(containerd)
     }
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
         self.observed = containerd.observe().await?;
         let living: Vec<&str> = self.observed.keys().map(String::as_str).collect();
-        output::end_all_but(&self.paths.logs, &living)?;
+        let ended = output::end_all_but(&self.paths.logs, &living);
+        self.problem("output", ended.err().map(|error| format!("{error:#}")));
         self.judge_trials();
         self.wanted = self.versions.instances(&self.declared, &self.cores);
         self.bring_images(containerd).await;
@@ -73,6 +77,9 @@ impl Agent {
             let done = self.act(containerd, action).await.err().map(|error| error.to_string());
             if done.is_some() {
                 stuck.insert(instance);
+                if let Action::Create(id) = action {
+                    self.note_not_made(id);
+                }
             }
             // That the old one is gone does not say that the new one runs.
             if done.is_some() || matches!(action, Action::Create(_)) {
@@ -82,6 +89,7 @@ impl Agent {
         if !actions.is_empty() {
             self.observed = containerd.observe().await?;
         }
+        self.forget_others();
         self.look_around();
         if self.wanted.iter().all(|instance| self.is_up(instance)) {
             let proven = self.versions.proven(&self.cores);
@@ -127,6 +135,9 @@ impl Agent {
         for instance in self.wanted.iter().filter(|instance| instance.serving) {
             let (ports, path) = (instance.ports(), directory.join(&instance.service.name));
             let is_told = std::fs::read_to_string(&path).is_ok_and(|told| told == ports);
+            if ports.is_empty() {
+                let _ = std::fs::remove_file(&path);
+            }
             if ports.is_empty() || is_told {
                 continue;
             }
@@ -162,15 +173,15 @@ impl Agent {
                 let instance = instance.expect("planned from what is wanted").clone();
                 let found = container_of(&self.observed, &instance);
                 let task = found.and_then(|(_, observed)| observed.task);
-                let ended_by_itself = matches!(task, Some(Task::Stopped(_)));
+                // A task that is not there was taken away by a kill of its shim, or of containerd.
+                let ended_by_itself = matches!(task, Some(Task::Stopped(_) | Task::Running));
                 self.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
                 let pid = self.create(containerd, &instance).await?;
-                let trial = self.trials.entry(instance.service.name.clone()).or_default();
-                if trial.fingerprint != instance.fingerprint {
-                    let fingerprint = instance.fingerprint.clone();
-                    *trial = Trial { fingerprint, since: now, starts: 0 };
+                if self.is_on_trial(&instance) {
+                    let trial = self.trial_of(&instance);
+                    trial.not_made = 0;
+                    trial.starts += u32::from(ended_by_itself || trial.starts == 0);
                 }
-                trial.starts += 1;
                 let Service { image, cpuset, .. } = &instance.service;
                 let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
                 self.log.say(Level::Info, &format!("container {id}"), &text);
@@ -187,7 +198,14 @@ impl Agent {
         let service = &instance.service;
         volumes::prepare(service).map_err(ContainerdError::Volume)?;
         let prepare = ContainerdError::Prepare;
-        let brought = self.secrets.deliver(&instance.id, service).map_err(prepare)?;
+        // systemd may take its time; the kill switch does not wait for it.
+        let (secrets, wanted) = (self.secrets.clone(), instance.clone());
+        let deliver = move || {
+            secrets.withdraw(&wanted.id);
+            secrets.deliver(&wanted.id, &wanted.service)
+        };
+        let brought = tokio::task::spawn_blocking(deliver).await.expect("it does not panic");
+        let brought = brought.map_err(prepare)?;
         let origin = Origin {
             container: instance.id.clone(),
             service: service.name.clone(),
@@ -197,7 +215,37 @@ impl Agent {
             ended: false,
         };
         let files = output::Files::begin(&self.paths.logs, &origin).map_err(prepare)?;
-        containerd.create(instance, &brought, &files).await
+        let made = containerd.create(instance, &brought, &files).await;
+        // Each try has another name, and says the same.
+        made.map_err(|error| match error {
+            ContainerdError::Call { action, object, message } => ContainerdError::Call {
+                action,
+                object: object.replace(&files.stem, &instance.id),
+                message: message.replace(&files.stem, &instance.id),
+            },
+            other => other,
+        })
+    }
+
+    fn note_not_made(&mut self, id: &str) {
+        self.history.entry(id.to_owned()).or_default().note_not_made();
+        let instance = self.wanted.iter().find(|instance| instance.id == id).cloned();
+        if let Some(instance) = instance.filter(|instance| self.is_on_trial(instance)) {
+            self.trial_of(&instance).not_made += 1;
+        }
+    }
+
+    /// What is said and opened of instances that are not wanted any more.
+    fn forget_others(&mut self) {
+        let ids: BTreeSet<String> = self.wanted.iter().map(|it| it.id.clone()).collect();
+        let gone = |about: &String| {
+            let of = ["health of ", "secrets of ", "container "];
+            let id = of.iter().find_map(|start| about.strip_prefix(start));
+            id.is_some_and(|id| !ids.contains(id.trim_end_matches(" metrics")))
+        };
+        self.problems.retain(|about, _| !gone(about));
+        let observed = self.observed.values().map(|found| found.instance.clone());
+        self.secrets.keep_only(&ids.iter().cloned().chain(observed).collect());
     }
 
     /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
@@ -272,7 +320,14 @@ impl Agent {
     fn look_around(&mut self) {
         let now = self.now();
         let running = self.wanted.iter().filter(|it| self.task(it) == Some(Task::Running));
-        let subjects = running.flat_map(Instance::subjects).collect();
+        let subjects = running.flat_map(|instance| {
+            let is_well = self.health.of(&instance.id, &instance.fingerprint) == Some(true);
+            let waits = instance.service.conduct.health.is_some() && !is_well;
+            let metrics = instance.metrics_name();
+            // Who is not well yet has no metrics that say something.
+            instance.subjects().into_iter().filter(move |it| !waits || it.name != metrics)
+        });
+        let subjects = subjects.collect();
         for subject in self.health.due(subjects, now) {
             let looks = self.looks.clone();
             tokio::spawn(async move { looks.send(look(subject).await).await });

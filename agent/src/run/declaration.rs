@@ -4,7 +4,8 @@ use super::Agent;
 use crate::compose::{self, Service};
 use crate::events::Level;
 use crate::files::write_whole;
-use anyhow::{Context, Result, ensure};
+use crate::limits::{TRY_MAX, TRY_MIN};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::warn;
@@ -61,6 +62,9 @@ impl Agent {
         try_for: Option<Duration>,
     ) -> Result<Vec<String>> {
         let services = compose::parse(text, &self.cores)?;
+        if let Some(time) = try_for.filter(|time| !(TRY_MIN..=TRY_MAX).contains(time)) {
+            bail!("for {} s: {} s to {} s", time.as_secs(), TRY_MIN.as_secs(), TRY_MAX.as_secs());
+        }
         for service in &services {
             self.supply.check(self.containerd.as_ref(), &service.image)?;
         }
@@ -69,7 +73,11 @@ impl Agent {
             return Ok(changes);
         }
         if try_for.is_some() && self.try_until.is_none() {
-            write_whole(&self.before_try(), &self.declared_text())?;
+            // Empty if it is the image's own: that of the next release is to be its own again.
+            let applied = std::fs::read_to_string(&self.paths.applied).unwrap_or_default();
+            let versions = serde_json::to_string_pretty(&self.versions)?;
+            write_whole(&self.versions_before_try(), &versions)?;
+            write_whole(&self.before_try(), &applied)?;
         }
         write_whole(&self.paths.applied, text)?;
         let count = services.len();
@@ -113,9 +121,15 @@ impl Agent {
             return;
         }
         self.try_until = None;
-        let back = self.load().and_then(|services| self.declare(services));
+        let back = self.load();
         match back {
-            Ok(()) => {
+            Ok(services) => {
+                self.declared = services;
+                self.remember();
+                self.trials.clear();
+                self.problems.retain(|about, _| !about.starts_with("rollout "));
+                self.supply.changed();
+                self.wake.notify_one();
                 self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back")
             }
             Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
@@ -124,16 +138,33 @@ impl Agent {
 
     fn restore(&mut self) -> Result<()> {
         let before = self.before_try();
-        if before.exists() && self.try_until.is_none() {
-            std::fs::rename(&before, &self.paths.applied)
-                .with_context(|| format!("take {} back", before.display()))?;
+        if !before.exists() || self.try_until.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let versions = self.versions_before_try();
+        if versions.exists() {
+            std::fs::rename(&versions, &self.paths.versions)
+                .with_context(|| format!("take {} back", versions.display()))?;
+        }
+        let empty = before.metadata().is_ok_and(|file| file.len() == 0);
+        let taken = match empty {
+            true => {
+                let _ = std::fs::remove_file(&self.paths.applied);
+                std::fs::remove_file(&before)
+            }
+            false => std::fs::rename(&before, &self.paths.applied),
+        };
+        taken.with_context(|| format!("take {} back", before.display()))
     }
 
     fn forget_try(&mut self) {
         self.try_until = None;
         let _ = std::fs::remove_file(self.before_try());
+        let _ = std::fs::remove_file(self.versions_before_try());
+    }
+
+    fn versions_before_try(&self) -> std::path::PathBuf {
+        self.paths.versions.with_extension("before-try.json")
     }
 
     fn before_try(&self) -> std::path::PathBuf {

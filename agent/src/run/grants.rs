@@ -9,7 +9,7 @@ use crate::instance::Instance;
 use crate::limits::API_CONFIG_LEN_MAX;
 use crate::plan::{Task, container_of};
 use crate::secrets::put;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::os::unix::fs::MetadataExt;
@@ -42,12 +42,17 @@ impl Agent {
     /// Puts the API's configuration where its process reads it; without one there is no API.
     fn bring_api(&self) -> Result<()> {
         let path = self.paths.api.join(API);
-        let brought = match self.secrets.names().iter().any(|name| name == API) {
-            true => Some(self.secrets.open(API)?),
-            false => match &self.paths.api_credential {
-                Some(path) => Some(read_up_to(path, API_CONFIG_LEN_MAX)?),
-                None => None,
-            },
+        let is_brought = self.secrets.names().iter().any(|name| name == API);
+        let opened = is_brought.then(|| self.secrets.open(API)).transpose();
+        let (brought, failed) = match opened {
+            Ok(opened) => (opened, None),
+            // What it was given is better than nobody who gets in.
+            Err(error) => (None, Some(error)),
+        };
+        let brought = match (brought, &self.paths.api_credential) {
+            (Some(bytes), _) => Some(bytes),
+            (None, Some(path)) => Some(read_up_to(path, API_CONFIG_LEN_MAX)?),
+            (None, None) => None,
         };
         match brought {
             None => drop(std::fs::remove_file(&path)),
@@ -57,7 +62,15 @@ impl Agent {
                 put(&self.paths.api, API, &bytes, Access { uid, gid, mode: 0o400 })?;
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Tries again what failed.
+    pub(super) fn mend_api(&mut self) {
+        if self.problems.contains_key("API") {
+            let failed = self.bring_api().err().map(|error| format!("{error:#}"));
+            self.problem("API", failed);
+        }
     }
 
     /// Keeps a secret and gives it to the containers that use it: they get their signal, or are made anew.
@@ -68,8 +81,12 @@ impl Agent {
             let text = std::str::from_utf8(&secret).context("it is no text")?;
             Config::parse(text)?.tls(Path::new("/usr/lib/os-release"))?;
         }
-        self.secrets.set(name, &secret)?;
-        self.bring_api()?;
+        // systemd may take its time; the kill switch does not wait for it.
+        let (secrets, kept) = (self.secrets.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || secrets.set(&kept, &secret)).await??;
+        if name == API {
+            self.bring_api()?;
+        }
         let about = format!("secret {name}");
         self.log.say(Level::Info, &about, "is kept");
         let uses = |instance: &&Instance| {
@@ -77,26 +94,42 @@ impl Agent {
             runs && instance.service.secrets.iter().any(|secret| secret.source == name)
         };
         let users: Vec<Instance> = self.wanted.iter().filter(uses).cloned().collect();
+        let mut failed = Vec::new();
         for instance in users {
-            let id = &instance.id;
-            self.secrets.deliver(id, &instance.service)?;
-            let containerd = self.containerd.as_ref().context("containerd does not answer")?;
-            let Some((container, _)) = container_of(&self.observed, &instance) else { continue };
-            let conduct = &instance.service.conduct;
-            let text = match conduct.secret_signal {
-                Some(signal) => {
-                    containerd.signal(container, signal).await?;
-                    format!("given to {id}, with signal {signal}")
+            match self.give(&instance).await {
+                Ok(how) => {
+                    let text = format!("given to {}, {how}", instance.id);
+                    self.log.say(Level::Info, &about, &text);
                 }
-                None => {
-                    containerd.remove(container, conduct.stop_signal, conduct.stop_grace).await?;
-                    format!("given to {id}, which is made anew")
-                }
-            };
-            self.log.say(Level::Info, &about, &text);
+                // The others are given it all the same.
+                Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
+            }
         }
         self.wake.notify_one();
+        ensure!(failed.is_empty(), "it is kept, but not given to {}", failed.join(", "));
         Ok(())
+    }
+
+    /// Opens an instance's secrets anew, and tells it; says how.
+    async fn give(&mut self, instance: &Instance) -> Result<String> {
+        let (secrets, wanted) = (self.secrets.clone(), instance.clone());
+        let deliver = move || secrets.deliver(&wanted.id, &wanted.service);
+        tokio::task::spawn_blocking(deliver).await??;
+        let containerd = self.containerd.as_ref().context("containerd does not answer")?;
+        let found = container_of(&self.observed, instance);
+        let (container, _) = found.context("there is no container")?;
+        let conduct = &instance.service.conduct;
+        if let Some(signal) = conduct.secret_signal {
+            containerd.signal(container, signal).await?;
+            return Ok(format!("with signal {signal}"));
+        }
+        containerd.remove(container, conduct.stop_signal, conduct.stop_grace).await?;
+        // It did not end by itself: neither its trial nor its health begins with that.
+        self.health.forget(&instance.id);
+        if let Some(trial) = self.trials.get_mut(&instance.service.name) {
+            trial.starts = trial.starts.saturating_sub(1);
+        }
+        Ok("which is made anew".into())
     }
 
     pub(super) fn remove_secret(&mut self, name: &str) -> Result<()> {
@@ -107,7 +140,9 @@ impl Agent {
             bail!("secret {name} is used by the service {}", instance.service.name);
         }
         self.secrets.remove(name)?;
-        self.bring_api()?;
+        if name == API {
+            self.bring_api()?;
+        }
         self.log.say(Level::Info, &format!("secret {name}"), "is forgotten");
         Ok(())
     }

@@ -38,7 +38,10 @@ impl Agent {
         for instance in self.wanted.clone() {
             let found = container_of(&self.observed, &instance);
             let found = found.and_then(|(_, observed)| observed.fingerprint.as_ref());
-            if self.is_on_trial(&instance) && found == Some(&instance.fingerprint) {
+            let tried = self.trials.get(&instance.service.name).is_some_and(|trial| {
+                trial.fingerprint == instance.fingerprint && trial.not_made > 0
+            });
+            if self.is_on_trial(&instance) && (tried || found == Some(&instance.fingerprint)) {
                 self.judge_one(&instance);
             }
         }
@@ -49,20 +52,25 @@ impl Agent {
         }
     }
 
-    fn is_on_trial(&self, instance: &Instance) -> bool {
+    /// What is known of an instance's trial. What an earlier agent started began it when this one saw it.
+    pub(super) fn trial_of(&mut self, instance: &Instance) -> &mut Trial {
+        let since = self.now();
+        let trial = self.trials.entry(instance.service.name.clone()).or_default();
+        if trial.fingerprint != instance.fingerprint {
+            let fingerprint = instance.fingerprint.clone();
+            *trial = Trial { fingerprint, since, ..Trial::default() };
+        }
+        trial
+    }
+
+    pub(super) fn is_on_trial(&self, instance: &Instance) -> bool {
         let proven = self.versions.proven.get(&instance.service.name);
         proven.is_none_or(|version| version.fingerprint != instance.fingerprint)
     }
 
     fn judge_one(&mut self, instance: &Instance) {
         let (name, now) = (&instance.service.name, self.now());
-        // What an earlier agent started began its trial when this one saw it.
-        let fresh = Trial { fingerprint: instance.fingerprint.clone(), since: now, starts: 1 };
-        let trial = self.trials.entry(name.clone()).or_default();
-        if trial.fingerprint != instance.fingerprint {
-            *trial = fresh.clone();
-        }
-        let trial = trial.clone();
+        let trial = self.trial_of(instance).clone();
         let task = self.task(instance);
         let sight = Sight {
             age: now.saturating_sub(trial.since),
@@ -75,13 +83,17 @@ impl Agent {
             healthy: self.health.of(&instance.id, &instance.fingerprint),
             metrics: self.health.of(&instance.metrics_name(), &instance.fingerprint),
             paused: self.versions.paused.contains(name),
+            serving: instance.serving,
+            not_made: trial.not_made,
         };
         match judge(&instance.service, sight) {
             Verdict::Pending => {}
             Verdict::Proven => self.prove(instance, "has proved itself"),
             Verdict::Failed(why) => {
                 // With none before it, it goes on trying.
-                self.trials.insert(name.clone(), fresh);
+                let fingerprint = instance.fingerprint.clone();
+                let anew = Trial { fingerprint, since: now, starts: 1, not_made: 0 };
+                self.trials.insert(name.clone(), anew);
                 let Some(declared) = self.declared.iter().find(|service| service.name == *name)
                 else {
                     return;

@@ -117,8 +117,8 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
         "rita is a reader, and this is for an operator",
     )?;
     desk.refused(&["--on", "oscar", "secret", "rm", "x"], "this is for an admin")?;
-    desk.must(&["--on", "rita", "apply", "--dry-run", "quiet.yaml"])?;
-    let diff = desk.must(&["--on", "rita", "diff", "quiet.yaml"])?;
+    desk.must(&["--on", "oscar", "apply", "--dry-run", "quiet.yaml"])?;
+    let diff = desk.must(&["--on", "oscar", "diff", "quiet.yaml"])?;
     ensure!(diff.contains("+    restart: on-failure"), "{diff}");
     // Applied on trial, and taken back, since nobody keeps it.
     desk.must(&["--on", "oscar", "apply", "--try", "5s", "quiet.yaml"])?;

@@ -128,9 +128,10 @@ impl Seed {
             ),
             Seen(path, edit) => (
                 format!(
-                    "[ -e {path} ] || exit {NOT_THERE}; sed '{edit}' {path} > /run/seen && mount --bind /run/seen {path} && mount -o remount,bind,ro {path}"
+                    "[ -e {path} ] || exit {NOT_THERE}; mkdir -p /run/seen; mount -t tmpfs tmpfs /run/seen && sed '{edit}' {path} > /run/seen/it && mount -o remount,ro /run/seen && mount --bind /run/seen/it {path}"
                 ),
-                format!("umount {path}"),
+                // Whoever mends what he sees there can't: the file system itself is read-only.
+                format!("umount {path}; umount /run/seen"),
             ),
             Done(change, restore) => ((*change).into(), (*restore).into()),
         }
