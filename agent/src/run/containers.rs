@@ -235,17 +235,18 @@ impl Agent {
         }
     }
 
-    /// What is said and opened of instances that are not wanted any more.
+    /// What is said and opened of instances that are neither wanted nor there any more.
     fn forget_others(&mut self) {
-        let ids: BTreeSet<String> = self.wanted.iter().map(|it| it.id.clone()).collect();
+        let observed = self.observed.values().map(|found| found.instance.clone());
+        let ids: BTreeSet<String> =
+            self.wanted.iter().map(|it| it.id.clone()).chain(observed).collect();
         let gone = |about: &String| {
             let of = ["health of ", "secrets of ", "container "];
             let id = of.iter().find_map(|start| about.strip_prefix(start));
             id.is_some_and(|id| !ids.contains(id.trim_end_matches(" metrics")))
         };
         self.problems.retain(|about, _| !gone(about));
-        let observed = self.observed.values().map(|found| found.instance.clone());
-        self.secrets.keep_only(&ids.iter().cloned().chain(observed).collect());
+        self.secrets.keep_only(&ids);
     }
 
     /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
