@@ -41,7 +41,15 @@ impl Agent {
             let tried = self.trials.get(&instance.service.name).is_some_and(|trial| {
                 trial.fingerprint == instance.fingerprint && trial.not_made > 0
             });
-            if self.is_on_trial(&instance) && (tried || found == Some(&instance.fingerprint)) {
+            // Once another one is proven, the one before it runs for a moment, and is on no trial.
+            let is_declared = self.declared.iter().any(|service| {
+                service.name == instance.service.name
+                    && service.fingerprint() == instance.fingerprint
+            });
+            if is_declared
+                && self.is_on_trial(&instance)
+                && (tried || found == Some(&instance.fingerprint))
+            {
                 self.judge_one(&instance);
             }
         }
@@ -153,6 +161,7 @@ impl Agent {
                 self.problem(&format!("rollout {name}"), Some(text));
             }
         }
+        self.wanted = self.versions.instances(&self.declared, &self.cores);
         let said = format!("{step:?}").to_lowercase();
         self.log.say(
             Level::Info,
