@@ -1,5 +1,6 @@
 //! A container's program for tests, static, made by rustc alone: tries to get onto a CPU that is not its own, or to make
-//! the kernel work there, in every way that it knows. A line for each: `NAME refused WHY`, or `NAME REACHED`.
+//! the kernel work there, in every way that it knows. A line for each: `NAME refused WHY`, or `NAME REACHED`. On a host
+//! it would change that host, so it runs as the first process of a PID namespace alone.
 //!
 //! intrude CPU
 
@@ -190,6 +191,7 @@ fn write(path: &str, text: &str) -> Result<(), String> {
 }
 
 fn main() {
+    assert_eq!(std::process::id(), 1, "this takes CPUs away from the host it runs on: start it in a container");
     let cpu = std::env::args().nth(1).and_then(|cpu| cpu.parse().ok()).expect("a CPU's number");
     affinities(cpu);
     classes();

@@ -1,13 +1,14 @@
 //! What the rim asks of its host: affinity, locked memory, the clock, and whether it is emulated.
 #![allow(unsafe_code, reason = "mlockall and setting the timer slack have no safe form")]
 
-use abi::hostplan::{CorePlan, PlanError};
-use nix::sched::{CpuSet, sched_setaffinity};
+use abi::hostplan::{self, CorePlan, PlanError};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
@@ -26,11 +27,19 @@ pub fn core_plan() -> Result<CorePlan, PlanError> {
 /// Keeps the calling thread on one CPU.
 ///
 /// # Errors
-/// The errno: `EINVAL` if the cpuset forbids it.
-pub fn pin_to(cpu: u32) -> nix::Result<()> {
+/// What the kernel said, and the CPUs that the thread may run on: the CPU is offline, or the cpuset forbids it.
+pub fn pin_to(cpu: u32) -> io::Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
     let mut set = CpuSet::new();
-    set.set(cpu as usize)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
+    let pinned = set.set(cpu as usize).and_then(|()| sched_setaffinity(this, &set));
+    pinned.map_err(|errno| {
+        let last = CpuSet::count() as u32;
+        let allowed = (0..last).filter(|cpu| allowed.is_set(*cpu as usize).unwrap_or(false));
+        let allowed: hostplan::CpuSet = allowed.collect();
+        let remedy = "give another CPU, or put it online and into the cpuset";
+        io::Error::other(format!("CPU {cpu}: {errno}; CPUs {allowed} are allowed: {remedy}"))
+    })
 }
 
 /// The signals that the hot thread reads from its ring.

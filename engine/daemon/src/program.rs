@@ -216,7 +216,7 @@ fn supervise(configs: &[(String, Config)], path: &Path) -> Result<ExitCode, Box<
         shards::settle_pages(root, &names)?;
     }
     if let Some(cpu) = first.host.journal_cpus.as_ref().and_then(|cpus| cpus.last()) {
-        host::pin_to(*cpu)?;
+        host::pin_to(*cpu).map_err(|error| format!("host.journal_cpus: {error}"))?;
     }
     let program = std::env::current_exe()?;
     let hopeless = [EXIT_CONFIG, EXIT_CONTRACT];
@@ -254,7 +254,7 @@ fn trade(
     let mut arena = Arena::new(ARENA_LEN)?;
     let cpu = preflight::hot_cpu(config);
     if let Some(cpu) = cpu {
-        host::pin_to(cpu)?;
+        host::pin_to(cpu).map_err(|error| format!("host.cpu: {error}"))?;
     }
     introduce(&page, cpu);
     let memory = Memory::new(&mut arena);

@@ -127,7 +127,10 @@ impl Ring {
             Some(cpu) => builder.setup_sqpoll(SQPOLL_IDLE_MS).setup_sqpoll_cpu(cpu),
             None => builder.setup_defer_taskrun().setup_taskrun_flag(),
         };
-        let io = builder.build(RING_ENTRIES)?;
+        let io = builder.build(RING_ENTRIES).map_err(|error| match sqpoll_cpu {
+            Some(cpu) => io::Error::other(format!("io_uring, host.sqpoll_cpu {cpu}: {error}")),
+            None => io::Error::other(format!("io_uring: {error}")),
+        })?;
         io.submitter().register_files_sparse(file_slots)?;
         let entry = size_of::<BufRingEntry>();
         let buffer_ring = arena.take(usize::from(BUFFERS) * entry);

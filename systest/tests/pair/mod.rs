@@ -98,10 +98,22 @@ impl Bench {
         self.page().map_or(0, |page| page.get(counter))
     }
 
+    /// Whether the engine was started and has ended by itself; then nothing is worth waiting for.
+    fn has_ended(&self) -> bool {
+        let Some(engine) = &self.engine else { return false };
+        let status = format!("/proc/{}/stat", engine.id());
+        std::fs::read_to_string(status).is_ok_and(|stat| stat.contains(") Z "))
+    }
+
     pub fn wait(&self, what: &str, done: impl Fn(&CountersPage) -> bool) {
         let start = Instant::now();
         while !self.page().is_some_and(|page| done(&page)) {
             let page = self.page();
+            assert!(
+                !self.has_ended(),
+                "the engine ended before: {what}; {}",
+                std::fs::read_to_string(self.path("engine.log")).unwrap_or_default()
+            );
             let counters = page.iter().flat_map(|page| {
                 Counter::ALL.iter().map(|c| format!("{}={}", c.metric(), page.get(*c)))
             });
