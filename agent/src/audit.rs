@@ -1,16 +1,15 @@
 //! Who changed what: lines of JSON, each with the hash of the one before, so that one that is changed or taken out is
-//! noticed. A file that has grown is put aside, and its last hash begins the next one.
+//! noticed. The hash of each stands in the journal too: who takes the last ones out has to change that as well.
 
-use crate::files::read_up_to;
+use crate::jsonlines::JsonLines;
 use crate::limits::{AUDIT_LEN_MAX, EVENTS_SHOWN_MAX};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::info;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +43,7 @@ pub struct AuditLog(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
+    lines: JsonLines,
     number: u64,
     last: String,
 }
@@ -52,10 +51,10 @@ struct Inner {
 impl AuditLog {
     /// Goes on with a file, or starts one.
     pub fn at(path: &Path) -> Self {
-        // A power cut may have come between putting a file aside and beginning the next.
-        let last = read(path).pop().or_else(|| read(&old(path)).pop());
+        let lines = JsonLines::at(path, AUDIT_LEN_MAX);
+        let last = lines.read::<Record>().pop();
         let (number, last) = last.map_or((1, String::new()), |it| (it.number + 1, it.hash));
-        Self(Arc::new(Mutex::new(Inner { path: path.into(), number, last })))
+        Self(Arc::new(Mutex::new(Inner { lines, number, last })))
     }
 
     /// Writes a change down, on disk.
@@ -75,37 +74,16 @@ impl AuditLog {
             hash: String::new(),
         };
         record.hash = record.hashed();
-        if inner.path.metadata().is_ok_and(|file| file.len() > AUDIT_LEN_MAX) {
-            std::fs::rename(&inner.path, old(&inner.path))?;
-        }
-        let mut line = serde_json::to_string(&record)? + "\n";
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.append(true).read(true).create(true).open(&inner.path)?;
-        let len = file.metadata()?.len();
-        let mut end = [b'\n'];
-        if len > 0 {
-            file.read_exact_at(&mut end, len - 1)?;
-        }
-        if end != [b'\n'] {
-            // What a power cut left of a line stays one of its own.
-            line.insert(0, '\n');
-        }
-        file.write_all(line.as_bytes())?;
-        file.sync_data()?;
-        if let Some(directory) = inner.path.parent().filter(|_| len == 0) {
-            std::fs::File::open(directory)?.sync_all()?;
-        }
+        inner.lines.append(&record, true)?;
+        info!("audit {} {}", record.number, record.hash);
         (inner.number, inner.last) = (record.number + 1, record.hash);
         Ok(())
     }
 
     /// The last records, at most so many, oldest first.
     pub fn last(&self, count: usize) -> Vec<Record> {
-        let path = self.0.lock().expect("nobody panics with the log").path.clone();
-        let mut all = read(&old(&path));
-        all.extend(read(&path));
-        let from = all.len().saturating_sub(count.min(EVENTS_SHOWN_MAX));
-        all.split_off(from)
+        let lines = self.0.lock().expect("nobody panics with the log").lines.clone();
+        lines.last(count.min(EVENTS_SHOWN_MAX), |_| true)
     }
 }
 
@@ -122,17 +100,6 @@ pub fn verify(records: &[Record]) -> Result<(), u64> {
         Some(pair) => Err(pair[1].number),
         None => Ok(()),
     }
-}
-
-fn old(path: &Path) -> PathBuf {
-    path.with_extension("old")
-}
-
-/// The records of a file; what a power cut left of a line is left out.
-fn read(path: &Path) -> Vec<Record> {
-    let bytes = read_up_to(path, 2 * AUDIT_LEN_MAX).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 #[cfg(test)]
@@ -168,7 +135,7 @@ mod tests {
         fewer.remove(2);
         assert_eq!(verify(&fewer), Err(4));
         // One that came between two files.
-        std::fs::rename(&path, old(&path)).unwrap();
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
         let log = AuditLog::at(&path);
         log.write("root", json!({ "method": "keep" }), None).unwrap();
         assert_eq!(verify(&log.last(10)), Ok(()));

@@ -1,7 +1,7 @@
 //! The compose file: what is accepted, and what is refused where. Strict: a key that is not supported is
 //! an error with its line, never ignored. Source: the Compose Specification.
 
-use crate::limits::{COMPOSE_LEN_MAX, SERVICES_MAX};
+use crate::limits::{COMPOSE_LEN_MAX, COMPOSE_SIZE_MAX, SERVICES_MAX};
 use abi::hostplan::CorePlan;
 use serde::{Deserialize, Serialize};
 use serde_yaml_ng::{Mapping, Value};
@@ -13,14 +13,20 @@ use thiserror::Error;
 pub mod canary;
 /// Values in their ranges.
 mod check;
+/// What a service may ask of disks.
+pub mod disks;
 /// Volumes, configurations and secrets.
 pub mod grants;
 /// Health checks.
 pub mod health;
+/// What a service has by `x-quietcore`.
+mod own;
 /// What a file leaves to where it is applied from.
 pub mod project;
 /// Keys.
 mod schema;
+/// What aliases make of a file.
+mod size;
 #[cfg(test)]
 mod tests;
 /// Numbers with units.
@@ -28,6 +34,7 @@ mod units;
 
 use canary::Canary;
 use check::Checker;
+use disks::DiskLimit;
 use grants::{Config, Secret};
 use health::Health;
 
@@ -60,6 +67,9 @@ pub enum ComposeError {
         max: u64,
     },
 }
+
+/// What is wrong with a value: its key, the value, the remedy.
+type Refused = (&'static str, String, &'static str);
 
 /// Which network a container is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -235,6 +245,12 @@ pub struct Service {
     pub memory_min_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<i64>,
+    /// What it may ask of disks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskLimit>,
+    /// Bytes of huge pages, by their size; none without it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub huge_pages: BTreeMap<String, u64>,
     /// What is done with it.
     #[serde(skip)]
     pub conduct: Conduct,
@@ -251,7 +267,8 @@ const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcor
 
 /// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
 /// reaches them is this host's operator, or more.
-const OWN: [&str; 7] = ["agent", "credentials", "esp", "host", "pull", "probe", "update"];
+const OWN: [&str; 8] =
+    ["agent", "credentials", "desired", "esp", "host", "pull", "probe", "update"];
 
 /// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
 pub fn is_bindable(path: &str, read_only: bool) -> bool {
@@ -279,8 +296,9 @@ pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError>
         false => Ok(()),
     };
     limit("bytes of the file", text.len() as u64, COMPOSE_LEN_MAX)?;
-    let mut file: Value =
-        serde_yaml_ng::from_str(text).map_err(|error| ComposeError::Schema(error.to_string()))?;
+    let schema = |error: serde_yaml_ng::Error| ComposeError::Schema(error.to_string());
+    size::check(text, COMPOSE_SIZE_MAX).map_err(schema)?;
+    let mut file: Value = serde_yaml_ng::from_str(text).map_err(schema)?;
     let merged = file.apply_merge();
     merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
     let (services, top) = top_level(file, text)?;

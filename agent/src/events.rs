@@ -1,10 +1,10 @@
 //! What happened on this host, in order: a bounded file of JSON lines, kept over restarts. The journal has the same words
 //! with more around them; this is what `qctl events` shows.
 
+use crate::jsonlines::JsonLines;
 use crate::limits::{EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
@@ -42,17 +42,16 @@ pub struct EventLog(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
+    lines: JsonLines,
     next: u64,
-    len: u64,
 }
 
 impl EventLog {
     /// Goes on with a file, or starts one.
     pub fn at(path: &Path) -> Self {
-        let next = read(path).last().map_or(1, |event| event.number + 1);
-        let len = path.metadata().map_or(0, |file| file.len());
-        Self(Arc::new(Mutex::new(Inner { path: path.into(), next, len })))
+        let lines = JsonLines::at(path, EVENTS_LEN_MAX);
+        let next = lines.read::<Event>().last().map_or(1, |event| event.number + 1);
+        Self(Arc::new(Mutex::new(Inner { lines, next })))
     }
 
     /// Something happened. That it can't be written is in the journal, and keeps nobody from working.
@@ -67,44 +66,16 @@ impl EventLog {
         let (about, text) = (about.to_owned(), text.to_owned());
         let event = Event { number: inner.next, time, level, about, text };
         inner.next += 1;
-        if let Err(error) = inner.append(&event) {
-            warn!("{}: {error}", inner.path.display());
+        if let Err(error) = inner.lines.append(&event, false) {
+            warn!("{}: {error}", inner.lines.path().display());
         }
     }
 
     /// The last events with a higher number than `after`, at most so many, oldest first.
     pub fn after(&self, after: u64, count: usize) -> Vec<Event> {
-        let path = self.0.lock().expect("nobody panics with the log").path.clone();
-        let mut events = read(&old(&path));
-        events.extend(read(&path));
-        events.retain(|event| event.number > after);
-        let from = events.len().saturating_sub(count.min(EVENTS_SHOWN_MAX));
-        events.split_off(from)
+        let lines = self.0.lock().expect("nobody panics with the log").lines.clone();
+        lines.last(count.min(EVENTS_SHOWN_MAX), |event: &Event| event.number > after)
     }
-}
-
-impl Inner {
-    fn append(&mut self, event: &Event) -> std::io::Result<()> {
-        if self.len >= EVENTS_LEN_MAX {
-            std::fs::rename(&self.path, old(&self.path))?;
-            self.len = 0;
-        }
-        let line = serde_json::to_string(event)? + "\n";
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
-        file.write_all(line.as_bytes())?;
-        self.len += line.len() as u64;
-        Ok(())
-    }
-}
-
-fn old(path: &Path) -> PathBuf {
-    path.with_extension("old")
-}
-
-/// The events of a file; what a power cut left of a line is left out.
-fn read(path: &Path) -> Vec<Event> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 #[cfg(test)]
@@ -119,13 +90,6 @@ mod tests {
         let log = EventLog::at(&path);
         log.say(Level::Info, "compose", "applied");
         log.say(Level::Error, "container a", "ended");
-        // A power cut in the middle of a line.
-        std::fs::OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .unwrap()
-            .write_all(b"{\"num\n")
-            .unwrap();
         let log = EventLog::at(&path);
         log.say(Level::Info, "container a", "started");
         let numbers = |events: Vec<Event>| events.iter().map(|e| e.number).collect::<Vec<_>>();
@@ -133,7 +97,8 @@ mod tests {
         assert_eq!(numbers(log.after(1, 1)), [3]);
         let long = "x".repeat(1000);
         (0..3000).for_each(|_| log.say(Level::Info, "a", &long));
-        let bytes: u64 = [&path, &old(&path)].iter().map(|p| p.metadata().unwrap().len()).sum();
+        let bytes: u64 =
+            [&path, &path.with_extension("old")].iter().map(|p| p.metadata().unwrap().len()).sum();
         assert!(bytes < 2 * EVENTS_LEN_MAX + 2000, "{bytes}");
         assert_eq!(log.after(0, 5).last().unwrap().number, 3003);
         std::fs::remove_dir_all(root).unwrap();

@@ -12,6 +12,8 @@ pub mod audit;
 pub mod compose;
 /// The rim to containerd.
 pub mod containerd;
+/// What a group of hosts is to run, signed.
+pub mod desired;
 /// The engine's pages, of one or of several shards.
 pub mod engines;
 /// What happened.
@@ -36,6 +38,8 @@ pub mod init;
 pub mod instance;
 /// What a core was interrupted by.
 pub mod interference;
+/// Values as lines of JSON in bounded files.
+pub mod jsonlines;
 /// Every limit with its reason.
 pub mod limits;
 /// OCI images as archives.

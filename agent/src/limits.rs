@@ -5,6 +5,9 @@ use std::time::Duration;
 /// A compose file: a desk has tens of services, each a kilobyte.
 pub const COMPOSE_LEN_MAX: u64 = 1 << 20;
 
+/// The same once its aliases are put in, with 16 bytes more for each value: some ten times that is what it takes in memory.
+pub const COMPOSE_SIZE_MAX: u64 = 4 << 20;
+
 /// Services in one file.
 pub const SERVICES_MAX: usize = 64;
 
@@ -49,6 +52,19 @@ pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Another host answers within this, or is not there.
 pub const REMOTE_TIMEOUT: Duration = Duration::from_secs(70);
 const _: () = assert!(REMOTE_TIMEOUT.as_secs() > API_REQUEST.as_secs());
+
+/// A signed compose file: base64 twice at most, with a little more around it.
+pub const DESIRED_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
+/// What says where it is: some keys and certificates.
+pub const DESIRED_CONFIG_LEN_MAX: u64 = 256 << 10;
+/// Between two looks, unless it is said otherwise.
+pub const DESIRED_INTERVAL: Duration = Duration::from_secs(60);
+/// See [`DESIRED_INTERVAL`]: the shortest is no burden for a server with a thousand hosts.
+pub const DESIRED_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// See [`DESIRED_INTERVAL`].
+pub const DESIRED_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+/// A server that does not answer is asked again after this at the latest.
+pub const DESIRED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// An image archive: the largest static program with its data.
 pub const ARCHIVE_LEN_MAX: u64 = 2 << 30;
@@ -143,7 +159,7 @@ pub const OUTPUT_PAUSE: Duration = Duration::from_millis(50);
 pub const OUTPUT_RETRY: Duration = Duration::from_secs(1);
 
 /// A request on the local socket: a compose file and a little more.
-pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 2;
+pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 3;
 
 /// Time that a container has to end by itself before it is killed, unless it says another. Compose's is ten.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);

@@ -7,7 +7,9 @@ use agent::images::{pull, wanted};
 use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
-use agent::{api, compose, forward, hostconfig, hotpartition, init, output, protocol, qctl};
+use agent::{
+    api, compose, desired, forward, hostconfig, hotpartition, init, output, protocol, qctl,
+};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -121,6 +123,8 @@ enum Command {
         #[arg(long, default_value = "/var/lib/quietcore/images")]
         store: PathBuf,
     },
+    /// Look at where the desired state is, and hand on what is there.
+    Follow,
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -178,6 +182,7 @@ fn run_agent(arguments: Run) -> Result<()> {
         private: arguments.private,
         ports: arguments.ports,
         api: arguments.api,
+        credentials: own.clone(),
         api_credential: own.as_deref().and_then(|own| hostconfig::credential(own, "quietcore.api")),
         update: Places::default(),
     };
@@ -185,13 +190,27 @@ fn run_agent(arguments: Run) -> Result<()> {
     runtime.block_on(run(paths, policy))
 }
 
-fn fetch_images(places: &wanted::Places) -> Result<()> {
-    let policy = Policy::read(credentials().as_deref())?;
+/// For who asks registries.
+fn use_cryptography() -> Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("another provider of cryptography is installed"))?;
+        .map_err(|_| anyhow::anyhow!("another provider of cryptography is installed"))
+}
+
+fn fetch_images(places: &wanted::Places) -> Result<()> {
+    let policy = Policy::read(credentials().as_deref())?;
+    use_cryptography()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(pull::run(places, &policy))
+}
+
+fn follow() -> Result<()> {
+    let own = credentials();
+    let config = desired::Config::read(own.as_deref())?.context("started with a credential")?;
+    let policy = Policy::read(own.as_deref())?;
+    use_cryptography()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(desired::follow::run(&config, &policy, &Default::default()))
 }
 
 fn act(command: Command) -> Result<()> {
@@ -237,6 +256,7 @@ fn act(command: Command) -> Result<()> {
             }
         }
         Command::Tail { logs, journal } => tailer::run(&logs, &journal),
+        Command::Follow => follow(),
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),
         Command::InstallDisk => flash::install::run(&hostconfig::Places::default().install()),

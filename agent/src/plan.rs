@@ -3,7 +3,7 @@
 
 use crate::compose::{Restart, Service};
 use crate::instance::Instance;
-use crate::limits::{RESTART_DELAY, RESTART_DELAY_MAX, RESTART_FORGIVEN};
+use crate::limits::{RESTART_DELAY, RESTART_DELAY_MAX, RESTART_FORGIVEN, STOP_GRACE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,6 +18,42 @@ pub enum Task {
     Stopped(u32),
 }
 
+/// How a container is asked to end. It is kept with the container: what is declared meanwhile is another one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// The signal.
+    pub signal: u32,
+    /// How long it has before it is killed.
+    pub grace: Duration,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Self { signal: nix::libc::SIGTERM as u32, grace: STOP_GRACE }
+    }
+}
+
+impl Ending {
+    /// As a service declares it.
+    pub fn of(service: &Service) -> Self {
+        Self { signal: service.conduct.stop_signal, grace: service.conduct.stop_grace }
+    }
+
+    /// Reads [`Self::label`].
+    pub fn read(label: &str) -> Option<Self> {
+        let (signal, grace) = label.split_once(' ')?;
+        Some(Self {
+            signal: signal.parse().ok()?,
+            grace: Duration::from_millis(grace.parse().ok()?),
+        })
+    }
+
+    /// Signal and milliseconds.
+    pub fn label(self) -> String {
+        format!("{} {}", self.signal, self.grace.as_millis())
+    }
+}
+
 /// What containerd knows under one name. Each container that is made has a new one, so that what a kill left of an earlier
 /// one, in containerd or in runc, is in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +62,8 @@ pub struct Observed {
     pub instance: String,
     /// The fingerprint of the service that it was made from, if there is a container.
     pub fingerprint: Option<String>,
+    /// How it is asked to end.
+    pub ending: Ending,
     /// Its task; none after its shim was killed.
     pub task: Option<Task>,
     /// Whether a snapshot is left.
@@ -39,6 +77,14 @@ pub enum Action {
     Remove(String),
     /// Make and start one for this instance.
     Create(String),
+}
+
+/// How what was found is asked to end.
+pub fn ending(wanted: &[Instance], found: &Observed) -> Ending {
+    let same = wanted
+        .iter()
+        .find(|it| it.id == found.instance && Some(&it.fingerprint) == found.fingerprint.as_ref());
+    same.map_or(found.ending, |instance| Ending::of(&instance.service))
 }
 
 /// What is remembered of a service between two looks.
@@ -177,12 +223,14 @@ mod tests {
 
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
         let fingerprint = Some(service.fingerprint());
-        Some(Observed { instance: "a".into(), fingerprint, task, snapshot: true })
+        let ending = Ending::of(service);
+        Some(Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true })
     }
 
     fn old() -> Observed {
         let (fingerprint, task) = (Some("old".into()), Some(Task::Running));
-        Observed { instance: "a".into(), fingerprint, task, snapshot: true }
+        let ending = Ending { signal: 2, grace: Duration::from_millis(1500) };
+        Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true }
     }
 
     fn anew() -> Vec<Action> {
@@ -200,6 +248,21 @@ mod tests {
         }
         let orphan = Observed { instance: "a".into(), snapshot: true, ..Observed::default() };
         assert_eq!(planned(&service, Some(orphan), fresh, 0), anew());
+    }
+
+    #[test]
+    fn a_container_ends_as_it_was_declared_when_it_was_made() {
+        let service = service("always");
+        let same = found(&service, None).unwrap();
+        let mut later = service.clone();
+        later.conduct.stop_signal = 10;
+        // Of the same container, what is declared now; of another version's, its own.
+        let now = Ending { signal: 10, ..Ending::of(&service) };
+        assert_eq!(ending(&[instance(&later)], &same), now);
+        assert_eq!(ending(&[instance(&later)], &old()), old().ending);
+        assert_eq!(ending(&[], &same), same.ending);
+        assert_eq!(Ending::read(&old().ending.label()), Some(old().ending));
+        assert!(["", "15", "x 1", "15 x"].iter().all(|label| Ending::read(label).is_none()));
     }
 
     #[test]

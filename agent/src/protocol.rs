@@ -2,6 +2,7 @@
 //! network behind HTTP and TLS.
 
 use crate::audit::Record;
+use crate::desired::Step;
 use crate::events::Event;
 use crate::limits::AUDIT_TEXT_MAX;
 use crate::status::Status;
@@ -58,6 +59,16 @@ pub enum Request {
     },
     /// What was applied on trial stays.
     Keep {},
+    /// Take a signed desired state that somebody brought.
+    Deliver {
+        /// Its envelope.
+        envelope: String,
+    },
+    /// Say what becomes of the desired state.
+    Desired {
+        /// What.
+        step: Step,
+    },
     /// What is declared: the compose file.
     Declared {},
     /// Put the image of an archive into containerd.
@@ -144,6 +155,8 @@ impl Request {
             Self::Limits { changes, .. } if changes.is_empty() => Role::Reader,
             Self::Apply { .. }
             | Self::Keep {}
+            | Self::Deliver { .. }
+            | Self::Desired { .. }
             | Self::Rollout { .. }
             | Self::RemoveImage { .. }
             | Self::Control { .. }
@@ -170,6 +183,7 @@ impl Request {
             Self::SetSecret { name, .. } => {
                 Self::SetSecret { name, secret: "not written down".into() }
             }
+            Self::Deliver { envelope } => Self::Deliver { envelope: digest(&envelope) },
             Self::Apply { compose, dry_run, try_seconds } => {
                 Self::Apply { compose: digest(&compose), dry_run, try_seconds }
             }

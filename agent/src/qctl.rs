@@ -22,8 +22,12 @@ mod client;
 mod config;
 /// The hosts that are known.
 mod context;
+/// `qctl cpu`.
+mod cpu;
 /// `qctl apply`, `diff`, `get`, `describe`, `rollout`, `secret`.
 mod declare;
+/// `qctl desired`.
+mod desired;
 /// `qctl events`.
 mod events;
 /// `qctl image`.
@@ -56,7 +60,7 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,
     Json,
@@ -137,6 +141,18 @@ enum Command {
     Rollout {
         #[command(subcommand)]
         what: declare::Rollout,
+    },
+    /// What a group of hosts is to run, signed: GitOps, from a web server, a registry or a stick.
+    Desired {
+        #[command(subcommand)]
+        what: desired::What,
+    },
+    /// Whether this host may be changed now, by its windows (quietcore.desired). Exit code 1 if not.
+    Window,
+    /// Which core is whose.
+    Cpu {
+        #[command(subcommand)]
+        what: cpu::Cpu,
     },
     /// Secrets of containers.
     Secret {
@@ -313,6 +329,7 @@ fn act_here(command: &Command) -> Result<bool> {
         Command::Tune { what } => tuning::act(what)?,
         Command::Host { what: Host::Check { file, cpus } } => check_host(file, *cpus)?,
         Command::Ca { what } => ca::act(what)?,
+        Command::Desired { what: desired::What::Sign(wanted) } => desired::sign(wanted)?,
         Command::Hosts { what: Hosts::Ls } => context::list()?,
         Command::Hosts { what: Hosts::Add { name, url, authority, identity, labels } } => {
             let pair = |text: &String| {
@@ -366,6 +383,9 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Get(wanted) => declare::get(client, wanted)?,
         Command::Describe { name } => declare::describe(client, name)?,
         Command::Rollout { what } => declare::rollout(client, what)?,
+        Command::Desired { what } => desired::act(client, what)?,
+        Command::Window => desired::window(client)?,
+        Command::Cpu { what: cpu::Cpu::Map { output } } => cpu::map(client, *output)?,
         Command::Secret { what } => declare::secret(client, what)?,
         Command::Audit(wanted) => audit::show(client, wanted)?,
         Command::Support { archive } => support::collect(client, archive)?,

@@ -38,8 +38,11 @@ use tracing::{info, warn};
 
 mod containers;
 mod declaration;
+mod desired;
 mod grants;
 mod trials;
+
+use desired::Follower;
 
 /// A version of a service that is to prove itself.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +90,8 @@ pub struct Paths {
     pub api: PathBuf,
     /// The one that this host was given.
     pub api_credential: Option<PathBuf>,
+    /// Credentials of this process.
+    pub credentials: Option<PathBuf>,
     /// What updates work with.
     pub update: update::Places,
 }
@@ -105,6 +110,7 @@ pub struct Agent {
     health: Book,
     looks: mpsc::Sender<Look>,
     supply: Supply,
+    follower: Follower,
     /// When what was applied on trial is taken back.
     try_until: Option<Duration>,
     containerd: Option<Containerd>,
@@ -154,7 +160,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {
         tokio::select! {
-            _ = ticks.tick() => { agent.sample(); agent.end_try(); agent.reconcile().await; }
+            _ = ticks.tick() => { agent.sample(); agent.end_try(); agent.follow(); agent.reconcile().await; }
             () = wake.notified() => agent.reconcile().await,
             Some(look) = looked.recv() => agent.note_look(&look),
             Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
@@ -203,6 +209,8 @@ impl Agent {
         let supply = Supply::new(archives, images, policy, log.clone())?;
         let sealed = paths.versions.with_file_name("secrets");
         let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
+        let follower = paths.versions.with_file_name("desired.json");
+        let follower = Follower::new(paths.credentials.as_deref(), &follower);
         let mut agent = Self {
             secrets,
             paths,
@@ -214,6 +222,7 @@ impl Agent {
             health: Book::default(),
             looks,
             supply,
+            follower,
             try_until: None,
             containerd: None,
             observed: BTreeMap::new(),
@@ -232,6 +241,7 @@ impl Agent {
         };
         agent.declared = agent.load()?;
         agent.remember();
+        agent.note_drift();
         Ok(agent)
     }
 
@@ -339,6 +349,8 @@ impl Agent {
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
             Request::Keep {} => self.keep(),
+            Request::Deliver { envelope } => self.deliver(&envelope),
+            Request::Desired { step } => self.step_desired(step),
             Request::LoadImage { archive } => {
                 return match &mut self.containerd {
                     None => Response::Error("containerd does not answer".into()),
@@ -383,6 +395,7 @@ impl Agent {
             ready: trading && running && partition,
             healthy: engines.len() == expected && running && partition,
             update: ask::Update::read(&self.paths.update),
+            desired: self.follower.report(),
             sealed: status::is_sealed(),
             partition,
             engines,

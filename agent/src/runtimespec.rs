@@ -3,8 +3,12 @@
 
 use crate::compose::{NetworkMode, Service};
 use crate::secrets::Delivered;
+use facts::Facts;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
+
+/// What a host has that limits are about.
+pub mod facts;
 
 /// The cgroup above all containers.
 pub const CGROUP: &str = "/quietcore-containers";
@@ -72,6 +76,7 @@ pub fn spec(
     name: &str,
     service: &Service,
     brought: &[Delivered],
+    facts: &Facts,
     image: &ImageConfiguration,
 ) -> Value {
     let capabilities = &service.capabilities;
@@ -104,7 +109,7 @@ pub fn spec(
         "hostname": service.hostname,
         "mounts": mounts(service, brought),
         "linux": {
-            "resources": resources(service),
+            "resources": resources(service, facts),
             "sysctl": service.sysctls,
             "cgroupsPath": format!("{CGROUP}/{name}"),
             "namespaces": namespaces,
@@ -193,7 +198,7 @@ fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
 }
 
 /// Limits. Every container has a cpuset: the housekeeping cores or fewer.
-fn resources(service: &Service) -> Value {
+fn resources(service: &Service, facts: &Facts) -> Value {
     let mut resources = json!({
         "cpu": { "cpus": service.cpuset },
         "devices": [{ "allow": false, "access": "rwm" }],
@@ -213,11 +218,20 @@ fn resources(service: &Service) -> Value {
     // cgroup v2's own files: what runc calls a reservation of memory is memory.low, which only asks.
     let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
     let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
-    let unified: serde_json::Map<String, Value> = weight
+    let mut unified: serde_json::Map<String, Value> = weight
         .into_iter()
         .chain(memory)
         .map(|(file, value)| (file.to_owned(), json!(value.to_string())))
         .collect();
+    if !facts.io_max.is_empty() {
+        unified.insert("io.max".into(), json!(facts.io_max.join("\n")));
+    }
+    // The engine's are everybody's otherwise: who maps one first has it.
+    let limits = facts.huge_pages.iter().map(|(size, _)| {
+        let bytes = service.huge_pages.get(size).copied().unwrap_or(0);
+        json!({ "pageSize": size, "limit": bytes })
+    });
+    resources["hugepageLimits"] = limits.collect();
     resources["unified"] = Value::Object(unified);
     resources
 }

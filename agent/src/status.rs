@@ -1,5 +1,6 @@
 //! What the agent knows, for people and programs: one value, served as JSON.
 
+use crate::desired::Report;
 use crate::interference::CoreCounts;
 use crate::update::ask::Update;
 use abi::counters::{Counter, CountersPage, State, Word};
@@ -18,6 +19,9 @@ pub struct Status {
     pub healthy: bool,
     /// The operating system's own version.
     pub update: Update,
+    /// What this host follows, if it follows something.
+    #[serde(default)]
+    pub desired: Option<Report>,
     /// Whether the data partition is sealed by a TPM.
     pub sealed: bool,
     /// Whether the isolated partition stands.

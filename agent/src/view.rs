@@ -46,6 +46,9 @@ pub fn page(status: &Status, colour: bool) -> String {
         let _ =
             writeln!(text, "{name:<13} {state:<13} {restarts:>8}  {cpuset:<7} {image}{rollout}");
     }
+    if let Some(desired) = &status.desired {
+        let _ = writeln!(text, "\ndesired state: {}", desired.text());
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "! {problem}");
     }

@@ -232,7 +232,7 @@ fn paths_are_answered_events_followed_and_sizes_bounded() {
     assert_eq!(desk.get("adam", "/v1/nothing").0, 404);
     assert_eq!(desk.http("adam", "POST", "/v1/status", &[], b"").0, 405);
     assert_eq!(desk.http("adam", "POST", "/v1/ask", &[], b"{}").0, 400);
-    let large = vec![b'x'; 3 << 20];
+    let large = vec![b'x'; agent::limits::REQUEST_LEN_MAX as usize + 1];
     let before = desk.asked.lock().unwrap().len();
     assert!([0, 413].contains(&desk.http("adam", "PUT", "/v1/compose", &[], &large).0));
     assert_eq!(desk.asked.lock().unwrap().len(), before);

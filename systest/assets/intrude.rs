@@ -14,6 +14,7 @@ unsafe extern "C" {
 }
 
 /// Numbers of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl).
+const MMAP: c_long = 9;
 const SETPRIORITY: c_long = 141;
 const SCHED_SETSCHEDULER: c_long = 144;
 const SCHED_SETAFFINITY: c_long = 203;
@@ -175,6 +176,14 @@ fn namespaces(cpu: usize) {
     }
 }
 
+/// Huge pages are the engine's, and whoever maps one has it.
+fn huge_page() {
+    let (access, flags) = (1 | 2, 0x02 | 0x20 | 0x4_0000);
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let mapped = unsafe { syscall(MMAP, 0 as c_long, 2usize << 20, access as c_long, flags as c_long, -1 as c_long, 0 as c_long) };
+    tell("huge-page", called(mapped));
+}
+
 fn devices() {
     // Memory, and the first disk.
     for (name, mode, device) in [("make-mem", 0o020_600, 1 << 8 | 1), ("make-disk", 0o060_600, 254 << 8)] {
@@ -205,6 +214,7 @@ fn main() {
         tell(path, write(path, text));
     }
     devices();
+    huge_page();
     namespaces(cpu);
     println!("intrude: no more ways");
     loop {

@@ -1,8 +1,9 @@
 //! The agent's figures, on this machine: what becomes of containers and of their lines while everybody is killed, how fast
-//! versions come and go, what the agent costs at rest.
+//! versions come and go, what the agent costs at rest. And in a guest, what the hot cores see of rollouts.
 
 use crate::checkout::ImageFiles;
 use crate::rig::{IMAGE, Rig, Victim};
+use crate::stories::loaded;
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -292,7 +293,7 @@ fn rollouts(image: &ImageFiles) -> Result<(f64, f64)> {
 ///
 /// # Errors
 /// Something could not be measured, or does not hold.
-pub fn agent(kill_count: u32, line_count: u64) -> Result<Map<String, Value>> {
+pub fn agent(kill_count: u32, rollout_count: u64, line_count: u64) -> Result<Map<String, Value>> {
     let image = ImageFiles::build("debug")?;
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     println!("seed {seed}");
@@ -312,6 +313,10 @@ pub fn agent(kill_count: u32, line_count: u64) -> Result<Map<String, Value>> {
     figures.insert("converged_seconds_p50".into(), json!(at(0.5)));
     figures.insert("converged_seconds_p99".into(), json!(at(0.99)));
     figures.insert("left_over".into(), json!(0));
+    let foreign = loaded::rollouts(&image, rollout_count)?;
+    ensure!(foreign == 0, "{foreign} foreign context switches on the hot cores");
+    figures.insert("rollouts_with_pulls".into(), json!(rollout_count));
+    figures.insert("hot_core_foreign_switches".into(), json!(foreign));
     let lines = lines(&image, line_count, seed)?;
     for (name, value) in [
         ("lines_written", lines.written),

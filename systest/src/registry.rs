@@ -1,5 +1,6 @@
 //! A registry with real peers: Debian's docker-registry serves, skopeo copies into it, cosign signs. All of them run in
-//! the tools root; the guest reaches the registry at 10.0.2.2.
+//! the tools root; the guest reaches the registry at 10.0.2.2. It wants a name and a password, and an authority of its own
+//! vouches for it.
 
 use crate::checkout::{self, ImageFiles};
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,21 @@ use std::time::{Duration, Instant};
 
 /// How long the registry may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Who may ask it.
+const USER: &str = "host";
+/// See [`USER`].
+const PASSWORD: &str = "swordfish";
+/// The two as htpasswd has them: bcrypt, cost 5.
+const HTPASSWD: &str = "host:$2y$05$SbYSMDjcCXINqT4Mx5LOOOZ5msedL57N/7AqMsgYgYnNCmirI9Xiq";
+
+/// An authority of its own, and a certificate for the addresses at which this machine and the guest reach it.
+const CERTIFY: &str = r#"mkdir authority
+new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+openssl req -quiet -x509 $new -keyout ca.key -out authority/ca.crt -days 30 -subj /CN=desk
+openssl req -quiet $new -keyout tls.key -out tls.csr -subj /CN=registry
+echo subjectAltName=IP:127.0.0.1,IP:10.0.2.2 > names
+openssl x509 -req -in tls.csr -CA authority/ca.crt -CAkey ca.key -days 30 -extfile names -out tls.pem 2> /dev/null"#;
 
 /// A registry that runs until it is dropped, with its files.
 pub struct Registry {
@@ -32,9 +48,11 @@ impl Registry {
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(directory.join("repositories"))?;
         let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem:\n    rootdirectory: /registry/repositories\nhttp:\n  addr: 127.0.0.1:{port}\n"
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem:\n    rootdirectory: /registry/repositories\nhttp:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: /registry/tls.pem, key: /registry/tls.key}}\nauth:\n  htpasswd: {{realm: desk, path: /registry/htpasswd}}\n"
         );
         std::fs::write(directory.join("config.yml"), config)?;
+        std::fs::write(directory.join("htpasswd"), format!("{HTPASSWD}\n"))?;
+        run(image, &directory, CERTIFY)?;
         let server = serve(image, &directory)?;
         let registry = Self { image: image.clone(), directory, server, port };
         registry.wait()?;
@@ -48,6 +66,17 @@ impl Registry {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    /// Starts the server again, with what it had, if it was ended.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn ensure_runs(&mut self) -> Result<()> {
+        if self.server.try_wait()?.is_some() {
+            self.server = serve(&self.image, &self.directory)?;
+        }
+        self.wait()
     }
 
     /// Ends the server.
@@ -66,14 +95,27 @@ impl Registry {
     }
 
     fn run(&self, script: &str) -> Result<String> {
-        let output = self
-            .image
-            .in_tools(&[(&self.directory, "/registry")])
-            .args(["sh", "-euc", &format!("cd /registry; {script}")])
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{script}: {}", said.trim());
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        run(&self.image, &self.directory, script)
+    }
+
+    /// Copies an image into a repository of this registry.
+    fn copy(&self, options: &str, from: &str, to: &str) -> Result<String> {
+        let port = self.port;
+        self.run(&format!(
+            "skopeo copy --quiet --dest-cert-dir=/registry/authority --dest-creds={USER}:{PASSWORD} --digestfile=digest {options} {from} docker://127.0.0.1:{port}/{to} > /dev/null; cat digest"
+        ))
+    }
+
+    /// A policy that lets a guest ask it, with more lines.
+    ///
+    /// # Errors
+    /// Its authority's certificate can't be read.
+    pub fn policy(&self, more: &str) -> Result<String> {
+        let authority = std::fs::read_to_string(self.file("authority/ca.crt"))?;
+        Ok(format!(
+            "version = 1\n[[registry]]\nname = \"10.0.2.2:{}\"\nauthority = \"\"\"\n{authority}\"\"\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n{more}\n",
+            self.port
+        ))
     }
 
     /// Packs a program as an image of one layer and pushes it; returns its digest. `padding` random bytes come along, to
@@ -83,10 +125,9 @@ impl Registry {
     /// A peer refuses.
     pub fn push(&self, repository: &str, program: &Path, padding: usize) -> Result<String> {
         self.pack(program, padding, "pushed", "image.tar")?;
-        let port = self.port;
-        self.run(&format!(
-            "skopeo copy --quiet --dest-tls-verify=false --digestfile=digest oci-archive:image.tar docker://127.0.0.1:{port}/{repository}:1 > /dev/null; cat digest"
-        ))
+        // Layers as Docker makes them where it can.
+        let zstd = "--dest-compress-format zstd --dest-force-compress-format";
+        self.copy(zstd, "oci-archive:image.tar", &format!("{repository}:1"))
     }
 
     /// The file of an archive that [`Self::pack`] made.
@@ -118,6 +159,32 @@ impl Registry {
         Ok(())
     }
 
+    /// Pushes a file as an OCI artefact of one layer of this type.
+    ///
+    /// # Errors
+    /// skopeo refuses.
+    pub fn push_artefact(&self, repository: &str, tag: &str, kind: &str, file: &str) -> Result<()> {
+        self.run(&format!(
+            r#"mkdir -p layout/blobs/sha256; echo '{{"imageLayoutVersion":"1.0.0"}}' > layout/oci-layout
+put() {{ digest=sha256:$(sha256sum < $1 | cut -d ' ' -f 1); size=$(stat -c %s $1); cp $1 layout/blobs/sha256/${{digest#*:}}; }}
+printf '{{}}' > config; put config
+printf '{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":%d}},' $digest $size > manifest
+put {file}; printf '"layers":[{{"mediaType":"{kind}","digest":"%s","size":%d}}]}}' $digest $size >> manifest
+put manifest; printf '{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"%s","size":%d}}]}}' $digest $size > layout/index.json"#
+        ))?;
+        self.copy("", "oci:layout", &format!("{repository}:{tag}")).map(drop)
+    }
+
+    /// A new Ed25519 private key in NAME.pem; returns the public key, in PEM.
+    ///
+    /// # Errors
+    /// openssl refuses.
+    pub fn signing_key(&self, name: &str) -> Result<String> {
+        self.run(&format!(
+            "openssl genpkey -algorithm ed25519 -out {name}.pem; openssl pkey -in {name}.pem -pubout"
+        ))
+    }
+
     /// A new key pair; returns the public key, in PEM.
     ///
     /// # Errors
@@ -135,10 +202,20 @@ impl Registry {
     pub fn sign(&self, repository: &str, digest: &str, key: &str) -> Result<()> {
         let port = self.port;
         self.run(&format!(
-            "COSIGN_PASSWORD= cosign sign --key {key}.key --tlog-upload=false --allow-http-registry --yes 127.0.0.1:{port}/{repository}@{digest}"
+            "COSIGN_PASSWORD= SSL_CERT_FILE=/registry/authority/ca.crt cosign sign --key {key}.key --tlog-upload=false --registry-username={USER} --registry-password={PASSWORD} --yes 127.0.0.1:{port}/{repository}@{digest}"
         ))
         .map(drop)
     }
+}
+
+fn run(image: &ImageFiles, directory: &Path, script: &str) -> Result<String> {
+    let output = image
+        .in_tools(&[(directory, "/registry")])
+        .args(["sh", "-euc", &format!("cd /registry; {script}")])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{script}: {}", said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn serve(image: &ImageFiles, directory: &Path) -> Result<Child> {

@@ -1,6 +1,7 @@
 //! What can be asked by which method and path, and its description for programs (OpenAPI 3.1).
 
 use super::pairs;
+use crate::desired::Step;
 use crate::output::query::Query;
 use crate::protocol::{Request, Role, RolloutStep};
 use base64::Engine;
@@ -54,6 +55,8 @@ pub const ROUTES: &[Route] = &[
         "Declare: a compose file that stands for itself; ?dry_run=true, ?try=SECONDS",
     ),
     ("POST", "/v1/compose/keep", Role::Operator, "Keep what was applied on trial"),
+    ("PUT", "/v1/desired", Role::Operator, "Bring a signed desired state: its envelope"),
+    ("POST", "/v1/desired/{act}", Role::Operator, "hold, resume or sync the desired state"),
     (
         "POST",
         "/v1/rollouts/{name}/{step}",
@@ -107,6 +110,11 @@ impl Parts<'_> {
 
     fn is(&self, name: &str) -> bool {
         self.query.get(name).is_some_and(|value| value == "true")
+    }
+
+    fn text(&self) -> Result<String, Refused> {
+        let text = std::str::from_utf8(self.body).map(ToOwned::to_owned);
+        text.map_err(|error| (400, format!("the body is no text: {error}")))
     }
 
     fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Refused> {
@@ -174,12 +182,17 @@ fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refuse
         }
         ("DELETE", ["v1", "secrets", name]) => Request::RemoveSecret { name: (*name).into() },
         ("PUT", ["v1", "compose"]) => {
-            let text = std::str::from_utf8(parts.body).map(ToOwned::to_owned);
-            let compose = text.map_err(|error| (400, format!("the body is no text: {error}")))?;
+            let compose = parts.text()?;
             let try_seconds = parts.query.get("try").map(|_| parts.number("try", 0)).transpose()?;
             Request::Apply { compose, dry_run: parts.is("dry_run"), try_seconds }
         }
         ("POST", ["v1", "compose", "keep"]) => Request::Keep {},
+        ("PUT", ["v1", "desired"]) => Request::Deliver { envelope: parts.text()? },
+        ("POST", ["v1", "desired", step]) => {
+            let step: Step = serde_json::from_value(json!(step))
+                .map_err(|_| (404, format!("{step}: hold, resume or sync")))?;
+            Request::Desired { step }
+        }
         ("POST", ["v1", "rollouts", name, step]) => {
             let step: RolloutStep = serde_json::from_value(json!(step))
                 .map_err(|_| (404, format!("{step}: pause, resume, promote or undo")))?;
@@ -251,6 +264,7 @@ mod tests {
     #[test]
     fn every_path_that_is_described_is_there_and_for_the_role_that_is_said() {
         for (method, path, role, _) in ROUTES {
+            let path = path.replace("{act}", "hold");
             let path =
                 path.replace("{step}", "undo").replace("{order}", "kill").replace("{name}", "a");
             let body: &[u8] = match path.as_str() {

@@ -30,8 +30,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::warn;
 
-type Body = BoxBody<Bytes, Infallible>;
+type Body = BoxBody<Bytes, std::io::Error>;
 type Answer = hyper::Response<Body>;
 
 /// Streams of lines that are open: each has a process.
@@ -174,17 +175,22 @@ fn respond(status: u16, kind: &str, body: Body) -> Answer {
 
 fn text(status: u16, said: &str) -> Answer {
     let line = format!("{}\n", said.trim_end());
-    respond(status, "text/plain; charset=utf-8", Full::new(Bytes::from(line)).boxed())
+    respond(status, "text/plain; charset=utf-8", whole(line))
 }
 
 fn json_answer(status: u16, value: &Value) -> Answer {
     let line = format!("{value}\n");
-    respond(status, "application/json", Full::new(Bytes::from(line)).boxed())
+    respond(status, "application/json", whole(line))
 }
 
-fn streamed(kind: &str, pieces: mpsc::Receiver<Bytes>) -> Answer {
+fn whole(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
+}
+
+/// A piece that is an error breaks the connection off: who reads is to know that there was more.
+fn streamed(kind: &str, pieces: mpsc::Receiver<std::io::Result<Bytes>>) -> Answer {
     use tokio_stream::StreamExt;
-    let frames = ReceiverStream::new(pieces).map(|piece| Ok(Frame::data(piece)));
+    let frames = ReceiverStream::new(pieces).map(|piece| piece.map(Frame::data));
     respond(200, kind, BodyExt::boxed(StreamBody::new(frames)))
 }
 
@@ -202,7 +208,7 @@ fn follow_events(agent: PathBuf, asker: &Identity, mut after: u64) -> Answer {
                 text.push_str(&sse(event));
                 after = event.number;
             }
-            if pieces.send(Bytes::from(text)).await.is_err() {
+            if pieces.send(Ok(Bytes::from(text))).await.is_err() {
                 return;
             }
             tokio::time::sleep(FOLLOW_INTERVAL).await;
@@ -221,7 +227,11 @@ fn logs(query: &Query, as_events: bool) -> Result<Answer> {
         return Ok(text(503, "there are too many streams of lines; end one"));
     };
     let mut journalctl = tokio::process::Command::from(query.journalctl());
-    journalctl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    journalctl
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = journalctl.spawn().context("start journalctl")?;
     let output = child.stdout.take().context("its output")?;
     let (pieces, body) = mpsc::channel(16);
@@ -234,18 +244,32 @@ fn logs(query: &Query, as_events: bool) -> Result<Answer> {
                 () = pieces.closed() => return,
             };
             if read.is_err() || line.is_empty() {
+                if let Err(why) = end_of(child).await {
+                    warn!("lines for the API: {why}");
+                    let _ = pieces.send(Err(why)).await;
+                }
                 break;
             }
             if as_events {
                 line = [b"data: ", line.as_slice(), b"\n"].concat();
             }
-            if pieces.send(Bytes::from(line)).await.is_err() {
+            if pieces.send(Ok(Bytes::from(line))).await.is_err() {
                 break;
             }
         }
-        drop((child, room));
+        drop(room);
     });
     Ok(streamed(if as_events { "text/event-stream" } else { "text/plain; charset=utf-8" }, body))
+}
+
+/// How a program ended that has written everything; an error has what it said.
+async fn end_of(child: tokio::process::Child) -> std::io::Result<()> {
+    let ended = child.wait_with_output().await?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    match ended.status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(format!("journalctl: {}: {said}", ended.status))),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use super::{
     BIND_ROOTS, Bind, ComposeError, Condition, Conduct, NetworkMode, READ_ROOTS, Rlimit, Service,
-    Tmpfs, canary, grants, health, is_bindable, units,
+    Tmpfs, canary, disks, grants, health, is_bindable, own, units,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -85,6 +85,10 @@ impl Checker<'_> {
         let words = |key, words: &Option<Words>| {
             words.as_ref().map(|words| self.words(key, words)).transpose()
         };
+        let refused = |(key, value, remedy): (_, String, &str)| self.refuse(key, value, remedy);
+        own::pull_policy(raw).map_err(refused)?;
+        let engine_pages = own::engine_pages(raw).map_err(refused)?.map(Ok);
+        let binds = raw.volumes.iter().map(|volume| self.bind(volume)).chain(engine_pages);
         let network = raw.network_mode.unwrap_or(NetworkMode::Host);
         let (memory_bytes, user) = (self.memory(raw)?, self.user(raw)?);
         Ok(Service {
@@ -101,7 +105,7 @@ impl Checker<'_> {
             capabilities: self.capabilities(raw)?,
             rlimits: self.rlimits(raw)?,
             sysctls: self.sysctls(raw, network)?,
-            binds: raw.volumes.iter().map(|volume| self.bind(volume)).collect::<Result<_, _>>()?,
+            binds: binds.collect::<Result<_, _>>()?,
             tmpfs: self.tmpfs(raw)?,
             ports: raw.own.as_ref().map_or_else(BTreeMap::new, |own| own.ports.clone()),
             secrets: grants::secrets(&raw.secrets, user)
@@ -116,6 +120,8 @@ impl Checker<'_> {
             memory_bytes,
             memory_min_bytes: self.memory_min(raw, memory_bytes)?,
             pids: self.pids(raw)?,
+            disks: disks::read(raw.blkio_config.as_ref()).map_err(refused)?,
+            huge_pages: own::huge_pages(raw).map_err(refused)?,
             conduct: self.conduct(raw)?,
             source,
         })

@@ -171,6 +171,33 @@ pub struct RawOwn {
     pub canary: Option<RawCanary>,
     /// The signal that says that a secret is another one now; without it the container is made anew.
     pub secret_signal: Option<String>,
+    /// Bytes of huge pages that it may have, by their size: `2MB`, `1GB`.
+    #[serde(default)]
+    pub hugepages: BTreeMap<String, Scalar>,
+    /// Where it sees the engine's counters, to read only.
+    pub engine_pages: Option<String>,
+}
+
+/// `blkio_config`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDisks {
+    /// Bytes a second.
+    pub device_read_bps: Vec<RawDiskLimit>,
+    /// See `device_read_bps`.
+    pub device_write_bps: Vec<RawDiskLimit>,
+    /// Requests a second.
+    pub device_read_iops: Vec<RawDiskLimit>,
+    /// See `device_read_iops`.
+    pub device_write_iops: Vec<RawDiskLimit>,
+}
+
+/// One disk's limit.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawDiskLimit {
+    pub path: String,
+    pub rate: Scalar,
 }
 
 /// `x-quietcore.canary`.
@@ -255,6 +282,8 @@ pub struct RawService {
     pub mem_reservation: Option<Scalar>,
     pub memswap_limit: Option<Scalar>,
     pub pids_limit: Option<i64>,
+    pub blkio_config: Option<RawDisks>,
+    pub pull_policy: Option<String>,
     pub restart: Option<super::Restart>,
     pub stop_signal: Option<String>,
     pub stop_grace_period: Option<Scalar>,

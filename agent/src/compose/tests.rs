@@ -117,6 +117,14 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
         ("x-quietcore: {canary: {promote: never}}", "auto or manual"),
         ("deploy: {rollback_config: {order: start-first}}", "the order of update_config"),
         ("secrets: [key]", "write it down"),
+        ("pull_policy: always", "fetched once"),
+        ("x-quietcore: {hugepages: {2MB: 3m}}", "whole pages"),
+        ("x-quietcore: {hugepages: {4KB: 4k}}", "2MB or 1GB"),
+        ("x-quietcore: {engine_pages: pages}", "a path"),
+        ("blkio_config: {device_read_bps: [{path: /var, rate: 1m}]}", "a whole disk"),
+        ("blkio_config: {device_read_bps: [{path: /dev/../mem, rate: 1m}]}", "a whole disk"),
+        ("blkio_config: {device_write_iops: [{path: /dev/vda, rate: 0}]}", "a rate a second"),
+        ("blkio_config: {weight: 100}", "weight"),
         ("volumes: [\"data:/data\"]", "write it down"),
     ] {
         let error = service(&format!("    {bad}\n")).unwrap_err().to_string();
@@ -124,6 +132,10 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
     }
     let read = service("    network_mode: none\n    sysctls: [net.core.somaxconn=1]\n    tmpfs: \"/a:size=1m,mode=700\"\n    ulimits: {nofile: 99}\n").unwrap();
     assert_eq!(read.sysctls["net.core.somaxconn"], "1");
+    let read_only = service("    x-quietcore: {engine_pages: /pages, hugepages: {2MB: 4m}}\n");
+    let read_only = read_only.unwrap();
+    assert_eq!((&*read_only.binds[0].target, read_only.binds[0].read_only), ("/pages", true));
+    assert_eq!(read_only.huge_pages["2MB"], 4 << 20);
     assert_eq!((read.tmpfs[0].bytes, &*read.tmpfs[0].mode), (1 << 20, "700"));
     assert_eq!((read.rlimits[0].soft, &*read.rlimits[0].name), (99, "RLIMIT_NOFILE"));
 }

@@ -6,8 +6,8 @@ use crate::instance::Instance;
 use crate::limits::CONTAINERD_TIMEOUT;
 use crate::ociarchive::chain_ids;
 use crate::output::{Files, Kind, instance_of};
-use crate::plan::{Observed, Task};
-use crate::runtimespec;
+use crate::plan::{Ending, Observed, Task};
+use crate::runtimespec::{self, facts::Facts};
 use crate::secrets::Delivered;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -27,7 +27,6 @@ use containerd_client::types::v1::Status;
 use oci_spec::image::ImageConfiguration;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -39,6 +38,8 @@ const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";
+/// Label of containers: see [`Ending`].
+const ENDING: &str = "io.quietcore.ending";
 
 /// Why containerd did not do something.
 #[derive(Debug, Error)]
@@ -173,7 +174,10 @@ impl Containerd {
         .await?;
         for container in containers.map(|answer| answer.containers).unwrap_or_default() {
             let fingerprint = container.labels.get(FINGERPRINT).cloned().unwrap_or_default();
-            observed.entry(container.id).or_default().fingerprint = Some(fingerprint);
+            let ending = container.labels.get(ENDING).and_then(|label| Ending::read(label));
+            let found = observed.entry(container.id).or_default();
+            found.fingerprint = Some(fingerprint);
+            found.ending = ending.unwrap_or_default();
         }
         let list = ListTasksRequest::default();
         let tasks =
@@ -223,11 +227,16 @@ impl Containerd {
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
-        let spec =
-            runtimespec::spec(&instance.id, service, brought, image).to_string().into_bytes();
+        let facts = Facts::of(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
+        let spec = runtimespec::spec(&instance.id, service, brought, &facts, image);
+        let spec = spec.to_string().into_bytes();
         let container = Container {
             id: name.clone(),
-            labels: [(FINGERPRINT.to_owned(), instance.fingerprint.clone())].into(),
+            labels: [
+                (FINGERPRINT.to_owned(), instance.fingerprint.clone()),
+                (ENDING.to_owned(), Ending::of(service).label()),
+            ]
+            .into(),
             image: service.image.clone(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
             spec: Some(prost_types::Any {
@@ -276,12 +285,8 @@ impl Containerd {
     ///
     /// # Errors
     /// [`ContainerdError::Call`] names the step that failed; doing it again goes on from there.
-    pub async fn remove(
-        &self,
-        name: &str,
-        stop_signal: u32,
-        grace: Duration,
-    ) -> Result<(), ContainerdError> {
+    pub async fn remove(&self, name: &str, ending: Ending) -> Result<(), ContainerdError> {
+        let Ending { signal: stop_signal, grace } = ending;
         let mut tasks = TasksClient::new(self.channel.clone());
         // "Failed precondition" and "not found" both say that there is nothing to end any more.
         let gone = [Code::NotFound, Code::FailedPrecondition, Code::Unknown];

@@ -150,21 +150,31 @@ impl Policy {
         Ok(Self { registries: file.registry })
     }
 
-    /// The registry that an image may be fetched from.
+    /// The registry that somebody may ask for this name.
     ///
     /// # Errors
-    /// It may not, and why.
-    pub fn admit(&self, name: &str) -> Result<(Reference, &Registry), PolicyError> {
+    /// Nobody may, and why.
+    pub fn registry(&self, name: &str) -> Result<(Reference, &Registry), PolicyError> {
         let reference: Reference = name.parse().map_err(|error: oci_client::ParseError| {
             PolicyError::Name { name: name.into(), what: error.to_string() }
         })?;
         let registry = self.registries.iter().find(|known| known.name == reference.registry());
         let asked = reference.registry().to_owned();
-        let Some(registry) = registry else {
-            return Err(PolicyError::Registry { name: name.into(), registry: asked });
-        };
+        match registry {
+            Some(registry) => Ok((reference, registry)),
+            None => Err(PolicyError::Registry { name: name.into(), registry: asked }),
+        }
+    }
+
+    /// The registry that an image may be fetched from.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub fn admit(&self, name: &str) -> Result<(Reference, &Registry), PolicyError> {
+        let (reference, registry) = self.registry(name)?;
         if reference.digest().is_none() && !registry.tags {
-            return Err(PolicyError::Tag { name: name.into(), registry: asked });
+            let registry = registry.name.clone();
+            return Err(PolicyError::Tag { name: name.into(), registry });
         }
         Ok((reference, registry))
     }

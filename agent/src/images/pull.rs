@@ -98,6 +98,24 @@ async fn pull(
     bail!("{}", said.join("; "))
 }
 
+/// The layer of this type that an artefact has now, from the first of its mirrors that answers. Nobody's signature is
+/// looked at.
+///
+/// # Errors
+/// No registry gives it, and why.
+pub async fn artefact(policy: &Policy, name: &str, kind: &str, len_max: u64) -> Result<Vec<u8>> {
+    let (reference, registry) = policy.registry(name)?;
+    let mut said = Vec::new();
+    for host in registry.mirrors.iter().chain([&registry.name]) {
+        let source = Source::new(host, &reference, registry)?;
+        match source.layer(kind, len_max).await {
+            Ok(layer) => return Ok(layer),
+            Err(error) => said.push(format!("{host}: {error:#}")),
+        }
+    }
+    bail!("{}", said.join("; "))
+}
+
 /// One host to ask for one image.
 struct Source<'a> {
     client: Client,
@@ -172,6 +190,18 @@ impl<'a> Source<'a> {
         let named =
             Named { name: name.into(), digest, media_type, size, pinned: false, signatures };
         store.name(&named)
+    }
+
+    async fn layer(&self, kind: &str, len_max: u64) -> Result<Vec<u8>> {
+        let (manifest, _) = self.manifest(&self.reference).await?;
+        let manifest = ImageManifest::from_reader(&*manifest).context("the manifest")?;
+        let layer = manifest.layers().iter().find(|layer| layer.media_type().as_ref() == kind);
+        let layer = layer.with_context(|| format!("it has no layer of type {kind}"))?;
+        ensure!(layer.size() <= len_max, "{} bytes, at most {len_max}", layer.size());
+        let (digest, mut bytes) = (layer.digest().to_string(), Vec::new());
+        let asked = self.client.pull_blob(&self.reference, &*digest, &mut bytes).await;
+        asked.with_context(|| format!("ask for the blob {digest}"))?;
+        Ok(bytes)
     }
 
     async fn manifest(&self, reference: &Reference) -> Result<(Vec<u8>, String)> {

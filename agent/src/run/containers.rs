@@ -6,10 +6,10 @@ use crate::containerd::{Containerd, ContainerdError};
 use crate::events::Level;
 use crate::files::write_whole;
 use crate::health::{Look, look};
-use crate::instance::{Instance, service_of};
-use crate::limits::{ENGINE_STOP_WAIT, STOP_GRACE};
+use crate::instance::Instance;
+use crate::limits::ENGINE_STOP_WAIT;
 use crate::output::{self, Origin};
-use crate::plan::{Action, Task, container_of, is_over, plan};
+use crate::plan::{self, Action, Ending, Task, container_of, is_over};
 use crate::status::{Container, Engine};
 use crate::supply::Missing;
 use crate::volumes;
@@ -64,7 +64,7 @@ impl Agent {
         let is_unwell = |it: &Instance| self.health.of(&it.id, &it.fingerprint) == Some(false);
         let now = self.now();
         let actions =
-            plan(&self.wanted, &self.observed, &self.history, &may_start, &is_unwell, now);
+            plan::plan(&self.wanted, &self.observed, &self.history, &may_start, &is_unwell, now);
         let mut stuck = BTreeSet::new();
         for action in &actions {
             let instance = match action {
@@ -158,9 +158,9 @@ impl Agent {
         match action {
             Action::Remove(name) => {
                 let id = output::instance_of(name);
-                let (signal, grace) = self.ending(id);
+                let ending = self.ending(name);
                 self.health.forget(id);
-                containerd.remove(name, signal, grace).await?;
+                containerd.remove(name, ending).await?;
                 if !self.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
                 }
@@ -264,10 +264,9 @@ impl Agent {
         let mut stops = tokio::task::JoinSet::new();
         let names: Vec<String> = self.observed.keys().cloned().collect();
         for name in names {
-            let ending = self.ending(output::instance_of(&name));
-            let (containerd, (signal, grace)) = (containerd.watcher(), ending);
+            let (containerd, ending) = (containerd.watcher(), self.ending(&name));
             stops.spawn(async move {
-                let stopped = containerd.remove(&name, signal, grace).await;
+                let stopped = containerd.remove(&name, ending).await;
                 info!(container = name, "the host stops: {name}: {stopped:?}");
             });
         }
@@ -283,12 +282,9 @@ impl Agent {
         }
     }
 
-    /// The signal that asks a container to end, and how long it has.
-    fn ending(&self, id: &str) -> (u32, Duration) {
-        let known = self.declared.iter().find(|service| service.name == service_of(id));
-        let conduct =
-            known.map(|service| (service.conduct.stop_signal, service.conduct.stop_grace));
-        conduct.unwrap_or((nix::libc::SIGTERM as u32, STOP_GRACE))
+    pub(super) fn ending(&self, name: &str) -> Ending {
+        let found = self.observed.get(name);
+        found.map_or_else(Ending::default, |found| plan::ending(&self.wanted, found))
     }
 
     /// Whether everything that a service waits for is as it wants it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 
 /// What is another, by service.
-fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
+pub(super) fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
     let find = |all: &[Service], name: &str| all.iter().find(|one| one.name == name).cloned();
     let names: BTreeSet<&str> =
         before.iter().chain(after).map(|service| service.name.as_str()).collect();
@@ -93,6 +93,7 @@ impl Agent {
             Some(time) => self.try_until = Some(self.now() + time),
             None => self.forget_try(),
         }
+        self.note_drift();
         Ok(changes)
     }
 
@@ -130,7 +131,8 @@ impl Agent {
                 self.problems.retain(|about, _| !about.starts_with("rollout "));
                 self.supply.changed();
                 self.wake.notify_one();
-                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back")
+                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back");
+                self.note_drift();
             }
             Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
         }

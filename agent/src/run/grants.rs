@@ -118,12 +118,11 @@ impl Agent {
         let containerd = self.containerd.as_ref().context("containerd does not answer")?;
         let found = container_of(&self.observed, instance);
         let (container, _) = found.context("there is no container")?;
-        let conduct = &instance.service.conduct;
-        if let Some(signal) = conduct.secret_signal {
+        if let Some(signal) = instance.service.conduct.secret_signal {
             containerd.signal(container, signal).await?;
             return Ok(format!("with signal {signal}"));
         }
-        containerd.remove(container, conduct.stop_signal, conduct.stop_grace).await?;
+        containerd.remove(container, self.ending(container)).await?;
         // It did not end by itself: neither its trial nor its health begins with that.
         self.health.forget(&instance.id);
         if let Some(trial) = self.trials.get_mut(&instance.service.name) {

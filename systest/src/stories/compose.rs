@@ -107,6 +107,22 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     if let Some(grace) = number(&theirs["stop_grace_period"]) {
         same("stop_grace_period", ours["stop_grace_seconds"].clone(), json!(grace))?;
     }
+    let disks = ours["disks"].as_array().into_iter().flatten();
+    for (key, field) in [
+        ("device_read_bps", "read_bytes"),
+        ("device_write_bps", "write_bytes"),
+        ("device_read_iops", "reads"),
+        ("device_write_iops", "writes"),
+    ] {
+        let limits = theirs["blkio_config"][key].as_array().into_iter().flatten();
+        let theirs: Vec<_> = limits.map(|it| (it["path"].clone(), number(&it["rate"]))).collect();
+        let ours: Vec<_> = disks
+            .clone()
+            .filter(|it| !it[field].is_null())
+            .map(|it| (it["disk"].clone(), number(&it[field])))
+            .collect();
+        same(key, json!(ours), json!(theirs))?;
+    }
     let depends = theirs["depends_on"].as_object().cloned().unwrap_or_default();
     let depends = depends.iter().map(|(name, it)| (name.clone(), it["condition"].clone()));
     same("depends_on", ours["depends_on"].clone(), Value::Object(depends.collect()))?;

@@ -41,12 +41,10 @@ fn exporter() -> PathBuf {
 /// # Errors
 /// cosign makes no key.
 pub fn policy(registry: &Registry) -> Result<String> {
-    let port = registry.port;
     let key = registry.key("desk")?;
     registry.key("stranger")?;
-    Ok(format!(
-        "version = 1\n[[registry]]\nname = \"10.0.2.2:{port}\"\nmirrors = [\"10.0.2.2:1\"]\nplain_http = true\n\
-         rate_bytes_per_second = {RATE}\nsigners = [\"\"\"\n{key}\n\"\"\"]\n"
+    registry.policy(&format!(
+        "mirrors = [\"10.0.2.2:1\"]\nrate_bytes_per_second = {RATE}\nsigners = [\"\"\"\n{key}\n\"\"\"]"
     ))
 }
 
@@ -91,13 +89,14 @@ fn wait_running(booted: &mut Booted) -> Result<()> {
 
 /// The story.
 pub fn images_are_fetched_and_judged(booted: &mut Booted) -> Result<Verdict> {
-    let registry = booted.registry.take().context("no registry")?;
-    let verdict = with(booted, registry);
+    let mut registry = booted.registry.take().context("no registry")?;
+    let verdict = with(booted, &mut registry);
+    booted.registry = Some(registry);
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     verdict
 }
 
-fn with(booted: &mut Booted, mut registry: Registry) -> Result<Verdict> {
+fn with(booted: &mut Booted, registry: &mut Registry) -> Result<Verdict> {
     let at = format!("10.0.2.2:{}", registry.port);
     let name = |digest: &str| format!("{at}/desk/exporter@{digest}");
     // Refused before anything is asked for.
@@ -152,7 +151,7 @@ fn with(booted: &mut Booted, mut registry: Registry) -> Result<Verdict> {
     let left = booted.shell.check(left, ANSWER).context("the store is not empty")?;
     ensure!(!left.contains(&at), "still there: {left}");
     Ok(Verdict::Proved(
-        "a tag and a strange registry are refused at once, an image that nobody or a stranger signed is not run; a signed \
+        "from a registry with a password and a private authority, zstd layers: a tag and a strange registry are refused at once, an image that nobody or a stranger signed is not run; a signed \
          one ran although its fetching was killed (it went on where it was) and its first mirror was dead, ran again after \
          containerd's store was removed with no registry there, and was collected when nothing declared it"
             .into(),

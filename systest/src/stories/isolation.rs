@@ -40,10 +40,17 @@ const KEYS: [(&str, &str); 26] = [
     ("cpu_rt_runtime: 950000", "cpu_rt_runtime"),
 ];
 
-/// A container with all that one can have; it tries CPU 2, or, as the control, one of its own.
+/// A container with all that one can have; it tries CPU 2, or, as the control, one of its own. The control may have a huge
+/// page, and writes to the disk as fast as it is told.
 fn service(cpu: u32) -> String {
+    let more = match cpu {
+        1 => {
+            "    x-quietcore: {hugepages: {2MB: 2m}}\n    blkio_config: {device_write_bps: [{path: /dev/vda, rate: 1mb}]}\n"
+        }
+        _ => "",
+    };
     format!(
-        "  intrude{cpu}:\n    image: test/intrude:1\n    command: [\"{cpu}\"]\n    user: \"0:0\"\n    cap_add: [IPC_LOCK, NET_RAW, SETFCAP, SYS_CHROOT]\n    ulimits: {{memlock: 1073741824, nproc: 65536}}\n    stop_signal: SIGKILL\n    tmpfs: /tmp\n    restart: \"no\"\n"
+        "  intrude{cpu}:\n    image: test/intrude:1\n    command: [\"{cpu}\"]\n    user: \"0:0\"\n    cap_add: [IPC_LOCK, NET_RAW, SETFCAP, SYS_CHROOT]\n    ulimits: {{memlock: 1073741824, nproc: 65536}}\n    stop_signal: SIGKILL\n    tmpfs: /tmp\n    restart: \"no\"\n{more}"
     )
 }
 
@@ -89,7 +96,12 @@ for cpu in 1 2; do until qctl logs intrude$cpu | grep -q 'no more ways'; do slee
     ensure!(ways >= 50, "only {ways} ways were tried: {tried}");
     // The control: it notices a CPU that it has.
     let own = booted.shell.check("qctl logs -n 1000 intrude1", ANSWER)?;
-    ensure!(own.contains("affinity-one-of-0 REACHED"), "its own CPU is not noticed: {own}");
+    for noticed in ["affinity-one-of-0 REACHED", "huge-page REACHED"] {
+        ensure!(own.contains(noticed), "{noticed} is not noticed: {own}");
+    }
+    let disk =
+        booted.shell.check("cat /sys/fs/cgroup/quietcore-containers/intrude1/io.max", ANSWER)?;
+    ensure!(disk.contains(" wbps=1048576 "), "io.max: {disk}");
     let stands = "cat /sys/fs/cgroup/hot.slice/hot-engine.slice/cpuset.cpus.{partition,effective}
 for pid in $(cat /sys/fs/cgroup/quietcore-containers/*/cgroup.procs); do for task in /proc/$pid/task/*; do sed -n 's/^Cpus_allowed_list:\\t//p' $task/status; done; done | sort -u
 qctl apply /etc/quietcore/compose.yaml > /dev/null; qctl image rm test/intrude:1";

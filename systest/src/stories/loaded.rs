@@ -37,6 +37,8 @@ const PADDING: usize = 1 << 20;
 const FILL_MIB: u64 = 16;
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// One rollout with its pull, on an emulated machine.
+const ROLLOUT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The work, by name, as loops of bash. `$web` is the web server; each round leaves a line in `/run/rounds-NAME`.
 const WORK: &[(&str, &str)] = &[
@@ -47,7 +49,7 @@ while image=$1; shift; set -- "$@" "$image"; do
     printf '  pulled:\n    image: %s\n    command: [--pages, /pages, --listen, "127.0.0.1:9470"]\n    volumes: ["/run/quietcore/engine:/pages:ro"]\n' "$image" |
         cat /etc/quietcore/compose.yaml - > /run/load.yaml
     qctl apply /run/load.yaml || exit 1
-    until qctl image ls -o json | grep -q "${image#*@}"; do sleep 0.2; done
+    until qctl status | grep '^pulled  *running' | grep -q "${image#*@}"; do sleep 0.2; done
     echo
 done"#,
     ),
@@ -99,7 +101,7 @@ fn spin() -> Vec<u8> {
     file
 }
 
-/// Ten seconds, counted; what a core sends itself is its own. `$work` has the names of the work, all of which must have
+/// A while, counted; what a core sends itself is its own. `$work` has the names of the work, all of which must have
 /// gone round once, and go on to the end.
 const MEASURE: &str = r#"
 set -e
@@ -114,7 +116,7 @@ cd /sys/kernel/tracing
 for name in $work; do until [ -s /run/rounds-$name ]; do sleep 1; done; done
 seconds() { cut -d ' ' -f 1 /proc/uptime; }
 from=$(seconds); echo > trace; echo > instances/ipi/trace; cat /proc/interrupts > /run/interrupts-before
-sleep 10
+WHILE
 to=$(seconds); cat /proc/interrupts > /run/interrupts-after; echo 0 > tracing_on; echo 0 > instances/ipi/tracing_on; for name in $work; do systemctl is-active --quiet load-$name; done
 echo 0 > events/sched/sched_switch/enable; echo f > tracing_cpumask
 cat /run/interrupts-before; echo after; cat /run/interrupts-after; echo switches
@@ -125,7 +127,10 @@ rmdir instances/ipi
 echo $from $to; echo rounds; for name in $work; do wc -l < /run/rounds-$name; done
 "#;
 
-/// What ten seconds brought.
+/// The while of the story.
+const TEN_SECONDS: &str = "sleep 10";
+
+/// What a while brought.
 #[derive(Debug, Default)]
 struct Count {
     /// Interrupts that CPUs 2 and 3 took, by their name in `/proc/interrupts`.
@@ -278,33 +283,56 @@ fn start(booted: &mut Booted, work: &[(&str, &str)], images: &[String]) -> Resul
     Ok(web)
 }
 
-fn count(booted: &mut Booted, work: &[(&str, &str)]) -> Result<Count> {
+fn count(booted: &mut Booted, work: &[(&str, &str)], time: &str, limit: Duration) -> Result<Count> {
     let names: Vec<&str> = work.iter().map(|(name, _)| *name).collect();
-    let measure = format!("work='{}'\n{MEASURE}", names.join(" "));
-    read(&booted.shell.check(&measure, LIMIT).context("count")?)
+    let measure = format!("work='{}'\n{}", names.join(" "), MEASURE.replace("WHILE", time));
+    read(&booted.shell.check(&measure, limit).context("count")?)
 }
 
-/// The story. A second time of counting is granted: in the first the core may still have had to do with the engine that
-/// was stopped there.
-pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
+/// A host that trades, with a registry of images to pull one after the other.
+fn host(image: &ImageFiles) -> Result<(Booted, Registry, Vec<String>)> {
     let registry = Registry::start(image)?;
     let at = format!("10.0.2.2:{}", registry.port);
     let exporter = program("quietcore-exporter");
     let mut images = Vec::new();
     for _ in 0..IMAGES {
-        images
-            .push(format!("{at}/load/image@{}", registry.push("load/image", &exporter, PADDING)?));
+        let digest = registry.push("load/image", &exporter, PADDING)?;
+        images.push(format!("{at}/load/image@{digest}"));
     }
-    let policy =
-        format!("version = 1\n[[registry]]\nname = \"{at}\"\nplain_http = true\nunsigned = true\n");
+    let policy = registry.policy("unsigned = true")?;
     let mut booted = boot(image, &machine(policy))?;
     booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
+    Ok((booted, registry, images))
+}
+
+/// Context switches away from a loop on each hot core while so many versions of a service were rolled out, each with a pull
+/// and what it leaves collected.
+///
+/// # Errors
+/// The guest does not get there.
+pub fn rollouts(image: &ImageFiles, wanted: u64) -> Result<u64> {
+    let (mut booted, _registry, images) = host(image)?;
+    let pull = &WORK[..1];
+    let _web = start(&mut booted, pull, &images)?;
+    let time = format!(
+        "done=/run/rounds-pull; end=$(($(wc -l < $done) + {wanted})); until [ $(wc -l < $done) -ge $end ]; do sleep 1; done"
+    );
+    let limit = ROLLOUT_LIMIT * u32::try_from(wanted)?;
+    let count = count(&mut booted, pull, &time, limit)?;
+    Ok(count.foreign.values().sum())
+}
+
+/// The story. A second time of counting is granted: in the first the core may still have had to do with the engine that
+/// was stopped there.
+pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
+    let (mut booted, _registry, images) = host(image)?;
     let _web = start(&mut booted, WORK, &images)?;
-    let first = count(&mut booted, WORK)?;
+    let mut count = || count(&mut booted, WORK, TEN_SECONDS, LIMIT);
+    let first = count()?;
     let own = is_own(image);
     let (which, count) = match first.findings(own).is_empty() {
         true => ("first", first),
-        false => ("second", count(&mut booted, WORK)?),
+        false => ("second", count()?),
     };
     let findings = count.findings(own);
     ensure!(
@@ -314,7 +342,7 @@ pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
         count.interrupts
     );
     Ok(Verdict::Proved(format!(
-        "a loop on each hot core for {:.1} s (the {which} time) took at most {} timer interrupts, none of devices, of other cores only the kernel's own {:?}, and no foreign context switch, beside work that by then had pulled {} images, written {} MiB and fetched {} files",
+        "a loop on each hot core for {:.1} s (the {which} time) took at most {} timer interrupts, none of devices, of other cores only the kernel's own {:?}, and no foreign context switch, beside work that by then had rolled out {} images that were pulled, written {} MiB and fetched {} files",
         count.seconds,
         count.timer(),
         count.senders,
@@ -330,7 +358,7 @@ pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
 /// The check can't tell this host from a quiet one.
 pub fn control(booted: &mut Booted) -> Result<u64> {
     let _web = start(booted, &[], &[])?;
-    let count = count(booted, &[])?;
+    let count = count(booted, &[], TEN_SECONDS, LIMIT)?;
     let timer = count.timer();
     ensure!(
         timer >= TIMER_CONTROL_MIN && !count.findings(false).is_empty(),

@@ -11,6 +11,8 @@ mod compose;
 mod containers;
 /// A damaged data partition.
 mod data;
+/// What a host is to run, signed, and its journal to others.
+mod desired;
 /// The kernel's settings, judged by a checker.
 mod hardening;
 /// A host's configuration, by credentials.
@@ -26,7 +28,7 @@ mod isolation;
 /// Agent, containerd and tailer are killed.
 mod killed;
 /// The hot cores stay quiet while the others work.
-mod loaded;
+pub(crate) mod loaded;
 /// The network, and what it boots.
 mod netboot;
 /// Our own kernel.
@@ -96,6 +98,8 @@ const SHARED: &[(&str, Shared)] = &[
     ("rollout", rollout::versions_prove_themselves_or_are_taken_back),
     ("beside", beside::versions_take_over_beside_the_one_before),
     ("api", api::hosts_are_asked_over_the_network),
+    ("desired", desired::hosts_follow_what_is_signed),
+    ("forwarded", desired::journal_is_forwarded),
     ("kernel-hardening", hardening::kernel_is_hardened),
     ("tuned", tune::host_is_tuned),
 ];
@@ -291,8 +295,20 @@ fn run_shared(
                 if index == 0 {
                     return;
                 }
+                start_over(&mut booted.shell);
             }
         }
+    }
+}
+
+/// What a story that failed had declared is not the next one's.
+fn start_over(shell: &mut Shell) {
+    let limit = Duration::from_secs(120);
+    let ready = shell
+        .check("qctl apply /etc/quietcore/compose.yaml", limit)
+        .and_then(|_| shell.wait_status("ready again", limit, |status| status["ready"] == true));
+    if let Err(error) = ready {
+        println!("--- the guest does not start over: {error:#}");
     }
 }
 

@@ -1,0 +1,104 @@
+//! The process that looks at where the desired state is, and hands on what it finds. It reaches the network and nothing else;
+//! what it brings is judged by the agent.
+
+use super::{Config, ENVELOPE_TYPE};
+use crate::files::write_whole_bytes;
+use crate::images::policy::Policy;
+use crate::images::pull;
+use crate::limits::{
+    DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, METADATA_LEN_MAX, REGISTRY_CONNECT, REGISTRY_SILENCE,
+};
+use crate::roots;
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use tracing::{info, warn};
+
+/// Where it puts things.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What it found.
+    pub envelope: PathBuf,
+    /// How it went.
+    pub progress: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            envelope: "/run/quietcore/desired/desired.json".into(),
+            progress: "/run/quietcore/desired/progress.json".into(),
+        }
+    }
+}
+
+/// How the last look went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Why nothing came, if so.
+    pub error: Option<String>,
+}
+
+impl Progress {
+    /// What is told; nothing wrong if nothing is.
+    pub fn read(places: &Places) -> Self {
+        let text = crate::files::read_up_to(&places.progress, METADATA_LEN_MAX).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+/// Looks until it is ended.
+///
+/// # Errors
+/// Its own files can't be written.
+pub async fn run(config: &Config, policy: &Policy, places: &Places) -> Result<()> {
+    let Some(url) = &config.url else { return Ok(()) };
+    let (mut last, mut pause) = (Vec::new(), config.interval);
+    loop {
+        let found = match url.strip_prefix("oci://") {
+            Some(name) => pull::artefact(policy, name, ENVELOPE_TYPE, DESIRED_LEN_MAX).await,
+            None => get(config, url),
+        };
+        let error = match found {
+            Ok(envelope) => {
+                if envelope != last {
+                    write_whole_bytes(&places.envelope, &envelope)?;
+                    info!("something new from {url}");
+                    last = envelope;
+                }
+                pause = config.interval;
+                None
+            }
+            Err(error) => {
+                let error = format!("{url}: {error:#}");
+                warn!("{error}");
+                pause = (pause * 2).min(DESIRED_PAUSE_MAX.max(config.interval));
+                Some(error)
+            }
+        };
+        write_whole_bytes(&places.progress, &serde_json::to_vec(&Progress { error })?)?;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn get(config: &Config, url: &str) -> Result<Vec<u8>> {
+    let own = crate::hostconfig::Places::default().authorities();
+    let own = std::fs::read(own).unwrap_or_default();
+    let client = ureq::Agent::config_builder()
+        .tls_config(roots::tls(&[&own, config.authority.as_bytes()]))
+        .user_agent(concat!("quietcore/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(REGISTRY_CONNECT))
+        .timeout_global(Some(REGISTRY_SILENCE));
+    let mut request = ureq::Agent::new_with_config(client.build()).get(url);
+    if let Some((name, password)) = &config.login {
+        let basic = STANDARD.encode(format!("{name}:{password}"));
+        request = request.header("Authorization", format!("Basic {basic}"));
+    }
+    let mut answer = request.call()?;
+    let envelope = answer.body_mut().with_config().limit(DESIRED_LEN_MAX).read_to_vec();
+    let envelope = envelope.context("the answer")?;
+    ensure!(!envelope.is_empty(), "the answer is empty");
+    Ok(envelope)
+}

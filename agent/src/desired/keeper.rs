@@ -1,0 +1,216 @@
+//! What this host was told to run, over restarts: the one that is applied and the one that waits, and whether somebody holds
+//! it. An older one than was here is never taken.
+
+use super::{Config, Desired, Report};
+use crate::files::write_whole;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Memory {
+    held: bool,
+    applied: Option<Desired>,
+    waiting: Option<Desired>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Keeper {
+    config: Config,
+    path: PathBuf,
+    memory: Memory,
+}
+
+impl Keeper {
+    /// What a file remembers; nothing if there is none.
+    ///
+    /// # Errors
+    /// It is damaged, or can't be read: what was applied is not known, and no older one may be taken for new.
+    pub fn open(config: Config, path: &Path) -> Result<Self> {
+        let memory = match std::fs::read_to_string(path) {
+            Ok(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{}: remove it to begin anew", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Memory::default(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self { config, path: path.into(), memory })
+    }
+
+    fn remember(&mut self, memory: Memory) -> Result<()> {
+        write_whole(&self.path, &serde_json::to_string(&memory)?)?;
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// Takes an envelope, if it is for this host and newer than what is here. `check` reads its compose file.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn take(
+        &mut self,
+        envelope: &[u8],
+        check: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<Option<u64>> {
+        let desired = self.config.open(envelope)?;
+        let Memory { applied, waiting, .. } = &self.memory;
+        if let Some(here) = waiting.as_ref().or(applied.as_ref()) {
+            if *here == desired {
+                return Ok(None);
+            }
+            let (new, old) = (desired.serial, here.serial);
+            ensure!(
+                new != old,
+                "serial {new} is here with other contents; sign it with a higher one"
+            );
+            ensure!(
+                new > old,
+                "serial {new} is older than {old}, which is here; sign it with a higher one"
+            );
+        }
+        let serial = desired.serial;
+        check(&desired.compose).with_context(|| format!("serial {serial}"))?;
+        self.remember(Memory { waiting: Some(desired), ..self.memory.clone() })?;
+        Ok(Some(serial))
+    }
+
+    /// What is to be applied next, if nothing speaks against it.
+    pub fn due(&self) -> Option<&Desired> {
+        self.memory.waiting.as_ref().filter(|_| self.waits_for().is_none())
+    }
+
+    /// The newest that is here.
+    pub fn newest(&self) -> Option<&Desired> {
+        self.memory.waiting.as_ref().or(self.memory.applied.as_ref())
+    }
+
+    /// What was applied.
+    pub fn applied(&self) -> Option<&Desired> {
+        self.memory.applied.as_ref()
+    }
+
+    /// The newest is applied.
+    ///
+    /// # Errors
+    /// It can't be written down.
+    pub fn applied_now(&mut self) -> Result<()> {
+        let applied = self.newest().cloned();
+        self.remember(Memory { applied, waiting: None, ..self.memory.clone() })
+    }
+
+    /// Holds what comes, or not any more.
+    ///
+    /// # Errors
+    /// It can't be written down.
+    pub fn hold(&mut self, held: bool) -> Result<()> {
+        self.remember(Memory { held, ..self.memory.clone() })
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        match (self.memory.held, self.config.windows.next()) {
+            (true, _) => Some("qctl desired resume".into()),
+            (false, next) => next,
+        }
+    }
+
+    /// For the status.
+    pub fn report(&self, drift: &[String]) -> Report {
+        let Memory { held, applied, waiting } = &self.memory;
+        Report {
+            name: self.config.name.clone(),
+            url: self.config.url.clone(),
+            serial: applied.as_ref().map(|applied| applied.serial),
+            waiting: waiting.as_ref().map(|waiting| waiting.serial),
+            waits_for: waiting.as_ref().and_then(|_| self.waits_for()),
+            held: *held,
+            windows: self.config.windows.text(),
+            opens: self.config.windows.next(),
+            drift: drift.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+    use ed25519_dalek::pkcs8::EncodePublicKey;
+    use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+
+    fn config(more: &str) -> Config {
+        let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let pem = key.to_public_key_pem(LineEnding::LF).unwrap();
+        let text = format!("version = 1\nname = \"ny4\"\nkeys = ['''{pem}''']\n{more}\n");
+        Config::parse(&text).unwrap()
+    }
+
+    fn keeper(path: &Path, more: &str) -> Keeper {
+        Keeper::open(config(more), path).unwrap()
+    }
+
+    fn envelope(serial: u64, compose: &str) -> Vec<u8> {
+        let desired = Desired { name: "ny4".into(), serial, compose: compose.into() };
+        desired.seal(&SigningKey::from_bytes(&[7; 32])).unwrap().into_bytes()
+    }
+
+    fn path(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        path
+    }
+
+    #[test]
+    fn only_newer_ones_are_taken_over_restarts_too() {
+        let path = path("keeper");
+        let mut first = keeper(&path, "");
+        assert_eq!(first.take(&envelope(5, "a"), |_| Ok(())).unwrap(), Some(5));
+        assert_eq!(first.due().unwrap().compose, "a");
+        assert_eq!(first.take(&envelope(5, "a"), |_| Ok(())).unwrap(), None, "the same again");
+        first.applied_now().unwrap();
+        assert!(first.due().is_none());
+        // An agent that starts anew, and who plays an old one to it.
+        let mut next = keeper(&path, "");
+        let refused = |keeper: &mut Keeper, serial, compose| {
+            format!("{:#}", keeper.take(&envelope(serial, compose), |_| Ok(())).unwrap_err())
+        };
+        assert!(refused(&mut next, 4, "old").contains("older than 5"));
+        assert!(refused(&mut next, 5, "b").contains("with other contents"));
+        let bad = next.take(&envelope(6, "b"), |_| anyhow::bail!("line 1: no"));
+        assert!(format!("{:#}", bad.unwrap_err()).contains("serial 6: line 1"));
+        assert_eq!(next.report(&[]).text(), "ny4 serial 5");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_held_or_out_of_its_window_waits_and_says_for_what() {
+        let path = path("keeper-held");
+        let mut held = keeper(&path, "");
+        held.hold(true).unwrap();
+        held.take(&envelope(1, "a"), |_| Ok(())).unwrap();
+        let held = keeper(&path, "");
+        assert!(held.due().is_none() && held.newest().is_some());
+        assert_eq!(
+            held.report(&[]).text(),
+            "ny4 nothing yet, serial 1 waits for qctl desired resume"
+        );
+        std::fs::remove_file(&path).unwrap();
+        // A minute of some other day.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let days = ["Sat", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri"];
+        let day = days[(now.as_secs() / 86_400 % 7) as usize];
+        let mut closed = keeper(&path, &format!("windows = [\"{day} 00:00-00:01\"]"));
+        closed.take(&envelope(1, "a"), |_| Ok(())).unwrap();
+        assert!(closed.due().is_none());
+        assert!(closed.report(&[]).text().ends_with(&format!("waits for {day} 00:00 UTC")));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_memory_is_no_empty_one() {
+        let path = path("keeper-damaged");
+        std::fs::write(&path, "{\"held\":").unwrap();
+        let error = Keeper::open(config(""), &path).unwrap_err();
+        assert!(error.to_string().contains("remove it to begin anew"));
+        std::fs::remove_file(path).unwrap();
+    }
+}

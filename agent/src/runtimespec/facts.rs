@@ -1,0 +1,98 @@
+//! What of a host a container's limits need: its disks' numbers, and which sizes of huge pages its kernel can limit.
+
+use crate::compose::Service;
+use anyhow::{Result, bail};
+use std::path::Path;
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Sizes of huge pages, as cgroup files are named, with their bytes.
+    pub huge_pages: Vec<(String, u64)>,
+    /// Lines of `io.max`.
+    pub io_max: Vec<String>,
+}
+
+impl Facts {
+    /// Of a host whose `/sys` is this.
+    ///
+    /// # Errors
+    /// A disk that the service names is none of this host's.
+    pub fn of(service: &Service, sys: &Path) -> Result<Self> {
+        let controllers = std::fs::read_to_string(sys.join("fs/cgroup/cgroup.controllers"));
+        let controllers = controllers.unwrap_or_default();
+        let has_hugetlb = controllers.split_whitespace().any(|name| name == "hugetlb");
+        let huge_pages = if has_hugetlb { huge_pages(sys) } else { Vec::new() };
+        let mut io_max = Vec::new();
+        for limit in &service.disks {
+            io_max.push(format!("{}{}", number(&limit.disk, sys)?, limit.words()));
+        }
+        Ok(Self { huge_pages, io_max })
+    }
+}
+
+/// Source: Documentation/admin-guide/mm/hugetlbpage.rst, and cgroup-v2.rst, "HugeTLB".
+fn huge_pages(sys: &Path) -> Vec<(String, u64)> {
+    let entries = std::fs::read_dir(sys.join("kernel/mm/hugepages")).into_iter().flatten();
+    let mut sizes: Vec<(String, u64)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let shown = match kib {
+                0..1_024 => format!("{kib}KB"),
+                1_024..1_048_576 => format!("{}MB", kib >> 10),
+                _ => format!("{}GB", kib >> 20),
+            };
+            Some((shown, kib << 10))
+        })
+        .collect();
+    sizes.sort();
+    sizes
+}
+
+/// A disk's device number. The agent has no devices of its own (PrivateDevices=); sysfs knows them too.
+fn number(disk: &str, sys: &Path) -> Result<String> {
+    let block = sys.join("block");
+    let dev = block.join(disk.trim_start_matches("/dev/")).join("dev");
+    if let Ok(number) = std::fs::read_to_string(dev) {
+        return Ok(number.trim().to_owned());
+    }
+    let entries = std::fs::read_dir(&block).into_iter().flatten().flatten();
+    let mut known: Vec<String> =
+        entries.map(|entry| format!("/dev/{}", entry.file_name().display())).collect();
+    known.sort();
+    bail!("blkio_config: {disk} is no disk of this host; there are {}", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_and_disks_are_read_and_an_unknown_disk_is_named() {
+        let sys = std::env::temp_dir().join(format!("quietcore-facts-{}", std::process::id()));
+        for directory in ["fs/cgroup", "block/vda", "kernel/mm/hugepages/hugepages-2048kB"] {
+            std::fs::create_dir_all(sys.join(directory)).unwrap();
+        }
+        std::fs::create_dir_all(sys.join("kernel/mm/hugepages/hugepages-1048576kB")).unwrap();
+        std::fs::write(sys.join("block/vda/dev"), "254:0\n").unwrap();
+        std::fs::write(sys.join("fs/cgroup/cgroup.controllers"), "cpu hugetlb io\n").unwrap();
+        let service = |disk: &str| {
+            let text = format!(
+                "services:\n  a:\n    image: x\n    blkio_config:\n      device_read_bps: [{{path: {disk}, rate: 1mb}}]\n      device_write_iops: [{{path: {disk}, rate: 9}}]\n"
+            );
+            let cores = abi::hostplan::CorePlan::from_kernel("0-3", "2-3").unwrap();
+            crate::compose::parse(&text, &cores).unwrap().remove(0)
+        };
+        let facts = Facts::of(&service("/dev/vda"), &sys).unwrap();
+        assert_eq!(facts.io_max, ["254:0 rbps=1048576 wiops=9"]);
+        assert_eq!(facts.huge_pages, [("1GB".into(), 1 << 30), ("2MB".into(), 2 << 20)]);
+        let error = Facts::of(&service("/dev/sda"), &sys).unwrap_err().to_string();
+        assert!(error.contains("/dev/sda is no disk of this host; there are /dev/vda"), "{error}");
+        // A kernel without the controller.
+        std::fs::write(sys.join("fs/cgroup/cgroup.controllers"), "cpu\n").unwrap();
+        assert!(Facts::of(&service("/dev/vda"), &sys).unwrap().huge_pages.is_empty());
+        std::fs::remove_dir_all(sys).unwrap();
+    }
+}
