@@ -75,6 +75,7 @@ const NO_MORE_THAN: &[(&str, f64)] = &[
 
 /// Kills, and lines of a container, of `AREA=agent`.
 const AGENT_KILLS: u32 = 1000;
+const AGENT_CUTS: u32 = 10;
 const AGENT_ROLLOUTS: u64 = 100;
 const AGENT_LINES: u64 = 10_000_000;
 
@@ -102,9 +103,10 @@ pub fn bench(area: &str) -> Result<()> {
         "image" => write("image", image()?),
         "engine" => write("engine", crate::bench_engine::engine()?),
         "host" => write("host", crate::bench_host::host()?),
-        "agent" => {
-            write("agent", crate::bench_agent::agent(AGENT_KILLS, AGENT_ROLLOUTS, AGENT_LINES)?)
-        }
+        "agent" => write(
+            "agent",
+            crate::bench_agent::agent(AGENT_KILLS, AGENT_CUTS, AGENT_ROLLOUTS, AGENT_LINES)?,
+        ),
         other => bail!("AREA={other}: there are image, engine, host and agent"),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::checkout::ImageFiles;
 use crate::rig::{IMAGE, Rig, Victim};
-use crate::stories::loaded;
+use crate::stories::{loaded, powercut};
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -293,7 +293,12 @@ fn rollouts(image: &ImageFiles) -> Result<(f64, f64)> {
 ///
 /// # Errors
 /// Something could not be measured, or does not hold.
-pub fn agent(kill_count: u32, rollout_count: u64, line_count: u64) -> Result<Map<String, Value>> {
+pub fn agent(
+    kill_count: u32,
+    cut_count: u32,
+    rollout_count: u64,
+    line_count: u64,
+) -> Result<Map<String, Value>> {
     let image = ImageFiles::build("debug")?;
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     println!("seed {seed}");
@@ -317,6 +322,8 @@ pub fn agent(kill_count: u32, rollout_count: u64, line_count: u64) -> Result<Map
     ensure!(foreign == 0, "{foreign} foreign context switches on the hot cores");
     figures.insert("rollouts_with_pulls".into(), json!(rollout_count));
     figures.insert("hot_core_foreign_switches".into(), json!(foreign));
+    powercut::cuts(&image, cut_count, seed)?;
+    figures.insert("power_cuts".into(), json!(cut_count));
     let lines = lines(&image, line_count, seed)?;
     for (name, value) in [
         ("lines_written", lines.written),

@@ -80,18 +80,17 @@ impl Follower {
 impl Agent {
     /// Once a second.
     pub(super) fn follow(&mut self) {
-        if self.follower.keeper.is_some() {
-            if let Some(arrived) = self.follower.arrived() {
-                let taken = arrived.and_then(|envelope| self.take(&envelope));
-                self.follower.refused = taken.err().map(|error| format!("{error:#}"));
-            }
-            self.apply_due();
+        if self.follower.keeper.is_none() {
+            return self.problem(ABOUT, self.follower.broken.clone());
         }
-        let follower = &self.follower;
-        let said = [&follower.broken, &follower.refused, &follower.failed];
-        let said = said.into_iter().flatten().next().cloned();
-        let said = said.or_else(|| Progress::read(&follower.places).error);
-        self.problem(ABOUT, said);
+        if let Some(arrived) = self.follower.arrived() {
+            let taken = arrived.and_then(|envelope| self.take(&envelope));
+            self.follower.refused = taken.err().map(|error| format!("{error:#}"));
+        }
+        self.apply_due();
+        let Follower { refused, failed, places, .. } = &self.follower;
+        let said = refused.as_ref().or(failed.as_ref()).cloned();
+        self.problem(ABOUT, said.or_else(|| Progress::read(places).error));
     }
 
     fn take(&mut self, envelope: &[u8]) -> Result<()> {

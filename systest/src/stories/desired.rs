@@ -37,7 +37,7 @@ impl Desk {
         });
         let image = image.context("the image's compose file has no exporter")?;
         let service = format!(
-            "  told:\n    image: {image}\n    command: [\"--pages\", \"/pages\", \"--listen\", \"127.0.0.1:{port}\"]\n    volumes: [\"/run/quietcore/engine:/pages:ro\"]\n    restart: always\n"
+            "  told:\n    image: {image}\n    command: [\"--pages\", \"/pages\", \"--listen\", \"127.0.0.1:{port}\"]\n    init: true\n    x-quietcore: {{engine_pages: /pages}}\n    restart: always\n"
         );
         let path = self.directory.join("compose.yaml");
         fs::write(&path, format!("{}{service}", self.base))?;
@@ -153,6 +153,9 @@ fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
     wait_problem(booted, &format!("desired state: {url}: http status: 404"))?;
     desk.publish(2, &desk.compose(9471)?, "state")?;
     wait_serial(booted, 2)?;
+    let first = "cat /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/told/cgroup.procs)/comm";
+    let first = booted.shell.check(first, ANSWER)?;
+    ensure!(first.trim() == "quietcore-init", "the container's first process is {first}");
     // Nothing of these is taken.
     desk.publish(9, &desk.compose(9472)?, "stranger")?;
     wait_problem(booted, "it is not signed by a key of this host's quietcore.desired")?;

@@ -33,6 +33,8 @@ pub(crate) mod loaded;
 mod netboot;
 /// Our own kernel.
 mod own;
+/// The power goes.
+pub(crate) mod powercut;
 /// The hot cores are quiet, and without the isolation words they are not.
 mod quiet;
 /// The README's commands.
@@ -114,6 +116,7 @@ const BESIDE: &[(&str, Alone)] = &[
     ("installer", install::disk_is_installed),
     ("sealed", sealed::data_is_sealed),
     ("host-config", hostconfig::credentials_make_a_host),
+    ("power-cut", powercut::what_was_applied_outlives_the_power),
     ("quiet-under-load", loaded::hot_cores_are_quiet_under_load),
     ("damaged-data", data::damaged_data_never_hangs_a_host),
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
