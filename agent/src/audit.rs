@@ -1,8 +1,9 @@
 //! Who changed what: lines of JSON, each with the hash of the one before, so that one that is changed or taken out is
 //! noticed. The hash of each stands in the journal too: who takes the last ones out has to change that as well.
 
+use crate::files::cut;
 use crate::jsonlines::JsonLines;
-use crate::limits::{AUDIT_LEN_MAX, EVENTS_SHOWN_MAX};
+use crate::limits::{AUDIT_LEN_MAX, EVENT_TEXT_MAX, EVENTS_SHOWN_MAX};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -69,7 +70,7 @@ impl AuditLog {
             time,
             who: who.into(),
             request,
-            refused: refused.map(Into::into),
+            refused: refused.map(|why| cut(why, EVENT_TEXT_MAX)),
             before: inner.last.clone(),
             hash: String::new(),
         };

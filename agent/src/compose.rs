@@ -267,8 +267,7 @@ const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcor
 
 /// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
 /// reaches them is this host's operator, or more.
-const OWN: [&str; 8] =
-    ["agent", "credentials", "desired", "esp", "host", "pull", "probe", "update"];
+const OWN: [&str; 7] = ["agent", "desired", "esp", "host", "pull", "probe", "update"];
 
 /// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
 pub fn is_bindable(path: &str, read_only: bool) -> bool {
@@ -304,9 +303,9 @@ pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError>
     let (services, top) = top_level(file, text)?;
     limit("services", services.len() as u64, SERVICES_MAX as u64)?;
     grants::check_top(&top)?;
-    let mut read = Vec::new();
+    let (mut read, mut left) = (Vec::new(), COMPOSE_SIZE_MAX);
     for (name, mut value) in services {
-        grants::put_in(&name, &mut value, &top)?;
+        grants::put_in(&name, &mut value, &top, &mut left)?;
         read.push(parse_value(&name, value, cores).map_err(|error| at_line(error, &name, text))?);
     }
     read.sort_by(|a: &Service, b| a.name.cmp(&b.name));

@@ -8,7 +8,7 @@ use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_CONFIG_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX,
     DESIRED_INTERVAL_MIN,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::DecodePublicKey;
@@ -57,6 +57,11 @@ struct Envelope {
 struct EnvelopeSignature {
     sig: String,
 }
+
+/// Each is tried with each key, over all of it, and who carries it says how many there are.
+const SIGNATURES_MAX: usize = 8;
+/// See [`SIGNATURES_MAX`]: the old one and the new one, of a few people.
+const KEYS_MAX: usize = 8;
 
 /// What is signed: "PAE" of the source.
 fn signed_bytes(payload: &[u8]) -> Vec<u8> {
@@ -144,7 +149,7 @@ impl Config {
                 .context("keys: an Ed25519 public key in PEM is expected")
         });
         let keys: Vec<_> = keys.collect::<Result<_>>()?;
-        ensure!(!keys.is_empty(), "keys: give at least one public key");
+        ensure!((1..=KEYS_MAX).contains(&keys.len()), "keys: give 1 to {KEYS_MAX} public keys");
         let interval = file.interval_seconds.map_or(DESIRED_INTERVAL, Duration::from_secs);
         let allowed = DESIRED_INTERVAL_MIN..=DESIRED_INTERVAL_MAX;
         ensure!(allowed.contains(&interval), "interval_seconds: 5 to 86400");
@@ -170,12 +175,16 @@ impl Config {
     /// It is not for this host, and why.
     pub fn open(&self, envelope: &[u8]) -> Result<Desired> {
         let envelope: Envelope = serde_json::from_slice(envelope)
-            .context("no DSSE envelope; make one with qctl desired sign")?;
-        ensure!(
-            envelope.payload_type == PAYLOAD_TYPE,
-            "payloadType {:?}, not {PAYLOAD_TYPE:?}",
-            envelope.payload_type
-        );
+            // What it says could be as long as what came.
+            .map_err(|error| {
+                anyhow!(
+                    "no DSSE envelope, column {}; make one with qctl desired sign",
+                    error.column()
+                )
+            })?;
+        ensure!(envelope.payload_type == PAYLOAD_TYPE, "its payloadType is not {PAYLOAD_TYPE:?}");
+        let count = envelope.signatures.len();
+        ensure!(count <= SIGNATURES_MAX, "it has {count} signatures, at most {SIGNATURES_MAX}");
         let payload = STANDARD.decode(&envelope.payload).context("payload: no base64")?;
         let signed = signed_bytes(&payload);
         let signatures = envelope.signatures.iter().filter_map(|signature| {
@@ -211,8 +220,10 @@ fn check_url(url: &str) -> Result<()> {
     }
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let plain = url.len() <= 2048 && url.bytes().all(|byte| byte.is_ascii_graphic());
+    let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    ensure!(!host.contains('@'), "url: name and password stand in username and password");
     ensure!(
-        plain && rest.is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty()),
+        plain && !host.is_empty(),
         "{url:?}: write https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG"
     );
     Ok(())
@@ -299,6 +310,10 @@ mod tests {
         assert!(refused(&serde_json::to_vec(&changed).unwrap()).contains("not signed by"));
         let typed = envelope.replace("desired.v1", "release.v1");
         assert!(refused(typed.as_bytes()).contains("payloadType"));
+        let many = envelope.replace("[{", &format!("[{}{{", "{\"sig\":\"AAAA\"},".repeat(8)));
+        assert!(refused(many.as_bytes()).contains("9 signatures, at most 8"));
+        let long = format!("\"{}\"", "x".repeat(100_000));
+        assert!(refused(long.as_bytes()).len() < 200);
     }
 
     #[test]
@@ -313,6 +328,7 @@ mod tests {
     fn a_configuration_says_what_is_wrong_with_it() {
         let key = SigningKey::from_bytes(&[7; 32]);
         for (more, wanted) in [
+            ("url = \"https://a:b@x/y\"", "stand in username"),
             ("url = \"ftp://x/y\"", "https://HOST/FILE"),
             ("url = \"https:///y\"", "https://HOST/FILE"),
             ("url = \"oci://NOT A NAME\"", "oci://REGISTRY"),

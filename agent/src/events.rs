@@ -1,8 +1,9 @@
 //! What happened on this host, in order: a bounded file of JSON lines, kept over restarts. The journal has the same words
 //! with more around them; this is what `qctl events` shows.
 
+use crate::files::cut;
 use crate::jsonlines::JsonLines;
-use crate::limits::{EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
+use crate::limits::{EVENT_TEXT_MAX, EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -63,7 +64,7 @@ impl EventLog {
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut inner = self.0.lock().expect("nobody panics with the log");
-        let (about, text) = (about.to_owned(), text.to_owned());
+        let (about, text) = (cut(about, EVENT_TEXT_MAX), cut(text, EVENT_TEXT_MAX));
         let event = Event { number: inner.next, time, level, about, text };
         inner.next += 1;
         if let Err(error) = inner.lines.append(&event, false) {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Writes a file so that after a power cut it is the old one or the new one.
@@ -37,10 +38,22 @@ pub fn write_whole_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn read_up_to(path: &Path, max: u64) -> Result<Vec<u8>> {
     let named = || format!("read {}", path.display());
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).with_context(named)?;
+    // Somebody may have put a pipe there, which nobody writes to, or a link.
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.with_context(named)?;
+    ensure!(file.metadata().with_context(named)?.is_file(), "{}: no file", path.display());
     let len = file.take(max + 1).read_to_end(&mut bytes).with_context(named)? as u64;
     ensure!(len <= max, "{}: larger than {max} bytes", path.display());
     Ok(bytes)
+}
+
+/// A text of at most so many bytes, its end left out if it is longer.
+pub fn cut(text: &str, max: usize) -> String {
+    match text.len() > max {
+        true => format!("{}...", &text[..text.floor_char_boundary(max)]),
+        false => text.to_owned(),
+    }
 }
 
 /// What is another in a text, line by line: `-` what goes, `+` what comes, with three lines around.

@@ -11,14 +11,9 @@ use std::process::Command;
 /// The credential.
 pub const CREDENTIAL: &str = "quietcore.host";
 
-/// Where systemd puts what lies in a directory of credentials that units load as `esp`.
-pub fn esp_name(name: &str) -> String {
-    format!("esp_{name}")
-}
-
-/// A credential of this process: from SMBIOS or fw_cfg, or else from the ESP.
+/// A credential of this process, if it was given one.
 pub fn credential(directory: &Path, name: &str) -> Option<PathBuf> {
-    [directory.join(name), directory.join(esp_name(name))].into_iter().find(|path| path.exists())
+    Some(directory.join(name)).filter(|path| path.exists())
 }
 
 /// Where things are put.
@@ -26,7 +21,7 @@ pub fn credential(directory: &Path, name: &str) -> Option<PathBuf> {
 pub struct Places {
     /// Credentials that our init found on the ESP, encrypted.
     pub encrypted: PathBuf,
-    /// The same for units, decrypted. Root's own.
+    /// The same, decrypted: where systemd looks for what a unit imports by name, after SMBIOS and fw_cfg. Root's own.
     pub decrypted: PathBuf,
     /// For systemd's daemons.
     pub systemd: PathBuf,
@@ -38,7 +33,7 @@ impl Default for Places {
     fn default() -> Self {
         Self {
             encrypted: "/run/quietcore/esp".into(),
-            decrypted: "/run/quietcore/credentials".into(),
+            decrypted: "/run/credstore".into(),
             systemd: "/run/systemd".into(),
             host: "/run/quietcore/host".into(),
         }

@@ -2,6 +2,7 @@
 //! cut left of a line stays one of its own, which nobody reads.
 
 use crate::files::read_up_to;
+use crate::limits::LINE_LEN_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
@@ -40,6 +41,9 @@ impl JsonLines {
             std::fs::rename(&self.path, self.older())?;
         }
         let mut line = serde_json::to_string(value)? + "\n";
+        if line.len() > LINE_LEN_MAX {
+            return Err(io::Error::other(format!("a line of {} bytes", line.len())));
+        }
         let mut options = OpenOptions::new();
         let mut file = options.append(true).read(true).create(true).open(&self.path)?;
         let len = file.metadata()?.len();
@@ -64,7 +68,8 @@ impl JsonLines {
     pub fn read<T: DeserializeOwned>(&self) -> Vec<T> {
         let mut all = Vec::new();
         for path in [&self.older(), &self.path] {
-            let bytes = read_up_to(path, 2 * self.len_max).unwrap_or_default();
+            let bytes =
+                read_up_to(path, self.len_max + 2 * LINE_LEN_MAX as u64).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             all.extend(text.lines().filter_map(|line| serde_json::from_str::<T>(line).ok()));
         }

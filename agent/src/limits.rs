@@ -63,6 +63,8 @@ pub const DESIRED_INTERVAL: Duration = Duration::from_secs(60);
 pub const DESIRED_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// See [`DESIRED_INTERVAL`].
 pub const DESIRED_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+/// One look, with all that comes.
+pub const DESIRED_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that does not answer is asked again after this at the latest.
 pub const DESIRED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
@@ -125,6 +127,8 @@ pub const FORWARD_CONFIG_LEN_MAX: u64 = 256 << 10;
 pub const EVENTS_LEN_MAX: u64 = 1 << 20;
 /// A file of who changed what before the next is begun; one older file is kept.
 pub const AUDIT_LEN_MAX: u64 = 4 << 20;
+/// A request in one of its records.
+pub const AUDIT_REQUEST_MAX: usize = 16 << 10;
 /// A text in one of its records.
 pub const AUDIT_TEXT_MAX: usize = 200;
 /// Between two refusals of one name's requests that are written down: each is a write to the disk.
@@ -133,6 +137,10 @@ pub const AUDIT_REFUSALS: Duration = Duration::from_secs(10);
 pub const TRY_MIN: Duration = Duration::from_secs(1);
 /// See [`TRY_MIN`].
 pub const TRY_MAX: Duration = Duration::from_secs(86_400);
+/// A text in one of its lines: what strangers say is in some of them.
+pub const EVENT_TEXT_MAX: usize = 2000;
+/// A line of events or of the audit log.
+pub const LINE_LEN_MAX: usize = 64 << 10;
 /// Events in one answer.
 pub const EVENTS_SHOWN_MAX: usize = 1000;
 

@@ -4,7 +4,7 @@
 use crate::audit::Record;
 use crate::desired::Step;
 use crate::events::Event;
-use crate::limits::AUDIT_TEXT_MAX;
+use crate::limits::{AUDIT_REQUEST_MAX, AUDIT_TEXT_MAX};
 use crate::status::Status;
 use crate::supply::ImageLine;
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,12 @@ impl Request {
         };
         let mut shown = serde_json::json!(shown);
         cut(&mut shown);
-        shown
+        match shown.to_string() {
+            long if long.len() > AUDIT_REQUEST_MAX => {
+                serde_json::json!({ "method": shown["method"], "request": digest(&long) })
+            }
+            _ => shown,
+        }
     }
 }
 
@@ -277,5 +282,8 @@ mod tests {
         assert!(serde_json::from_str::<Request>(r#"{"method":"status","more":1}"#).is_err());
         let long = Request::RemoveImage { name: "x".repeat(5000) };
         assert!(long.for_audit().to_string().len() < 300);
+        let changes = (0..100_000).map(|number| (number.to_string(), 1)).collect();
+        let many = Request::Limits { shard: None, changes }.for_audit();
+        assert!(many["method"] == "limits" && many.to_string().len() < 300, "{many}");
     }
 }

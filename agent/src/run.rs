@@ -7,13 +7,14 @@ use crate::compose::Service;
 use crate::containerd::Containerd;
 use crate::engines::Events;
 use crate::events::{EventLog, Level};
+use crate::files::cut;
 use crate::health::{Book, Look};
 use crate::hotpartition;
 use crate::images::policy::Policy;
 use crate::images::wanted;
 use crate::instance::Instance;
 use crate::interference::{self, CoreCounts};
-use crate::limits::{CONTAINERD_RETRY, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
+use crate::limits::{CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
 use crate::plan::{History, Observed};
 use crate::protocol::{Request, Response};
 use crate::resolver;
@@ -241,7 +242,7 @@ impl Agent {
         };
         agent.declared = agent.load()?;
         agent.remember();
-        agent.note_drift();
+        agent.settle_desired();
         Ok(agent)
     }
 
@@ -251,6 +252,7 @@ impl Agent {
 
     /// Says a problem once, not every second.
     fn problem(&mut self, about: &str, what: Option<String>) {
+        let what = what.map(|text| cut(&text, EVENT_TEXT_MAX));
         let before = self.problems.get(about);
         if before != what.as_ref() {
             match &what {
@@ -395,7 +397,7 @@ impl Agent {
             ready: trading && running && partition,
             healthy: engines.len() == expected && running && partition,
             update: ask::Update::read(&self.paths.update),
-            desired: self.follower.report(),
+            desired: self.desired_report(),
             sealed: status::is_sealed(),
             partition,
             engines,

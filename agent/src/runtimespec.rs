@@ -1,6 +1,7 @@
 //! A service as an OCI runtime specification. containerd's native API adds nothing of its own, so that
 //! everything a container may do stands here: no default seccomp profile, no default masked path.
 
+use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service};
 use crate::secrets::Delivered;
 use facts::Facts;
@@ -218,20 +219,31 @@ fn resources(service: &Service, facts: &Facts) -> Value {
     // cgroup v2's own files: what runc calls a reservation of memory is memory.low, which only asks.
     let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
     let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
-    let mut unified: serde_json::Map<String, Value> = weight
+    let unified: serde_json::Map<String, Value> = weight
         .into_iter()
         .chain(memory)
         .map(|(file, value)| (file.to_owned(), json!(value.to_string())))
         .collect();
-    if !facts.io_max.is_empty() {
-        unified.insert("io.max".into(), json!(facts.io_max.join("\n")));
-    }
     // The engine's are everybody's otherwise: who maps one first has it.
-    let limits = facts.huge_pages.iter().map(|(size, _)| {
+    let limits = facts.huge_pages.iter().map(|size| {
         let bytes = service.huge_pages.get(size).copied().unwrap_or(0);
         json!({ "pageSize": size, "limit": bytes })
     });
     resources["hugepageLimits"] = limits.collect();
+    if !facts.disks.is_empty() {
+        let throttle = |rate: fn(&DiskLimit) -> Option<u64>| -> Value {
+            let limits = facts.disks.iter().filter_map(|(major, minor, limit)| {
+                Some(json!({ "major": major, "minor": minor, "rate": rate(limit)? }))
+            });
+            limits.collect()
+        };
+        resources["blockIO"] = json!({
+            "throttleReadBpsDevice": throttle(|limit| limit.read_bytes),
+            "throttleWriteBpsDevice": throttle(|limit| limit.write_bytes),
+            "throttleReadIOPSDevice": throttle(|limit| limit.reads),
+            "throttleWriteIOPSDevice": throttle(|limit| limit.writes),
+        });
+    }
     resources["unified"] = Value::Object(unified);
     resources
 }

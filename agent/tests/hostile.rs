@@ -4,10 +4,13 @@
 use abi::hostplan::CorePlan;
 use agent::api::routes::route;
 use agent::compose;
-use agent::desired::Config;
+use agent::desired::{Config, Desired};
 use agent::forward::entry::Entry;
 use agent::images::policy::Policy;
 use agent::protocol::{Call, Request};
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::EncodePublicKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,7 +47,8 @@ const PIECES: [&str; 20] = [
 
 const COMPOSE: &str = "services:\n  a: &a\n    image: x@sha256:00\n    command: [\"b\", 'c']\n    environment: {D: \"1\"}\n    cpuset: \"0-1\"\n    mem_limit: 64m\n    volumes: [\"/run/quietcore/engine:/p:ro\"]\n    blkio_config: {device_read_bps: [{path: /dev/vda, rate: 1mb}]}\n    x-quietcore: {http: \"http://127.0.0.1:1/x\", ports: {1: 2}, canary: {bake: 1m}}\n    healthcheck: {interval: 1s}\n    deploy: {update_config: {order: start-first}}\n  b: {<<: *a, depends_on: [a]}\n";
 const DESIRED: &str = "version = 1\nname = \"a\"\nurl = \"https://x/y\"\nwindows = [\"Mon-Fri 22:00-05:00\"]\nkeys = [\"\"\"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n\"\"\"]\n";
-const ENVELOPE: &str = r#"{"payload":"e30=","payloadType":"application/vnd.quietcore.desired.v1+json","signatures":[{"sig":"AAAA"}]}"#;
+const IMAGE: &str =
+    "r:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const POLICY: &str = "version = 1\n[[registry]]\nname = \"r:5000\"\nmirrors = [\"m\"]\nunsigned = true\nrate_bytes_per_second = 4096\n";
 const ENTRY: &str = r#"{"__CURSOR":"s=a;i=1","__REALTIME_TIMESTAMP":"1700000000000000","MESSAGE":"m","PRIORITY":"6","CONTAINER_NAME":["a","b"],"X":[1,2,255]}"#;
 const CALL: &str = r#"{"who":"a","role":"operator","request":{"method":"apply","compose":"services: {}","dry_run":true,"try":60}}"#;
@@ -101,13 +105,25 @@ fn compose_files_and_desired_states_are_read_or_refused() {
     let cores = CorePlan::from_kernel("0-3", "2-3").unwrap();
     compose::parse(COMPOSE, &cores).unwrap();
     hostile("compose", COMPOSE, |bytes| drop(compose::parse(&text(bytes), &cores)));
-    let config = Config::parse(DESIRED).unwrap();
+    assert!(Config::parse(DESIRED).is_ok());
     hostile("desired", DESIRED, |bytes| {
         if let Ok(config) = Config::parse(&text(bytes)) {
             let _ = (config.windows.text(), config.windows.next());
         }
     });
-    hostile("envelope", ENVELOPE, |bytes| assert!(config.open(bytes).is_err()));
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
+    let text = format!("version = 1\nname = \"a\"\nkeys = ['''{pem}''']\n");
+    let config = Config::parse(&text).unwrap();
+    let desired = Desired { name: "a".into(), serial: 1, compose: COMPOSE.into() };
+    let envelope = desired.seal(&key).unwrap();
+    assert!(config.open(envelope.as_bytes()).is_ok());
+    hostile("envelope", &envelope, |bytes| {
+        // What still opens says what was signed.
+        assert!(
+            config.open(bytes).is_ok_and(|opened| opened == desired) || config.open(bytes).is_err()
+        );
+    });
 }
 
 #[test]
@@ -136,11 +152,13 @@ fn requests_are_understood_or_refused_with_a_status() {
 fn policies_and_entries_of_the_journal_are_read_or_refused() {
     hostile("policy", POLICY, |bytes| {
         if let Ok(policy) = Policy::parse(&text(bytes)) {
-            let _ = policy.admit("r:5000/a@sha256:00");
+            let _ = policy.admit(IMAGE);
         }
     });
-    hostile("image", "r:5000/a/b@sha256:00", |bytes| {
-        let _ = Policy::parse(POLICY).unwrap().admit(&text(bytes));
+    let policy = Policy::parse(POLICY).unwrap();
+    assert!(policy.admit(IMAGE).is_ok());
+    hostile("image", IMAGE, |bytes| {
+        let _ = policy.admit(&text(bytes));
     });
     assert!(Entry::read(ENTRY).is_some());
     hostile("entry", ENTRY, |bytes| drop(Entry::read(&text(bytes))));

@@ -125,9 +125,17 @@ impl Registry {
     /// A peer refuses.
     pub fn push(&self, repository: &str, program: &Path, padding: usize) -> Result<String> {
         self.pack(program, padding, "pushed", "image.tar")?;
-        // Layers as Docker makes them where it can.
-        let zstd = "--dest-compress-format zstd --dest-force-compress-format";
-        self.copy(zstd, "oci-archive:image.tar", &format!("{repository}:1"))
+        let digest = self.copy(
+            "--dest-compress-format zstd",
+            "oci-archive:image.tar",
+            &format!("{repository}:1"),
+        )?;
+        let manifest = self.run(&format!(
+            "cat repositories/docker/registry/v2/blobs/sha256/*/{}/data",
+            digest.trim_start_matches("sha256:")
+        ))?;
+        ensure!(manifest.contains("tar+zstd"), "its layers are not zstd's: {manifest}");
+        Ok(digest)
     }
 
     /// The file of an archive that [`Self::pack`] made.

@@ -21,20 +21,6 @@ pub struct DiskLimit {
     pub writes: Option<u64>,
 }
 
-impl DiskLimit {
-    /// As in `io.max`, with a blank before each.
-    pub fn words(&self) -> String {
-        let all = [
-            ("rbps", self.read_bytes),
-            ("wbps", self.write_bytes),
-            ("riops", self.reads),
-            ("wiops", self.writes),
-        ];
-        let words = all.iter().filter_map(|(name, value)| Some(format!(" {name}={}", (*value)?)));
-        words.collect()
-    }
-}
-
 /// Reads it.
 ///
 /// # Errors

@@ -45,7 +45,12 @@ pub struct Access {
 ///
 /// # Errors
 /// It uses what is not there.
-pub fn put_in(name: &str, service: &mut Value, top: &Mapping) -> Result<(), ComposeError> {
+pub fn put_in(
+    name: &str,
+    service: &mut Value,
+    top: &Mapping,
+    left: &mut u64,
+) -> Result<(), ComposeError> {
     let refuse = |key: &'static str, value: &str, remedy: String| ComposeError::Value {
         service: name.into(),
         key,
@@ -84,6 +89,13 @@ pub fn put_in(name: &str, service: &mut Value, top: &Mapping) -> Result<(), Comp
         if config.get("content").is_some() {
             return Err(refuse("configs", &source, "its content stands at the top".into()));
         }
+        // Each that uses it has all of it.
+        let len = content.as_str().map_or(0, str::len) as u64;
+        let Some(rest) = left.checked_sub(len) else {
+            let remedy = "fewer of them: a file has 4 MiB once they are put in".into();
+            return Err(refuse("configs", &source, remedy));
+        };
+        *left = rest;
         if !config.is_mapping() {
             *config = Value::Mapping([("source".into(), source.into())].into_iter().collect());
         }

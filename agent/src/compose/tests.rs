@@ -67,7 +67,7 @@ fn values_are_read_with_their_units() {
         "volumes: [\"/run/quietcore/agent:/y\"]",
         "volumes: [\"/run/quietcore//agent:/y\"]",
         "volumes: [\"/run/quietcore/./agent:/y\"]",
-        "volumes: [\"/run/quietcore/credentials:/y:ro\"]",
+        "volumes: [\"/run/quietcore/esp:/y:ro\"]",
         "volumes: [\"/run/quietcore:/y\"]",
         "volumes: [\"/var/lib/quietcore/journal:/y\"]",
         "stop_signal: SIGNONE",

@@ -2,18 +2,21 @@
 //! what it brings is judged by the agent.
 
 use super::{Config, ENVELOPE_TYPE};
-use crate::files::write_whole_bytes;
+use crate::files::{cut, write_whole_bytes};
 use crate::images::policy::Policy;
 use crate::images::pull;
 use crate::limits::{
-    DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, METADATA_LEN_MAX, REGISTRY_CONNECT, REGISTRY_SILENCE,
+    DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX, METADATA_LEN_MAX,
+    REGISTRY_CONNECT,
 };
 use crate::roots;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 /// Where it puts things.
@@ -42,10 +45,21 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// What is told; nothing wrong if nothing is.
-    pub fn read(places: &Places) -> Self {
+    /// What is wrong, if something is: by what is told, or since nobody has told anything for too long. `started` is how
+    /// long ago the host could have begun to look.
+    pub fn wrong(places: &Places, config: &Config, started: Duration) -> Option<String> {
+        config.url.as_ref()?;
+        let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);
+        let told = places.progress.metadata().and_then(|file| file.modified()).ok();
+        let age = told.map_or(started, |at| at.elapsed().unwrap_or_default());
+        if age > longest {
+            let minutes = age.as_secs() / 60;
+            return Some(format!(
+                "nobody has looked for {minutes} min; see quietcore-follow.service"
+            ));
+        }
         let text = crate::files::read_up_to(&places.progress, METADATA_LEN_MAX).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        serde_json::from_slice::<Self>(&text).unwrap_or_default().error
     }
 }
 
@@ -53,12 +67,15 @@ impl Progress {
 ///
 /// # Errors
 /// Its own files can't be written.
-pub async fn run(config: &Config, policy: &Policy, places: &Places) -> Result<()> {
+pub async fn run(config: &Config, credentials: Option<&Path>, places: &Places) -> Result<()> {
     let Some(url) = &config.url else { return Ok(()) };
     let (mut last, mut pause) = (Vec::new(), config.interval);
     loop {
         let found = match url.strip_prefix("oci://") {
-            Some(name) => pull::artefact(policy, name, ENVELOPE_TYPE, DESIRED_LEN_MAX).await,
+            Some(name) => match timeout(DESIRED_TIMEOUT, artefact(credentials, name)).await {
+                Ok(found) => found,
+                Err(_) => Err(anyhow!("no answer within {} s", DESIRED_TIMEOUT.as_secs())),
+            },
             None => get(config, url),
         };
         let error = match found {
@@ -72,7 +89,8 @@ pub async fn run(config: &Config, policy: &Policy, places: &Places) -> Result<()
                 None
             }
             Err(error) => {
-                let error = format!("{url}: {error:#}");
+                // A registry says what it likes.
+                let error = cut(&format!("{url}: {error:#}"), EVENT_TEXT_MAX);
                 warn!("{error}");
                 pause = (pause * 2).min(DESIRED_PAUSE_MAX.max(config.interval));
                 Some(error)
@@ -83,6 +101,11 @@ pub async fn run(config: &Config, policy: &Policy, places: &Places) -> Result<()
     }
 }
 
+async fn artefact(credentials: Option<&Path>, name: &str) -> Result<Vec<u8>> {
+    let policy = Policy::read(credentials)?;
+    pull::artefact(&policy, name, ENVELOPE_TYPE, DESIRED_LEN_MAX).await
+}
+
 fn get(config: &Config, url: &str) -> Result<Vec<u8>> {
     let own = crate::hostconfig::Places::default().authorities();
     let own = std::fs::read(own).unwrap_or_default();
@@ -90,7 +113,7 @@ fn get(config: &Config, url: &str) -> Result<Vec<u8>> {
         .tls_config(roots::tls(&[&own, config.authority.as_bytes()]))
         .user_agent(concat!("quietcore/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(REGISTRY_CONNECT))
-        .timeout_global(Some(REGISTRY_SILENCE));
+        .timeout_global(Some(DESIRED_TIMEOUT));
     let mut request = ureq::Agent::new_with_config(client.build()).get(url);
     if let Some((name, password)) = &config.login {
         let basic = STANDARD.encode(format!("{name}:{password}"));

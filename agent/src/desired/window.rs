@@ -51,14 +51,12 @@ impl Windows {
         self.windows.is_empty() || self.windows.iter().any(|window| window.is_open(minute))
     }
 
-    /// Whether one is open by this host's clock.
-    pub fn is_open_now(&self) -> bool {
-        self.is_open(minute_now())
+    /// When the next one opens by this host's clock, as `Mon 22:00 UTC`; nothing if one is open.
+    pub fn next(&self) -> Option<String> {
+        self.next_after(minute_now())
     }
 
-    /// When the next one opens, as `Mon 22:00 UTC`; nothing if one is open.
-    pub fn next(&self) -> Option<String> {
-        let now = minute_now();
+    fn next_after(&self, now: u64) -> Option<String> {
         let next = (now..now + 8 * DAY).find(|minute| self.is_open(*minute))?;
         let (hour, minute) = (next % DAY / 60, next % 60);
         (next > now).then(|| format!("{} {hour:02}:{minute:02} UTC", DAYS[day_of(next)]))
@@ -170,10 +168,10 @@ mod tests {
 
     #[test]
     fn the_next_opening_is_within_a_week_or_now() {
-        let minute = minute_now();
-        let day = DAYS[day_of(minute + DAY)];
-        let next = windows(&[&format!("{day} 00:00-00:01")]).next().unwrap();
-        assert_eq!(next, format!("{day} 00:00 UTC"));
+        let next = windows(&["Tue 00:00-00:01"]).next_after(at(0, 23, 59));
+        assert_eq!(next.as_deref(), Some("Tue 00:00 UTC"));
+        let next = windows(&["Mon 22:00-23:00"]).next_after(at(0, 23, 0));
+        assert_eq!(next.as_deref(), Some("Mon 22:00 UTC"));
         assert_eq!(windows(&["Mon-Sun"]).next(), None);
     }
 }

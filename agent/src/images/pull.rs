@@ -199,8 +199,13 @@ impl<'a> Source<'a> {
         let layer = layer.with_context(|| format!("it has no layer of type {kind}"))?;
         ensure!(layer.size() <= len_max, "{} bytes, at most {len_max}", layer.size());
         let (digest, mut bytes) = (layer.digest().to_string(), Vec::new());
-        let asked = self.client.pull_blob(&self.reference, &*digest, &mut bytes).await;
-        asked.with_context(|| format!("ask for the blob {digest}"))?;
+        let asked = self.client.pull_blob_stream(&self.reference, &*digest).await;
+        let mut stream = asked.with_context(|| format!("ask for the blob {digest}"))?.stream;
+        // What it sends need not be what it said.
+        while let Some(piece) = stream.next().await {
+            bytes.extend_from_slice(&piece.with_context(|| format!("fetch the blob {digest}"))?);
+            ensure!(bytes.len() as u64 <= len_max, "blob {digest}: more than {len_max} bytes");
+        }
         Ok(bytes)
     }
 

@@ -5,8 +5,10 @@ use crate::compose::{self, Service};
 use crate::events::Level;
 use crate::files::write_whole;
 use crate::limits::{TRY_MAX, TRY_MIN};
+use crate::runtimespec::facts::Facts;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 use tracing::warn;
 
@@ -27,6 +29,15 @@ pub(super) fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
         _ => format!("= {name}"),
     };
     names.into_iter().map(line).collect()
+}
+
+/// Whether this host has the disks that services name.
+pub(super) fn check_host(services: &[Service]) -> Result<()> {
+    for service in services {
+        Facts::of(service, Path::new("/sys"))
+            .with_context(|| format!("services.{}", service.name))?;
+    }
+    Ok(())
 }
 
 impl Agent {
@@ -68,6 +79,7 @@ impl Agent {
         for service in &services {
             self.supply.check(self.containerd.as_ref(), &service.image)?;
         }
+        check_host(&services)?;
         let changes = changes(&self.declared, &services);
         if dry_run {
             return Ok(changes);

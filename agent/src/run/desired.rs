@@ -1,19 +1,23 @@
 //! The agent's side of the desired state: takes what came, applies it when it may, says how what is declared differs.
 
 use super::Agent;
-use super::declaration::changes;
+use super::declaration::{changes, check_host};
 use crate::compose::{self, Service};
 use crate::desired::follow::{Places, Progress};
-use crate::desired::keeper::Keeper;
+use crate::desired::keeper::{Keeper, Taken};
 use crate::desired::{CREDENTIAL, Config, Report, Step};
 use crate::events::Level;
 use crate::files::read_up_to;
-use crate::limits::DESIRED_LEN_MAX;
+use crate::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 const ABOUT: &str = "desired state";
+
+/// Number and time of a file.
+type Seen = (u64, i64, i64);
 
 /// What this host follows, if it follows something.
 #[derive(Debug, Default)]
@@ -23,11 +27,11 @@ pub(super) struct Follower {
     /// Why there is no keeper although there is a credential.
     broken: Option<String>,
     /// The file that was looked at last: it is replaced, and so is its number.
-    seen: Option<(u64, i64, i64)>,
+    seen: Option<Seen>,
     /// Why it was not taken.
     refused: Option<String>,
-    /// Why what waits is not applied.
-    failed: Option<String>,
+    /// Why what waits is not applied, and when that is tried again.
+    failed: Option<(String, Duration)>,
     drift: Vec<String>,
 }
 
@@ -42,10 +46,6 @@ impl Follower {
         }
     }
 
-    pub(super) fn report(&self) -> Option<Report> {
-        self.keeper.as_ref().map(|keeper| keeper.report(&self.drift))
-    }
-
     fn keeper(&mut self) -> Result<&mut Keeper> {
         self.keeper.as_mut().with_context(|| {
             format!("this host follows nobody; give it the credential {CREDENTIAL}")
@@ -53,14 +53,11 @@ impl Follower {
     }
 
     /// An envelope that nobody has looked at yet.
-    fn arrived(&mut self) -> Option<Result<Vec<u8>>> {
+    fn arrived(&self) -> Option<(Seen, Result<Vec<u8>>)> {
         let file = self.places.envelope.metadata().ok()?;
-        let seen = Some((file.ino(), file.mtime(), file.mtime_nsec()));
-        if self.seen == seen {
-            return None;
-        }
-        self.seen = seen;
-        Some(read_up_to(&self.places.envelope, DESIRED_LEN_MAX))
+        let seen = (file.ino(), file.mtime(), file.mtime_nsec());
+        let is_new = self.seen != Some(seen);
+        is_new.then(|| (seen, read_up_to(&self.places.envelope, DESIRED_LEN_MAX)))
     }
 
     fn compare(&mut self, declared: &[Service], parse: impl Fn(&str) -> Result<Vec<Service>>) {
@@ -83,45 +80,81 @@ impl Agent {
         if self.follower.keeper.is_none() {
             return self.problem(ABOUT, self.follower.broken.clone());
         }
-        if let Some(arrived) = self.follower.arrived() {
-            let taken = arrived.and_then(|envelope| self.take(&envelope));
-            self.follower.refused = taken.err().map(|error| format!("{error:#}"));
+        if let Some((seen, arrived)) = self.follower.arrived() {
+            match arrived.and_then(|envelope| self.take(&envelope, false)) {
+                // What can't be read or written now is looked at again.
+                Err(error) => self.follower.refused = Some(format!("{error:#}")),
+                Ok(refused) => {
+                    self.follower.refused = refused.map(|why| format!("{why:#}"));
+                    self.follower.seen = Some(seen);
+                }
+            }
         }
         self.apply_due();
-        let Follower { refused, failed, places, .. } = &self.follower;
-        let said = refused.as_ref().or(failed.as_ref()).cloned();
-        self.problem(ABOUT, said.or_else(|| Progress::read(places).error));
+        let Follower { refused, failed, places, keeper, .. } = &self.follower;
+        let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
+        let looked = || Progress::wrong(places, keeper.as_ref()?.config(), self.now());
+        let said = said.or_else(looked);
+        self.problem(ABOUT, said);
     }
 
-    fn take(&mut self, envelope: &[u8]) -> Result<()> {
+    /// Says why it is not taken.
+    fn take(&mut self, envelope: &[u8], by_hand: bool) -> Result<Option<anyhow::Error>> {
         let cores = &self.cores;
-        let check = |compose: &str| Ok(compose::parse(compose, cores).map(drop)?);
-        if let Some(serial) = self.follower.keeper()?.take(envelope, check)? {
-            self.log.say(Level::Info, ABOUT, &format!("serial {serial} is here"));
-        }
-        Ok(())
+        let check = |compose: &str| check_host(&compose::parse(compose, cores)?);
+        Ok(match self.follower.keeper()?.take(envelope, by_hand, check)? {
+            Taken::Same => None,
+            Taken::Refused(why) => Some(why),
+            Taken::New(serial) => {
+                self.follower.failed = None;
+                self.log.say(Level::Info, ABOUT, &format!("serial {serial} is here"));
+                None
+            }
+        })
     }
 
-    /// What waits is applied once it may be; not while something is on trial by hand.
+    /// What waits is applied once it may be; not while something is on trial by hand, and after a failure not at once.
     fn apply_due(&mut self) {
         let due = self.follower.keeper.as_ref().and_then(|keeper| keeper.due());
-        let due = due.filter(|_| self.try_until.is_none()).map(|due| due.serial);
-        let Some(serial) = due else {
+        let Some(serial) = due.filter(|_| self.try_until.is_none()).map(|due| due.serial) else {
             self.follower.failed = None;
             return;
         };
-        let done = self.apply_newest();
-        self.follower.failed = done.err().map(|error| format!("serial {serial}: {error:#}"));
+        let now = self.now();
+        if self.follower.failed.as_ref().is_some_and(|(_, again)| now < *again) {
+            return;
+        }
+        let done = self.apply_newest(false).err();
+        let failed = done.map(|error| (format!("serial {serial}: {error:#}"), now + REFUSED_PAUSE));
+        self.follower.failed = failed;
     }
 
-    fn apply_newest(&mut self) -> Result<()> {
+    /// Applies the newest; `again`, although it was applied already.
+    fn apply_newest(&mut self, again: bool) -> Result<()> {
         let newest = self.follower.keeper()?.newest().cloned();
         let newest = newest.context("nothing has come yet")?;
-        self.apply(&newest.compose, false, None)?;
+        if again || !self.is_applied(&newest.compose) {
+            self.apply(&newest.compose, false, None)?;
+        }
         self.follower.keeper()?.applied_now()?;
         self.note_drift();
         self.log.say(Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
         Ok(())
+    }
+
+    fn is_applied(&self, compose: &str) -> bool {
+        std::fs::read_to_string(&self.paths.applied).is_ok_and(|text| text == compose)
+    }
+
+    /// When the agent starts: the power may have gone between applying and writing that down.
+    pub(super) fn settle_desired(&mut self) {
+        let waiting = self.follower.keeper.as_ref().and_then(|keeper| keeper.waiting());
+        if waiting.is_some_and(|waiting| self.is_applied(&waiting.compose))
+            && let Err(error) = self.apply_newest(false)
+        {
+            self.log.say(Level::Error, ABOUT, &format!("{error:#}"));
+        }
+        self.note_drift();
     }
 
     /// Says it when what is declared begins or ceases to be another than what was applied.
@@ -136,7 +169,10 @@ impl Agent {
     /// What somebody brought; it waits for its window as any other.
     pub(super) fn deliver(&mut self, envelope: &str) -> Result<()> {
         ensure!(envelope.len() as u64 <= DESIRED_LEN_MAX, "larger than {DESIRED_LEN_MAX} bytes");
-        self.take(envelope.as_bytes())?;
+        if let Some(why) = self.take(envelope.as_bytes(), true)? {
+            return Err(why);
+        }
+        self.follower.refused = None;
         self.apply_due();
         Ok(())
     }
@@ -150,7 +186,16 @@ impl Agent {
                 self.log.say(Level::Info, ABOUT, said);
                 Ok(())
             }
-            Step::Sync => self.apply_newest(),
+            Step::Sync => self.apply_newest(true),
         }
+    }
+
+    pub(super) fn desired_report(&self) -> Option<Report> {
+        let keeper = self.follower.keeper.as_ref()?;
+        let mut report = keeper.report(&self.follower.drift);
+        if report.waiting.is_some() && self.try_until.is_some() {
+            report.waits_for.get_or_insert_with(|| "the end of what is on trial".into());
+        }
+        Some(report)
     }
 }

@@ -1,16 +1,17 @@
 //! What of a host a container's limits need: its disks' numbers, and which sizes of huge pages its kernel can limit.
 
 use crate::compose::Service;
+use crate::compose::disks::DiskLimit;
 use anyhow::{Result, bail};
 use std::path::Path;
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Sizes of huge pages, as cgroup files are named, with their bytes.
-    pub huge_pages: Vec<(String, u64)>,
-    /// Lines of `io.max`.
-    pub io_max: Vec<String>,
+    /// Sizes of huge pages, as cgroup files are named.
+    pub huge_pages: Vec<String>,
+    /// Limits of disks, with their major and minor numbers.
+    pub disks: Vec<(u32, u32, DiskLimit)>,
 }
 
 impl Facts {
@@ -23,28 +24,28 @@ impl Facts {
         let controllers = controllers.unwrap_or_default();
         let has_hugetlb = controllers.split_whitespace().any(|name| name == "hugetlb");
         let huge_pages = if has_hugetlb { huge_pages(sys) } else { Vec::new() };
-        let mut io_max = Vec::new();
+        let mut disks = Vec::new();
         for limit in &service.disks {
-            io_max.push(format!("{}{}", number(&limit.disk, sys)?, limit.words()));
+            let (major, minor) = number(&limit.disk, sys)?;
+            disks.push((major, minor, limit.clone()));
         }
-        Ok(Self { huge_pages, io_max })
+        Ok(Self { huge_pages, disks })
     }
 }
 
 /// Source: Documentation/admin-guide/mm/hugetlbpage.rst, and cgroup-v2.rst, "HugeTLB".
-fn huge_pages(sys: &Path) -> Vec<(String, u64)> {
+fn huge_pages(sys: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(sys.join("kernel/mm/hugepages")).into_iter().flatten();
-    let mut sizes: Vec<(String, u64)> = entries
+    let shown = |kib: u64| match kib {
+        0..1_024 => format!("{kib}KB"),
+        1_024..1_048_576 => format!("{}MB", kib >> 10),
+        _ => format!("{}GB", kib >> 20),
+    };
+    let mut sizes: Vec<String> = entries
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let shown = match kib {
-                0..1_024 => format!("{kib}KB"),
-                1_024..1_048_576 => format!("{}MB", kib >> 10),
-                _ => format!("{}GB", kib >> 20),
-            };
-            Some((shown, kib << 10))
+            Some(shown(name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?))
         })
         .collect();
     sizes.sort();
@@ -52,11 +53,14 @@ fn huge_pages(sys: &Path) -> Vec<(String, u64)> {
 }
 
 /// A disk's device number. The agent has no devices of its own (PrivateDevices=); sysfs knows them too.
-fn number(disk: &str, sys: &Path) -> Result<String> {
+fn number(disk: &str, sys: &Path) -> Result<(u32, u32)> {
     let block = sys.join("block");
     let dev = block.join(disk.trim_start_matches("/dev/")).join("dev");
-    if let Ok(number) = std::fs::read_to_string(dev) {
-        return Ok(number.trim().to_owned());
+    let text = std::fs::read_to_string(dev).unwrap_or_default();
+    if let Some((major, minor)) = text.trim().split_once(':')
+        && let (Ok(major), Ok(minor)) = (major.parse(), minor.parse())
+    {
+        return Ok((major, minor));
     }
     let entries = std::fs::read_dir(&block).into_iter().flatten().flatten();
     let mut known: Vec<String> =
@@ -86,8 +90,9 @@ mod tests {
             crate::compose::parse(&text, &cores).unwrap().remove(0)
         };
         let facts = Facts::of(&service("/dev/vda"), &sys).unwrap();
-        assert_eq!(facts.io_max, ["254:0 rbps=1048576 wiops=9"]);
-        assert_eq!(facts.huge_pages, [("1GB".into(), 1 << 30), ("2MB".into(), 2 << 20)]);
+        let [(254, 0, limit)] = &facts.disks[..] else { panic!("{facts:?}") };
+        assert_eq!((limit.read_bytes, limit.writes, limit.reads), (Some(1 << 20), Some(9), None));
+        assert_eq!(facts.huge_pages, ["1GB", "2MB"]);
         let error = Facts::of(&service("/dev/sda"), &sys).unwrap_err().to_string();
         assert!(error.contains("/dev/sda is no disk of this host; there are /dev/vda"), "{error}");
         // A kernel without the controller.

@@ -80,10 +80,8 @@ enum Command {
 
 fn default_config() -> PathBuf {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    // From SMBIOS or fw_cfg, or else from the ESP, whose credentials are loaded as `esp`.
-    let names = ["quietcore.engine.toml", "esp_quietcore.engine.toml"];
-    let given = credentials.into_iter().flat_map(|at| names.map(|name| at.join(name)));
-    given.into_iter().find(|path| path.exists()).unwrap_or("/etc/quietcore/engine.toml".into())
+    let given = credentials.map(|at| at.join("quietcore.engine.toml"));
+    given.filter(|path| path.exists()).unwrap_or("/etc/quietcore/engine.toml".into())
 }
 
 /// The exit code of a configuration that is refused or not there: systemd does not try again.

@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 const SEEN: Duration = Duration::from_secs(120);
 
 /// Where systemd-creds' work lies for units to load: as if it had come from the ESP.
-const CREDENTIALS: &str = "/run/quietcore/credentials";
+const CREDENTIALS: &str = "/run/credstore";
 
 /// The desk's end: keys, compose files, what is published.
 struct Desk {
@@ -133,7 +133,7 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
         .and_then(|()| by_hand(booted, &desk, &mut registry));
     booted.registry = Some(registry);
     let clean = format!(
-        "systemctl stop quietcore-follow; rm -f {CREDENTIALS}/quietcore.desired /var/lib/quietcore/agent/desired.json; systemctl restart quietcore-agent; qctl apply /etc/quietcore/compose.yaml"
+        "systemctl stop quietcore-follow; rm -rf {CREDENTIALS}/quietcore.desired /var/lib/quietcore/agent/desired.json /run/quietcore/desired; systemctl restart quietcore-agent; qctl apply /etc/quietcore/compose.yaml"
     );
     booted.shell.check(&clean, ANSWER)?;
     told?;
@@ -193,11 +193,16 @@ fn by_hand(
     desk.publish(6, &desk.compose(9474)?, "state")?;
     let web = http::serve(desk.directory.join("web"))?;
     let bring = format!(
-        "web={web}\n{FETCH}fetch desired.json > /run/stick.json; systemctl stop quietcore-follow; qctl desired deliver /run/stick.json; systemctl restart quietcore-agent"
+        "web={web}\n{FETCH}fetch desired.json > /run/stick.json; qctl desired deliver /run/stick.json; systemctl restart quietcore-agent quietcore-follow"
     );
     let said = booted.shell.check(&bring, ANSWER)?;
     ensure!(said.contains("applied   serial 6"), "{said}");
-    wait_serial(booted, 6).context("after a restart with nobody to ask")
+    // The server that is gone is named, and what it had last is no way back.
+    wait_problem(booted, &format!("desired state: oci://10.0.2.2:{}/", registry.port))?;
+    wait(booted, "what was brought runs, with nobody to ask", |status| {
+        status["desired"]["serial"] == 6 && has_told(status) && status["ready"] == true
+    })
+    .map(drop)
 }
 
 /// A stand-in for Loki's push API: takes everything, and keeps it.
