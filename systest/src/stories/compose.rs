@@ -115,7 +115,13 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
         ("device_write_iops", "writes"),
     ] {
         let limits = theirs["blkio_config"][key].as_array().into_iter().flatten();
-        let theirs: Vec<_> = limits.map(|it| (it["path"].clone(), number(&it["rate"]))).collect();
+        // Debian's 2.26.1-4 writes the names of Go's fields.
+        let theirs: Vec<_> = limits
+            .map(|it| {
+                let key = |small: &str, large: &str| it.get(small).or(it.get(large)).cloned();
+                (key("path", "Path"), key("rate", "Rate").and_then(|rate| number(&rate)))
+            })
+            .collect();
         let ours: Vec<_> = disks
             .clone()
             .filter(|it| !it[field].is_null())
