@@ -64,6 +64,30 @@ fn seconds(text: &str) -> Option<f64> {
     Some(sum)
 }
 
+/// Limits of disks, by Docker's key: what we say, what docker-compose says.
+fn disk_limits(ours: &Value, theirs: &Value) -> [(&'static str, Value, Value); 4] {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    // Debian's 2.26.1 writes the names of Go's fields.
+    let either = |it: &Value, small: &str, large: &str| {
+        it.get(small).or(it.get(large)).cloned().unwrap_or_default()
+    };
+    [
+        ("device_read_bps", "read_bytes"),
+        ("device_write_bps", "write_bytes"),
+        ("device_read_iops", "reads"),
+        ("device_write_iops", "writes"),
+    ]
+    .map(|(key, field)| {
+        let own = list(&ours["disks"]).into_iter().filter(|it| !it[field].is_null());
+        let own: Vec<_> = own.map(|it| (it["disk"].clone(), number(&it[field]))).collect();
+        let others = list(&theirs["blkio_config"][key]).into_iter();
+        let others: Vec<_> = others
+            .map(|it| (either(&it, "path", "Path"), number(&either(&it, "rate", "Rate"))))
+            .collect();
+        (key, json!(own), json!(others))
+    })
+}
+
 /// What two readers say of one service, key by key, as far as both have a word for it.
 fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     let mut compared = 0;
@@ -107,27 +131,8 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     if let Some(grace) = number(&theirs["stop_grace_period"]) {
         same("stop_grace_period", ours["stop_grace_seconds"].clone(), json!(grace))?;
     }
-    let disks = ours["disks"].as_array().into_iter().flatten();
-    for (key, field) in [
-        ("device_read_bps", "read_bytes"),
-        ("device_write_bps", "write_bytes"),
-        ("device_read_iops", "reads"),
-        ("device_write_iops", "writes"),
-    ] {
-        let limits = theirs["blkio_config"][key].as_array().into_iter().flatten();
-        // Debian's 2.26.1-4 writes the names of Go's fields.
-        let theirs: Vec<_> = limits
-            .map(|it| {
-                let key = |small: &str, large: &str| it.get(small).or(it.get(large)).cloned();
-                (key("path", "Path"), key("rate", "Rate").and_then(|rate| number(&rate)))
-            })
-            .collect();
-        let ours: Vec<_> = disks
-            .clone()
-            .filter(|it| !it[field].is_null())
-            .map(|it| (it["disk"].clone(), number(&it[field])))
-            .collect();
-        same(key, json!(ours), json!(theirs))?;
+    for (key, ours, theirs) in disk_limits(ours, theirs) {
+        same(key, ours, theirs)?;
     }
     let depends = theirs["depends_on"].as_object().cloned().unwrap_or_default();
     let depends = depends.iter().map(|(name, it)| (name.clone(), it["condition"].clone()));
