@@ -186,8 +186,12 @@ fn run_agent(arguments: Run) -> Result<()> {
         api_credential: own.as_deref().and_then(|own| hostconfig::credential(own, "quietcore.api")),
         update: Places::default(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(paths, policy))
+    block_on(run(paths, policy))
+}
+
+/// One thread for all that a process waits for.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// For who asks registries.
@@ -200,16 +204,14 @@ fn use_cryptography() -> Result<()> {
 fn fetch_images(places: &wanted::Places) -> Result<()> {
     let policy = Policy::read(credentials().as_deref())?;
     use_cryptography()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(pull::run(places, &policy))
+    block_on(pull::run(places, &policy))
 }
 
 fn follow() -> Result<()> {
     let own = credentials();
     let config = desired::Config::read(own.as_deref())?.context("started with a credential")?;
     use_cryptography()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(desired::follow::run(&config, own.as_deref(), &Default::default()))
+    block_on(desired::follow::run(&config, own.as_deref(), &Default::default()))
 }
 
 fn act(command: Command) -> Result<()> {
@@ -236,14 +238,10 @@ fn act(command: Command) -> Result<()> {
         Command::Pull { wanted, progress, store } => {
             fetch_images(&wanted::Places { wanted, progress, store, ..Default::default() })
         }
-        Command::Probe { socket } => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(prober::serve(&socket))
-        }
+        Command::Probe { socket } => block_on(prober::serve(&socket)),
         Command::Api { config, agent } => {
             let image = PathBuf::from("/usr/lib/os-release");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(api::run(api::Places { config, agent, image }))
+            block_on(api::run(api::Places { config, agent, image }))
         }
         Command::Init { .. } => unreachable!("it is not this process's own"),
         Command::Forward { places } => {
@@ -283,8 +281,7 @@ fn log_to_journald() {
 
 /// As the first program of a container there is no journal, and the status is another program's.
 fn run_init(program: &[String]) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(init::run(program))
+    block_on(init::run(program))
 }
 
 fn main() -> ExitCode {

@@ -74,13 +74,8 @@ const PROCESS: &str = "head -n 1 /sys/fs/cgroup/quietcore-containers/web.green/c
 pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<Verdict> {
     // Without its secret it waits.
     apply(booted, 1, "{bake: 2s}")?;
-    let waits = booted.shell.wait_status("a secret is missing", SEEN, |status| {
-        status["problems"].as_array().into_iter().flatten().any(|it| {
-            it.as_str().is_some_and(|text| {
-                text.contains("key not on this host; bring it with qctl secret set")
-            })
-        })
-    })?;
+    let missing = "key not on this host; bring it with qctl secret set";
+    let waits = super::wait_problem(booted, missing, SEEN)?;
     ensure!(find(&waits, "web").is_some_and(|web| web["state"] == "absent"), "{waits}");
     booted.shell.check("echo swordfish | qctl secret set key", ANSWER)?;
     let first = wait(booted, "the first version", |web, _| is_proven(web))?;

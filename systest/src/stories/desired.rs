@@ -81,11 +81,7 @@ fn wait(booted: &mut Booted, what: &str, is: impl Fn(&Value) -> bool) -> Result<
 }
 
 fn wait_problem(booted: &mut Booted, text: &str) -> Result<()> {
-    let has = |status: &Value| {
-        let problems = status["problems"].as_array().into_iter().flatten();
-        problems.filter_map(Value::as_str).any(|problem| problem.contains(text))
-    };
-    wait(booted, text, has).map(drop)
+    super::wait_problem(booted, text, SEEN).map(drop)
 }
 
 fn has_told(status: &Value) -> bool {

@@ -68,11 +68,7 @@ fn state(status: &serde_json::Value, name: &str) -> Option<String> {
 
 /// Waits until the status names this problem of the image.
 fn wait_problem(booted: &mut Booted, text: &str) -> Result<()> {
-    let has = |status: &serde_json::Value| {
-        let problems = status["problems"].as_array().into_iter().flatten();
-        problems.filter_map(|problem| problem.as_str()).any(|problem| problem.contains(text))
-    };
-    let status = booted.shell.wait_status(text, RUNS, has)?;
+    let status = super::wait_problem(booted, text, RUNS)?;
     ensure!(
         state(&status, "exporter").as_deref() == Some("running"),
         "the others do not run on: {status}"

@@ -2,21 +2,17 @@
 //! over, no line is lost or doubled. On this machine, with the image's containerd and journald; `make bench AREA=agent` does
 //! it a thousand times.
 
-use super::Verdict;
+use super::{Verdict, seed};
 use crate::bench_agent::{kills, lines};
 use crate::checkout::ImageFiles;
 use anyhow::{Result, ensure};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const KILLS: u32 = 40;
 const LINES: u64 = 300_000;
 
 /// The story.
 pub fn nothing_is_lost_when_everybody_is_killed(image: &ImageFiles) -> Result<Verdict> {
-    let seed = match std::env::var("SEED") {
-        Ok(seed) if !seed.is_empty() => seed.parse()?,
-        _ => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
-    };
+    let seed = seed()?;
     let killed = kills(image, KILLS, seed)?;
     let lines = lines(image, LINES, seed)?;
     ensure!(lines.lost == 0 && lines.doubled == 0, "seed {seed}: {lines:?}");

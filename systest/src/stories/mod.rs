@@ -59,7 +59,7 @@ use crate::vm::{Machine, Vm};
 use anyhow::{Result, bail};
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A story's end.
 pub enum Verdict {
@@ -145,6 +145,22 @@ const AT_ONCE: usize = 2;
 pub fn names() -> Vec<&'static str> {
     let alone = BESIDE.iter().chain(OWN_KERNEL).chain(ALONE).map(|(name, _)| *name);
     SHARED.iter().map(|(name, _)| *name).chain(alone).collect()
+}
+
+/// Where chance begins: `SEED`, or the time.
+fn seed() -> Result<u64> {
+    Ok(match std::env::var("SEED") {
+        Ok(seed) if !seed.is_empty() => seed.parse()?,
+        _ => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+    })
+}
+
+/// Waits until the status names this problem.
+fn wait_problem(booted: &mut Booted, text: &str, limit: Duration) -> Result<serde_json::Value> {
+    booted.shell.wait_status(text, limit, |status| {
+        let problems = status["problems"].as_array().into_iter().flatten();
+        problems.filter_map(|problem| problem.as_str()).any(|problem| problem.contains(text))
+    })
 }
 
 /// Boots the debug image up to a shell.

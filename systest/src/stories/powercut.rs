@@ -1,7 +1,7 @@
 //! The power goes while versions come and go: what was applied is there afterwards, whole, runs by itself, and the next one
 //! takes its place.
 
-use super::{Booted, READY_LIMIT, Verdict, boot};
+use super::{Booted, READY_LIMIT, Verdict, boot, seed};
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::Machine;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 const CUTS: u32 = 2;
 /// A rollout takes some ten seconds on an emulated machine: the power goes at any time of it, or of what follows.
@@ -80,10 +80,7 @@ pub fn cuts(image: &ImageFiles, count: u32, seed: u64) -> Result<()> {
 
 /// The story.
 pub fn what_was_applied_outlives_the_power(image: &ImageFiles) -> Result<Verdict> {
-    let seed = match std::env::var("SEED") {
-        Ok(seed) if !seed.is_empty() => seed.parse()?,
-        _ => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
-    };
+    let seed = seed()?;
     cuts(image, CUTS, seed)?;
     Ok(Verdict::Proved(format!(
         "the power went {CUTS} times, up to {} s after a version of two services was applied: each time the host traded again, what was applied ran, well and once, and the next version took its place (seed {seed})",

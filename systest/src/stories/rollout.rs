@@ -77,10 +77,7 @@ const AMOUNTS_WANTED: &str =
 pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Result<Verdict> {
     // Asked where nobody listens, with nothing to go back to: it stays, and who waits for it waits.
     apply(booted, &listening(9479))?;
-    booted.shell.wait_status("an unhealthy first version", SEEN, |status| {
-        let mut problems = status["problems"].as_array().into_iter().flatten();
-        problems.any(|it| it.as_str().is_some_and(|text| text.starts_with("health of web: ")))
-    })?;
+    super::wait_problem(booted, "health of web: ", SEEN)?;
     let waits = wait(booted, "who waits for it", "after", |_| true)?;
     ensure!(waits["state"] == "absent", "it did not wait: {waits}");
     apply(booted, &listening(9470))?;
