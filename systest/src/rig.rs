@@ -73,6 +73,7 @@ impl Rig {
         let base =
             std::fs::read_to_string(image.directory.join("base")).context("the base tree")?;
         let base = PathBuf::from(base.trim()).join("base");
+        remove_cgroups();
         let directory = std::env::temp_dir().join(format!("quietcore-rig-{}", std::process::id()));
         for name in
             ["logs", "state", "archives", "store", "pages", "journal", "var", "log", "programs"]
@@ -279,6 +280,22 @@ impl Drop for Rig {
         let _ = self.init.wait();
         std::thread::sleep(Duration::from_millis(200));
         let _ = std::fs::remove_dir_all(&self.directory);
+        remove_cgroups();
+    }
+}
+
+/// Takes away what containers leave in this machine's cgroups: one that was made while a CPU was offline never gets it back.
+fn remove_cgroups() {
+    let subdirectories = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    for hierarchy in subdirectories(Path::new("/sys/fs/cgroup")) {
+        let ours = hierarchy.join("quietcore-containers");
+        // Those that are in use stay.
+        for path in subdirectories(&ours).iter().chain([&ours]) {
+            let _ = std::fs::remove_dir(path);
+        }
     }
 }
 
