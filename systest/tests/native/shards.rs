@@ -1,9 +1,7 @@
 //! Instruments over several hot threads: two shards of one configuration against one exchange.
 
-mod pair;
-
+use crate::pair::{Bench, LIMIT, programs};
 use abi::counters::{Counter, CountersPage, State, Word};
-use pair::{Bench, LIMIT, programs};
 use std::process::Command;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,4 @@
 //! One engine and one exchange on loopback, for the tests that need both.
-#![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod ledger;
 

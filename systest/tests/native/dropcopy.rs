@@ -1,11 +1,9 @@
 //! The FIX drop copy against QuickFIX, over real trading: restarts of the engine, of the drop copy and of the
 //! counterparty, and nothing missing in the end. The exchange's own record is the judge.
 
-mod pair;
-
+use crate::pair::ledger::Ledger;
+use crate::pair::{Bench, LIMIT, programs};
 use abi::counters::Counter;
-use pair::ledger::Ledger;
-use pair::{Bench, LIMIT, programs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +18,7 @@ fn counterparty() -> PathBuf {
     let built = Command::new("g++")
         .args(["-std=c++14", "-O1", "-w", "-o"])
         .arg(&program)
-        .arg(root().join("systest/tests/quickfix/counterparty.cpp"))
+        .arg(root().join("systest/tests/native/quickfix/counterparty.cpp"))
         .args(["-lquickfix", "-lpthread"])
         .output()
         .expect("g++ is missing; make check installs it");

@@ -1,13 +1,11 @@
 //! The engine against the exchange on loopback, as processes: real sockets, real journal files, real
 //! kills. Each test has groups and ports of its own. Waits are for conditions, with a deadline.
 
-mod pair;
-
+use crate::pair::ledger::Ledger;
+use crate::pair::{Bench, programs};
 use abi::control::{ControlPage, Orders};
 use abi::counters::{Counter, State};
 use abi::journal::{Header, Kind, Record, Segment, encode_record};
-use pair::ledger::Ledger;
-use pair::{Bench, programs};
 use std::process::Command;
 use std::time::Duration;
 use systest::checkout::shared_data;

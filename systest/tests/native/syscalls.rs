@@ -1,10 +1,8 @@
 //! The engine's own count of its system calls against strace's, while it trades: they agree, and there are no
 //! others than `io_uring_enter`.
 
-mod pair;
-
+use crate::pair::Bench;
 use abi::counters::{Counter, Word};
-use pair::Bench;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 

@@ -1,9 +1,7 @@
 //! A strategy of one's own, in a crate outside the workspace: built into the engine, traded with, replayed.
 
-mod pair;
-
+use crate::pair::{Bench, programs};
 use abi::counters::Counter;
-use pair::Bench;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use systest::checkout::{root, shared_data};
@@ -105,7 +103,7 @@ fn the_taker_trades_and_replays() {
     bench.end_engine("-TERM");
     bench.replay();
     let page = bench.path("report.html");
-    let report = Command::new(pair::programs().join("quietcore-engine"))
+    let report = Command::new(programs().join("quietcore-engine"))
         .args(["report", "--output"])
         .args([&page, &bench.path("journal")])
         .output()

@@ -1,15 +1,13 @@
 //! The real engine is killed with `SIGKILL` again and again while it trades with the real exchange. In
 //! the end the exchange's own record of the session is the judge. `KILLS=n` makes it longer.
 
-mod pair;
-
+use crate::pair::Bench;
+use crate::pair::ledger::Ledger;
 use abi::counters::Counter;
 use abi::journal::{Kind, Segment};
 use abi::ouch::UserRefNum;
 use abi::ouch::inbound::Message as Inbound;
 use abi::soup::Packet;
-use pair::Bench;
-use pair::ledger::Ledger;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
