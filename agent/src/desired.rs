@@ -8,6 +8,7 @@ use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_CONFIG_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX,
     DESIRED_INTERVAL_MIN,
 };
+use crate::web;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -218,15 +219,8 @@ fn check_url(url: &str) -> Result<()> {
         );
         return Ok(());
     }
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let plain = url.len() <= 2048 && url.bytes().all(|byte| byte.is_ascii_graphic());
-    let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    ensure!(!host.contains('@'), "url: name and password stand in username and password");
-    ensure!(
-        plain && !host.is_empty(),
-        "{url:?}: write https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG"
-    );
-    Ok(())
+    let said = "url: https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG; who asks stands in username and password";
+    web::check_url(url).context(said)
 }
 
 /// What can be said about it.

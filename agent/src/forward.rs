@@ -7,7 +7,7 @@ use crate::limits::{
     FORWARD_BATCH_BYTES, FORWARD_BATCH_MAX, FORWARD_BATCH_WAIT, FORWARD_CONFIG_LEN_MAX,
     FORWARD_LINES_WAITING, FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
 };
-use crate::roots;
+use crate::web;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -204,8 +204,7 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     fn new(target: &'a Target) -> Self {
-        let config = ureq::Agent::config_builder()
-            .tls_config(roots::tls(&[target.authority.as_bytes()]))
+        let config = web::client(&[target.authority.as_bytes()])
             .http_status_as_error(false)
             // A page to log in at would be taken for an answer.
             .max_redirects(0)

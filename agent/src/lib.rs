@@ -58,8 +58,6 @@ pub mod resolver;
 pub mod risklimits;
 /// Versions of services.
 pub mod rollout;
-/// Who vouches for servers.
-pub mod roots;
 /// The agent's main loop.
 pub mod run;
 /// A service as an OCI runtime specification.
@@ -80,3 +78,5 @@ pub mod update;
 pub mod view;
 /// Directories that containers keep what is theirs in.
 pub mod volumes;
+/// Web servers that this host asks.
+pub mod web;

@@ -82,9 +82,9 @@ pub const PULL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// An image that was fetched and not taken is asked for again after this: somebody may sign it meanwhile.
 pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
-/// A registry is given up for this time if it does not answer, or stops in the middle.
-pub const REGISTRY_CONNECT: Duration = Duration::from_secs(10);
-/// See [`REGISTRY_CONNECT`].
+/// A server that takes no connection within this is not there.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A registry that stops in the middle is given up after this.
 pub const REGISTRY_SILENCE: Duration = Duration::from_secs(30);
 
 /// What stays free on the data partition whatever is fetched: the journal is preallocated, logs are not.

@@ -146,10 +146,10 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let network = Some(network).filter(|user| *user != 0);
     let refused = Default::default();
     let desk = Desk { pages: pages.clone(), to_agent, audit, network, refused };
-    // A thread of its own: it waits for nothing that the others wait for.
+    // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
     std::thread::spawn(|| beat(pages));
+    let mut serving = server::start(socket, desk);
     tokio::spawn(archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
-    let mut serving = tokio::spawn(async move { server::serve(&socket, desk).await });
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,7 +165,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
             () = wake.notified() => agent.reconcile().await,
             Some(look) = looked.recv() => agent.note_look(&look),
             Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
-            ended = &mut serving => { ended?.context("local socket")?; }
+            failed = &mut serving => return Err(failed?).context("local socket"),
             _ = terminate.recv() => {
                 agent.leave().await;
                 return Ok(());

@@ -37,11 +37,19 @@ pub struct Desk {
     pub refused: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
-/// Takes requests until the agent ends.
-///
-/// # Errors
-/// The socket can't be made.
-pub async fn serve(path: &Path, desk: Desk) -> io::Result<()> {
+/// Takes requests until the agent ends, on a thread of its own: the kill switch waits for nothing that the main loop
+/// does, be it a signature, a compose file or a disk that hangs. What comes back is why it could not go on.
+pub fn start(path: PathBuf, desk: Desk) -> oneshot::Receiver<io::Error> {
+    let (give, failed) = oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let ended = runtime.and_then(|runtime| runtime.block_on(serve(&path, desk)));
+        let _ = give.send(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+    });
+    failed
+}
+
+async fn serve(path: &Path, desk: Desk) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -92,19 +100,23 @@ impl Desk {
             let (is, wanted) = (name(role), name(request.role()));
             let why = format!("{who} is {is}, and this is for {wanted}");
             if self.is_to_be_told(&who) {
-                self.write_down(&who, shown, Some(&why));
+                self.write_down(&who, shown, Some(&why)).await;
             }
             return Response::Forbidden(why);
         }
         let response = self.handle(request).await;
         if is_change {
-            self.write_down(&who, shown, response.error());
+            self.write_down(&who, shown, response.error()).await;
         }
         response
     }
 
-    fn write_down(&self, who: &str, shown: serde_json::Value, refused: Option<&str>) {
-        if let Err(error) = self.audit.write(who, shown, refused) {
+    /// On disk, which may hang; the next kill does not wait for that.
+    async fn write_down(&self, who: &str, shown: serde_json::Value, refused: Option<&str>) {
+        let (audit, who) = (self.audit.clone(), who.to_owned());
+        let refused = refused.map(ToOwned::to_owned);
+        let write = move || audit.write(&who, shown, refused.as_deref());
+        if let Err(error) = tokio::task::spawn_blocking(write).await.expect("it does not panic") {
             warn!("audit: {error}");
         }
     }
@@ -127,7 +139,11 @@ impl Desk {
                     Err(why) => Response::Error(why),
                 }
             }
-            Request::Audit { count } => Response::Audit(self.audit.last(count)),
+            Request::Audit { count } => {
+                let audit = self.audit.clone();
+                let read = tokio::task::spawn_blocking(move || audit.last(count));
+                Response::Audit(read.await.expect("it does not panic"))
+            }
             other => ask(other, &self.to_agent).await,
         }
     }
@@ -177,5 +193,38 @@ async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
     match to_agent.send((request, back)).await {
         Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
         Err(_) => stopping(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+
+    /// The way to a main loop that nobody runs: this thread does not even have a runtime.
+    #[test]
+    fn the_kill_switch_is_pulled_while_the_main_loop_hangs() {
+        let directory =
+            std::env::temp_dir().join(format!("quietcore-server-{}", std::process::id()));
+        let (pages, path) = (directory.join("pages"), directory.join("agent.sock"));
+        std::fs::create_dir_all(&pages).unwrap();
+        let control = ControlPage::open(&pages.join("control")).unwrap();
+        abi::counters::CountersPage::create(&pages.join("counters")).unwrap();
+        let (to_agent, _hangs) = mpsc::channel(1);
+        let audit = AuditLog::at(&directory.join("audit.jsonl"));
+        let desk = Desk { pages, to_agent, audit, network: None, refused: Default::default() };
+        let _failed = start(path.clone(), desk);
+        let connected = std::iter::repeat_with(|| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::os::unix::net::UnixStream::connect(&path)
+        });
+        let socket = connected.take(1000).find_map(Result::ok).unwrap();
+        let kill = Request::Control { kill: true, drain: false };
+        writeln!(&socket, "{}", serde_json::to_string(&kill).unwrap()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(&socket).read_line(&mut answer).unwrap();
+        assert_eq!(serde_json::from_str::<Response>(&answer).unwrap(), Response::Done);
+        assert!(control.orders().kill);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

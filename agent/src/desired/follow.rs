@@ -7,9 +7,8 @@ use crate::images::policy::Policy;
 use crate::images::pull;
 use crate::limits::{
     DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX, METADATA_LEN_MAX,
-    REGISTRY_CONNECT,
 };
-use crate::roots;
+use crate::web;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -109,11 +108,8 @@ async fn artefact(credentials: Option<&Path>, name: &str) -> Result<Vec<u8>> {
 fn get(config: &Config, url: &str) -> Result<Vec<u8>> {
     let own = crate::hostconfig::Places::default().authorities();
     let own = std::fs::read(own).unwrap_or_default();
-    let client = ureq::Agent::config_builder()
-        .tls_config(roots::tls(&[&own, config.authority.as_bytes()]))
-        .user_agent(concat!("quietcore/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(REGISTRY_CONNECT))
-        .timeout_global(Some(DESIRED_TIMEOUT));
+    let client = web::client(&[&own, config.authority.as_bytes()]);
+    let client = client.timeout_global(Some(DESIRED_TIMEOUT));
     let mut request = ureq::Agent::new_with_config(client.build()).get(url);
     if let Some((name, password)) = &config.login {
         let basic = STANDARD.encode(format!("{name}:{password}"));

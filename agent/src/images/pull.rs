@@ -7,7 +7,7 @@ use super::store::{Named, Store};
 use super::wanted::{self, AllProgress, Places, Progress};
 use crate::files::{free_bytes, write_whole};
 use crate::limits::{
-    DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_CONNECT, REGISTRY_SILENCE,
+    CONNECT_TIMEOUT, DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_SILENCE,
 };
 use crate::ociarchive::{digest_of, hex, is_index, this_machines};
 use anyhow::{Context, Result, bail, ensure};
@@ -134,7 +134,7 @@ impl<'a> Source<'a> {
         let config = ClientConfig {
             protocol,
             extra_root_certificates: authorities.collect(),
-            connect_timeout: Some(REGISTRY_CONNECT),
+            connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(REGISTRY_SILENCE),
             user_agent: concat!("quietcore/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
@@ -192,6 +192,7 @@ impl<'a> Source<'a> {
         store.name(&named)
     }
 
+    /// The layer of a type, in memory. It needs no hash of ours: who signed what is in it is looked at by who asks.
     async fn layer(&self, kind: &str, len_max: u64) -> Result<Vec<u8>> {
         let (manifest, _) = self.manifest(&self.reference).await?;
         let manifest = ImageManifest::from_reader(&*manifest).context("the manifest")?;

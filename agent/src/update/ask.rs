@@ -1,10 +1,11 @@
 //! The agent's side of updates: starts the units, knows how it went, restarts the host.
 
 use super::history::{History, boot_id};
-use super::{Places, Progress, Request, Running, Stage, fetch, told};
+use super::{Places, Progress, Request, Running, Stage, told};
 use crate::files::write_whole;
 use crate::limits::UPDATE_END_WAIT;
 use crate::status::Engine;
+use crate::web;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ async fn wait_until_idle() -> Result<()> {
 /// # Errors
 /// It can't even be tried.
 pub async fn start(places: &Places, url: &str) -> Result<()> {
-    fetch::check_url(url)?;
+    web::check_url(url)?;
     ensure!(
         !places.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"
