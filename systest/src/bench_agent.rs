@@ -150,8 +150,14 @@ fn left_over(rig: &Rig, containers: usize) -> Result<String> {
             .filter(|(_, found, wanted)| found != wanted)
             .map(|(what, found, wanted)| format!("{found} {what}, {wanted} are needed"))
             .collect();
-        if wrong.is_empty() || start.elapsed() > Duration::from_secs(20) {
-            return Ok(wrong.join(", "));
+        if wrong.is_empty() {
+            return Ok(String::new());
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            let all: Vec<String> =
+                rig.processes()?.iter().map(|(pid, line)| format!("{pid} {line}")).collect();
+            let (wrong, all) = (wrong.join(", "), all.join("\n"));
+            return Ok(format!("{wrong}\n{all}\n{}\n{}", rig.state(), rig.said()));
         }
         std::thread::sleep(Duration::from_millis(200));
     }

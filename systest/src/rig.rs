@@ -185,6 +185,18 @@ impl Rig {
         ["init.log", "containerd.log", "quietcore-agent.log"].map(end).concat()
     }
 
+    /// What containerd knows, and the directories of its shims.
+    pub fn state(&self) -> String {
+        let script = "ctr -n quietcore tasks ls; ctr -n quietcore containers ls; ls /run/containerd/io.containerd.runtime.v2.task/quietcore";
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--target={}", self.agent_pid().unwrap_or(0)));
+        let output = inside.args(["--mount", "--pid", "--", "sh", "-c", script]).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    }
+
     /// Processes of the rig, with their command lines.
     ///
     /// # Errors
