@@ -219,7 +219,7 @@ fn check_url(url: &str) -> Result<()> {
         );
         return Ok(());
     }
-    let said = "url: https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG; who asks stands in username and password";
+    let said = "url: https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG; name and password stand in username and password";
     web::check_url(url).context(said)
 }
 

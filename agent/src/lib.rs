@@ -8,6 +8,8 @@ pub mod api;
 pub mod archive;
 /// Who changed what.
 pub mod audit;
+/// Packets of an interface.
+pub mod capture;
 /// The compose file: what is accepted, and what is refused where.
 pub mod compose;
 /// The rim to containerd.

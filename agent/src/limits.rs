@@ -14,6 +14,26 @@ pub const SERVICES_MAX: usize = 64;
 /// A configuration in a compose file: what does not fit belongs in an image or a volume.
 pub const CONFIG_LEN_MAX: u64 = 64 << 10;
 
+/// Containers at once that are thrown away: each has memory of its own beside what is declared.
+pub const DEBUGS_MAX: usize = 4;
+/// How long one may run: what is to stay belongs in the compose file.
+pub const DEBUG_SECONDS_MAX: u64 = 3600;
+/// Memory of one that names none.
+pub const DEBUG_MEMORY: u64 = 256 << 20;
+/// Processes of one that names none.
+pub const DEBUG_PIDS: i64 = 64;
+
+/// One capture, in the agent's memory and in one answer.
+pub const CAPTURE_LEN_MAX: u64 = 8 << 20;
+const _: () = assert!(CAPTURE_LEN_MAX * 4 / 3 + 4096 < API_ANSWER_MAX);
+/// It ends before who asks over the network gives up.
+pub const CAPTURE_SECONDS_MAX: u64 = 45;
+const _: () = assert!(CAPTURE_SECONDS_MAX + 10 < API_REQUEST.as_secs());
+/// More do not fit: the smallest takes 60 bytes.
+pub const CAPTURE_PACKETS_MAX: u64 = 100_000;
+/// What is kept of a packet: all of a jumbo frame.
+pub const CAPTURE_PACKET_LEN: u32 = 9216;
+
 /// A secret: a key, a password, a certificate with its chain. systemd takes 1 MiB.
 pub const SECRET_LEN_MAX: u64 = 64 << 10;
 /// Secrets of a host.

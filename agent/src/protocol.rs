@@ -2,6 +2,7 @@
 //! network behind HTTP and TLS.
 
 use crate::audit::Record;
+use crate::capture::Wanted;
 use crate::desired::Step;
 use crate::events::Event;
 use crate::limits::{AUDIT_REQUEST_MAX, AUDIT_TEXT_MAX};
@@ -56,6 +57,23 @@ pub enum Request {
         /// Take it back after so many seconds if nobody keeps it.
         #[serde(default, rename = "try")]
         try_seconds: Option<u64>,
+        /// Only from the next boot on.
+        #[serde(default)]
+        staged: bool,
+    },
+    /// Start a container that is thrown away.
+    Debug {
+        /// A service of a compose file, in YAML.
+        service: String,
+        /// How long it may run.
+        seconds: u64,
+    },
+    /// Take down packets of an interface.
+    Capture(Wanted),
+    /// Throw it away.
+    EndDebug {
+        /// Its name.
+        name: String,
     },
     /// What was applied on trial stays.
     Keep {},
@@ -155,6 +173,8 @@ impl Request {
             Self::Limits { changes, .. } if changes.is_empty() => Role::Reader,
             Self::Apply { .. }
             | Self::Keep {}
+            | Self::Debug { .. }
+            | Self::EndDebug { .. }
             | Self::Deliver { .. }
             | Self::Desired { .. }
             | Self::Rollout { .. }
@@ -165,6 +185,7 @@ impl Request {
             | Self::Audit { .. }
             | Self::SetSecret { .. }
             | Self::RemoveSecret { .. }
+            | Self::Capture(_)
             | Self::Update { .. }
             | Self::Reboot { .. } => Role::Admin,
         }
@@ -184,8 +205,8 @@ impl Request {
                 Self::SetSecret { name, secret: "not written down".into() }
             }
             Self::Deliver { envelope } => Self::Deliver { envelope: digest(&envelope) },
-            Self::Apply { compose, dry_run, try_seconds } => {
-                Self::Apply { compose: digest(&compose), dry_run, try_seconds }
+            Self::Apply { compose, dry_run, try_seconds, staged } => {
+                Self::Apply { compose: digest(&compose), dry_run, try_seconds, staged }
             }
             other => other,
         };
@@ -235,6 +256,10 @@ pub enum Response {
     Limits(Vec<(String, u64)>),
     /// The answer to [`Request::LoadImage`]: the image's name.
     Loaded(String),
+    /// The answer to [`Request::Capture`]: a pcap file in base64.
+    Captured(String),
+    /// The answer to [`Request::Debug`]: the container's name.
+    Started(String),
     /// The answer to [`Request::Apply`]: a line for each service.
     Changes(Vec<String>),
     /// The answer to [`Request::Events`], oldest first.

@@ -24,6 +24,8 @@ mod config;
 mod context;
 /// `qctl cpu`.
 mod cpu;
+/// `qctl debug`.
+mod debug;
 /// `qctl apply`, `diff`, `get`, `describe`, `rollout`, `secret`.
 mod declare;
 /// `qctl desired`.
@@ -36,6 +38,10 @@ mod image;
 mod logs;
 /// `qctl update`, `qctl flash`.
 mod os;
+/// `qctl pcap`.
+mod pcap;
+/// `qctl apply --wait`.
+mod settle;
 /// `qctl support`.
 mod support;
 /// `qctl tune`.
@@ -198,6 +204,11 @@ enum Command {
     },
     /// Print qctl's manual page, for `man -l -`. Asks no agent.
     Man,
+    /// Run a program in a container that is thrown away when it ends: with an image of tools, or in a service's place. On
+    /// housekeeping cores, as every container. Exit code 1 if it ends with another status than 0.
+    Debug(debug::Debug),
+    /// Take down packets of an interface, as tcpdump does, into a pcap file.
+    Pcap(pcap::Pcap),
     /// Images of containers.
     Image {
         #[command(subcommand)]
@@ -367,6 +378,7 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         }
         Command::Healthy { timeout } => return healthy(target, seconds(*timeout)),
         Command::Logs(wanted) => return logs::show(target, wanted),
+        Command::Debug(wanted) => return debug::run(target, wanted),
         _ => {}
     }
     let mut client = Client::connect(target)?;
@@ -390,6 +402,7 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Audit(wanted) => audit::show(client, wanted)?,
         Command::Support { archive } => support::collect(client, archive)?,
         Command::Events(wanted) => events::show(client, wanted)?,
+        Command::Pcap(wanted) => pcap::take(client, wanted)?,
         Command::Image { what } => image::act(client, what)?,
         Command::Kill => client.done(&Request::Control { kill: true, drain: false })?,
         Command::Drain => client.done(&Request::Control { kill: false, drain: true })?,
@@ -413,8 +426,8 @@ fn act(arguments: &Arguments) -> Result<()> {
     }
     let targets = context::targets(&arguments.on, &arguments.select)?;
     let (many, mut failed) = (targets.len() > 1, 0);
-    let one_file = matches!(arguments.command, Command::Support { .. });
-    ensure!(!(many && one_file), "one archive has one host: name it with --on");
+    let one_file = matches!(arguments.command, Command::Support { .. } | Command::Pcap(_));
+    ensure!(!(many && one_file), "one file has one host: name it with --on");
     for (name, target) in &targets {
         if many {
             println!("== {name}");

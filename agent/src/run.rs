@@ -38,11 +38,14 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 mod containers;
+mod debug;
 mod declaration;
 mod desired;
 mod grants;
 mod trials;
 
+use debug::Throwaway;
+use declaration::How;
 use desired::Follower;
 
 /// A version of a service that is to prove itself.
@@ -112,6 +115,8 @@ pub struct Agent {
     looks: mpsc::Sender<Look>,
     supply: Supply,
     follower: Follower,
+    /// Containers that are thrown away, by name.
+    throwaways: BTreeMap<String, Throwaway>,
     /// When what was applied on trial is taken back.
     try_until: Option<Duration>,
     containerd: Option<Containerd>,
@@ -161,7 +166,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {
         tokio::select! {
-            _ = ticks.tick() => { agent.sample(); agent.end_try(); agent.follow(); agent.reconcile().await; }
+            _ = ticks.tick() => agent.tick().await,
             () = wake.notified() => agent.reconcile().await,
             Some(look) = looked.recv() => agent.note_look(&look),
             Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
@@ -224,6 +229,7 @@ impl Agent {
             looks,
             supply,
             follower,
+            throwaways: BTreeMap::new(),
             try_until: None,
             containerd: None,
             observed: BTreeMap::new(),
@@ -240,14 +246,27 @@ impl Agent {
             retrying: None,
             watching: None,
         };
+        let was_staged = agent.take_staged()?;
         agent.declared = agent.load()?;
         agent.remember();
+        if was_staged {
+            agent.versions.declare(&agent.declared);
+            agent.write_versions()?;
+        }
         agent.settle_desired();
         Ok(agent)
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    async fn tick(&mut self) {
+        self.sample();
+        self.end_try();
+        self.end_debugs();
+        self.follow();
+        self.reconcile().await;
     }
 
     /// Says a problem once, not every second.
@@ -345,12 +364,19 @@ impl Agent {
         let done = match request {
             Request::Status {} => return Response::Status(Box::new(self.status())),
             Request::Declared {} => return Response::Declared(self.declared_text()),
-            Request::Apply { compose, dry_run, try_seconds } => {
-                let applied = self.apply(&compose, dry_run, try_seconds.map(Duration::from_secs));
+            Request::Apply { compose, dry_run, try_seconds, staged } => {
+                let how = How::of(dry_run, try_seconds, staged);
+                let applied = how.and_then(|how| self.apply(&compose, how));
                 return applied
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
             Request::Keep {} => self.keep(),
+            Request::Debug { service, seconds } => {
+                return self
+                    .begin_debug(&service, seconds)
+                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
+            }
+            Request::EndDebug { name } => self.end_debug(&name),
             Request::Deliver { envelope } => self.deliver(&envelope),
             Request::Desired { step } => self.step_desired(step),
             Request::LoadImage { archive } => {
@@ -373,7 +399,10 @@ impl Agent {
             Request::RemoveImage { name } => self.supply.remove(&name, &self.declared),
             Request::Update { url } => ask::start(&self.paths.update, &url).await,
             Request::Reboot { holding } => ask::reboot(&self.engines(), holding).await,
-            Request::Control { .. } | Request::Limits { .. } | Request::Audit { .. } => {
+            Request::Control { .. }
+            | Request::Limits { .. }
+            | Request::Audit { .. }
+            | Request::Capture(_) => {
                 unreachable!("the socket answers these itself")
             }
         };
@@ -398,6 +427,7 @@ impl Agent {
             healthy: engines.len() == expected && running && partition,
             update: ask::Update::read(&self.paths.update),
             desired: self.desired_report(),
+            staged: self.is_staged(),
             sealed: status::is_sealed(),
             partition,
             engines,

@@ -2,12 +2,15 @@
 //! whom, and the agent decides whether they may.
 
 use crate::audit::AuditLog;
+use crate::capture::capture;
 use crate::engines;
 use crate::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
 use crate::protocol::{Call, Request, Response, Role};
 use crate::risklimits as limits;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -144,6 +147,10 @@ impl Desk {
                 let read = tokio::task::spawn_blocking(move || audit.last(count));
                 Response::Audit(read.await.expect("it does not panic"))
             }
+            Request::Capture(wanted) => match capture(&self.pages, &wanted).await {
+                Ok(taken) => Response::Captured(STANDARD.encode(taken)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
             other => ask(other, &self.to_agent).await,
         }
     }

@@ -22,6 +22,9 @@ pub struct Status {
     /// What this host follows, if it follows something.
     #[serde(default)]
     pub desired: Option<Report>,
+    /// Whether a compose file waits for the next boot.
+    #[serde(default)]
+    pub staged: bool,
     /// Whether the data partition is sealed by a TPM.
     pub sealed: bool,
     /// Whether the isolated partition stands.

@@ -49,6 +49,9 @@ pub fn page(status: &Status, colour: bool) -> String {
     if let Some(desired) = &status.desired {
         let _ = writeln!(text, "\ndesired state: {}", desired.text());
     }
+    if status.staged {
+        let _ = writeln!(text, "\na compose file is staged: the next boot runs it");
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "! {problem}");
     }

@@ -1,6 +1,7 @@
 //! What can be asked by which method and path, and its description for programs (OpenAPI 3.1).
 
 use super::pairs;
+use crate::capture::Wanted;
 use crate::desired::Step;
 use crate::output::query::Query;
 use crate::protocol::{Request, Role, RolloutStep};
@@ -52,9 +53,16 @@ pub const ROUTES: &[Route] = &[
         "PUT",
         "/v1/compose",
         Role::Operator,
-        "Declare: a compose file that stands for itself; ?dry_run=true, ?try=SECONDS",
+        "Declare: a compose file that stands for itself; ?dry_run=true, ?try=SECONDS, ?staged=true",
     ),
     ("POST", "/v1/compose/keep", Role::Operator, "Keep what was applied on trial"),
+    (
+        "POST",
+        "/v1/debug",
+        Role::Operator,
+        "Start a container that is thrown away after ?seconds=: a service of a compose file",
+    ),
+    ("DELETE", "/v1/debug/{name}", Role::Operator, "Throw it away now"),
     ("PUT", "/v1/desired", Role::Operator, "Bring a signed desired state: its envelope"),
     ("POST", "/v1/desired/{act}", Role::Operator, "hold, resume or sync the desired state"),
     (
@@ -68,6 +76,12 @@ pub const ROUTES: &[Route] = &[
     ("DELETE", "/v1/images/{name}", Role::Operator, "Take an image away"),
     ("PUT", "/v1/secrets/{name}", Role::Admin, "Keep a secret: its bytes"),
     ("DELETE", "/v1/secrets/{name}", Role::Admin, "Forget a secret"),
+    (
+        "POST",
+        "/v1/capture",
+        Role::Admin,
+        "Packets, as pcap in base64: of ?interface=, ?filter=, ?seconds=, ?packets=, ?trading=true",
+    ),
     ("GET", "/v1/audit", Role::Admin, "Who changed what, the last ?count="),
     ("POST", "/v1/update", Role::Admin, "Fetch the release at ?url="),
     (
@@ -184,9 +198,14 @@ fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refuse
         ("PUT", ["v1", "compose"]) => {
             let compose = parts.text()?;
             let try_seconds = parts.query.get("try").map(|_| parts.number("try", 0)).transpose()?;
-            Request::Apply { compose, dry_run: parts.is("dry_run"), try_seconds }
+            let (dry_run, staged) = (parts.is("dry_run"), parts.is("staged"));
+            Request::Apply { compose, dry_run, try_seconds, staged }
         }
         ("POST", ["v1", "compose", "keep"]) => Request::Keep {},
+        ("POST", ["v1", "debug"]) => {
+            Request::Debug { service: parts.text()?, seconds: parts.number("seconds", 600)? }
+        }
+        ("DELETE", ["v1", "debug", name]) => Request::EndDebug { name: (*name).into() },
         ("PUT", ["v1", "desired"]) => Request::Deliver { envelope: parts.text()? },
         ("POST", ["v1", "desired", step]) => {
             let step: Step = serde_json::from_value(json!(step))
@@ -203,6 +222,16 @@ fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refuse
         ("POST", ["v1", "engine", "resume"]) => engine(false, false),
         ("PUT", ["v1", "limits"]) => {
             Request::Limits { shard: parts.query.get("shard").cloned(), changes: parts.json()? }
+        }
+        ("POST", ["v1", "capture"]) => {
+            let text = |name: &str| parts.query.get(name).cloned().unwrap_or_default();
+            Request::Capture(Wanted {
+                interface: text("interface"),
+                filter: text("filter"),
+                seconds: parts.number("seconds", 10)?,
+                packets: parts.number("packets", 10_000)?,
+                trading: parts.is("trading"),
+            })
         }
         ("POST", ["v1", "update"]) => {
             let url = parts.query.get("url").cloned();

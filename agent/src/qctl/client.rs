@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// What another host sends as a text, as it comes; nothing of the host itself.
-    pub fn stream(&mut self, path: &str) -> Result<Option<Box<dyn Read>>> {
+    pub fn stream(&mut self, path: &str) -> Result<Option<Box<dyn Read + Send>>> {
         let Self::Remote { agent, url } = self else { return Ok(None) };
         let url = format!("{url}{path}");
         let mut answer = agent.get(&url).call().with_context(|| no_answer(&url))?;

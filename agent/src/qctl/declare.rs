@@ -2,6 +2,7 @@
 
 use super::Output;
 use super::client::{Client, unexpected};
+use super::settle;
 use crate::compose::project::{Surroundings, resolve};
 use crate::protocol::{Request, Response, RolloutStep};
 use crate::status::{Container, Status};
@@ -27,9 +28,17 @@ pub struct Apply {
     /// Take it back after this time, as in 60s, unless qctl keep is heard before.
     #[arg(long = "try", value_parser = duration, conflicts_with = "dry_run")]
     try_for: Option<Duration>,
+    /// Check it now and run it from the next boot on. What is applied before that takes its place.
+    #[arg(long, conflicts_with_all = ["dry_run", "try_for"])]
+    staged: bool,
+    /// Wait until all of it runs and has proved itself, for this time at most; exit code 1 if it does not. An update's
+    /// trial takes a minute if its file says nothing else.
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "5m",
+          conflicts_with_all = ["dry_run", "staged"])]
+    wait: Option<Duration>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let seconds = match unit {
@@ -49,14 +58,18 @@ pub fn apply(client: &mut Client, wanted: &Apply) -> Result<()> {
     let file = &wanted.file;
     let compose = resolve(file, &Surroundings::of(file, &wanted.profile)?)?;
     let try_seconds = wanted.try_for.map(|time| time.as_secs());
-    let request = Request::Apply { compose, dry_run: wanted.dry_run, try_seconds };
+    let (dry_run, staged) = (wanted.dry_run, wanted.staged);
+    let request = Request::Apply { compose, dry_run, try_seconds, staged };
     let answer = client.ask(&request).with_context(|| file.display().to_string())?;
     let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
     changes.iter().for_each(|line| println!("{line}"));
     if let Some(seconds) = try_seconds {
         println!("taken back in {seconds} s; qctl keep keeps it");
     }
-    Ok(())
+    if staged {
+        println!("staged: the next boot runs it");
+    }
+    wanted.wait.map_or(Ok(()), |limit| settle::wait(client, limit))
 }
 
 /// Shows how a file differs from what is declared, line by line.
@@ -66,7 +79,7 @@ pub fn diff(client: &mut Client, file: &Path, profiles: &[String]) -> Result<()>
         return Err(unexpected("what is declared"));
     };
     print!("{}", crate::files::differences(&declared, &compose));
-    let request = Request::Apply { compose, dry_run: true, try_seconds: None };
+    let request = Request::Apply { compose, dry_run: true, try_seconds: None, staged: false };
     let answer = client.ask(&request).with_context(|| file.display().to_string())?;
     let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
     changes.iter().filter(|line| !line.starts_with('=')).for_each(|line| println!("{line}"));

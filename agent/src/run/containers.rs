@@ -52,7 +52,7 @@ impl Agent {
         let ended = output::end_all_but(&self.paths.logs, &living);
         self.problem("output", ended.err().map(|error| format!("{error:#}")));
         self.judge_trials();
-        self.wanted = self.versions.instances(&self.declared, &self.cores);
+        self.wanted = self.instances();
         self.bring_images(containerd).await;
         self.look_for_secrets();
         self.tell_ports();
@@ -101,11 +101,21 @@ impl Agent {
         Ok(())
     }
 
+    /// What is to run: what is declared, and what is thrown away later.
+    pub(super) fn instances(&self) -> Vec<Instance> {
+        let mut all = self.versions.instances(&self.declared, &self.cores);
+        all.extend(self.throwaways.values().map(|throwaway| throwaway.instance.clone()));
+        all
+    }
+
     /// The images of what is to run, and what keeps them from being here.
     async fn bring_images(&mut self, containerd: &mut Containerd) {
         let images: BTreeSet<String> =
             self.wanted.iter().map(|instance| instance.service.image.clone()).collect();
         let missing = self.supply.bring(containerd, &images).await;
+        self.problems.retain(|about, _| {
+            about.strip_prefix("image ").is_none_or(|image| images.contains(image))
+        });
         for image in images {
             let about = format!("image {image}");
             match missing.get(&image) {

@@ -6,7 +6,9 @@ use crate::events::Level;
 use crate::files::write_whole;
 use crate::limits::{TRY_MAX, TRY_MIN};
 use crate::runtimespec::facts::Facts;
+use crate::update::history::boot_id;
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -40,7 +42,92 @@ pub(super) fn check_host(services: &[Service]) -> Result<()> {
     Ok(())
 }
 
+/// What is done with a compose file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Nothing.
+    DryRun,
+    /// It is what is declared from now on.
+    Now,
+    /// The same, for this time, unless somebody keeps it.
+    Try(Duration),
+    /// The same, from the next boot on.
+    Staged,
+}
+
+impl How {
+    pub(super) fn of(dry_run: bool, try_seconds: Option<u64>, staged: bool) -> Result<Self> {
+        match (dry_run, try_seconds.map(Duration::from_secs), staged) {
+            (true, None, false) => Ok(Self::DryRun),
+            (false, None, true) => Ok(Self::Staged),
+            (false, None, false) => Ok(Self::Now),
+            (false, Some(time), false) if (TRY_MIN..=TRY_MAX).contains(&time) => {
+                Ok(Self::Try(time))
+            }
+            (false, Some(time), false) => {
+                let (min, max) = (TRY_MIN.as_secs(), TRY_MAX.as_secs());
+                bail!("for {} s: {min} s to {max} s", time.as_secs())
+            }
+            _ => bail!("only one of dry run, try and staged"),
+        }
+    }
+}
+
+/// A compose file that waits for the next boot.
+#[derive(Debug, Serialize, Deserialize)]
+struct Staged {
+    /// The boot in which it was brought.
+    boot: String,
+    compose: String,
+}
+
 impl Agent {
+    /// Keeps a file for the next boot; another one in its place.
+    fn stage(&self, compose: &str) -> Result<()> {
+        let staged = Staged { boot: boot_id()?, compose: compose.into() };
+        write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
+        self.log.say(Level::Info, "compose", "is staged: the next boot runs it");
+        Ok(())
+    }
+
+    /// After a boot, what was staged is what is applied; says whether it was so. What this release does not accept is left
+    /// out and said.
+    pub(super) fn take_staged(&mut self) -> Result<bool> {
+        let path = self.staged();
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(false) };
+        // Before it: what was on trial is taken back, or it would take this back.
+        self.restore()?;
+        let staged: Result<Staged, _> = serde_json::from_str(&text);
+        let taken = match staged {
+            Ok(staged) if boot_id()? == staged.boot => return Ok(false),
+            Ok(staged) => compose::parse(&staged.compose, &self.cores)
+                .map(|_| staged.compose)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match &taken {
+            Ok(compose) => {
+                write_whole(&self.paths.applied, compose)?;
+                self.log.say(Level::Info, "compose", "what was staged is applied");
+            }
+            Err(why) => {
+                let said = format!("what was staged is not accepted, the one before stays: {why}");
+                self.log.say(Level::Error, "compose", &said);
+            }
+        }
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        Ok(taken.is_ok())
+    }
+
+    /// Whether a file waits for the next boot.
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged().exists()
+    }
+
+    fn staged(&self) -> std::path::PathBuf {
+        self.paths.applied.with_extension("staged.json")
+    }
+
     /// The applied compose file if it is there and still valid, else the image's. What was on trial when the agent or the
     /// host went down is taken back: nobody kept it.
     pub(super) fn load(&mut self) -> Result<Vec<Service>> {
@@ -66,24 +153,24 @@ impl Agent {
     }
 
     /// A file that is refused changes nothing. Says what is another than before, by service.
-    pub(super) fn apply(
-        &mut self,
-        text: &str,
-        dry_run: bool,
-        try_for: Option<Duration>,
-    ) -> Result<Vec<String>> {
+    pub(super) fn apply(&mut self, text: &str, how: How) -> Result<Vec<String>> {
         let services = compose::parse(text, &self.cores)?;
-        if let Some(time) = try_for.filter(|time| !(TRY_MIN..=TRY_MAX).contains(time)) {
-            bail!("for {} s: {} s to {} s", time.as_secs(), TRY_MIN.as_secs(), TRY_MAX.as_secs());
-        }
         for service in &services {
             self.supply.check(self.containerd.as_ref(), &service.image)?;
         }
         check_host(&services)?;
         let changes = changes(&self.declared, &services);
-        if dry_run {
-            return Ok(changes);
-        }
+        let try_for = match how {
+            How::DryRun => return Ok(changes),
+            How::Staged => {
+                self.stage(text)?;
+                return Ok(changes);
+            }
+            How::Now => None,
+            How::Try(time) => Some(time),
+        };
+        // The last word counts.
+        let _ = std::fs::remove_file(self.staged());
         if try_for.is_some() && self.try_until.is_none() {
             // Empty if it is the image's own: that of the next release is to be its own again.
             let applied = std::fs::read_to_string(&self.paths.applied).unwrap_or_default();
@@ -112,7 +199,7 @@ impl Agent {
     fn declare(&mut self, services: Vec<Service>) -> Result<()> {
         self.declared = services;
         self.versions.declare(&self.declared);
-        self.wanted = self.versions.instances(&self.declared, &self.cores);
+        self.wanted = self.instances();
         self.trials.clear();
         self.problems.retain(|about, _| !about.starts_with("rollout "));
         self.supply.changed();

@@ -1,7 +1,7 @@
 //! The agent's side of the desired state: takes what came, applies it when it may, says how what is declared differs.
 
 use super::Agent;
-use super::declaration::{changes, check_host};
+use super::declaration::{How, changes, check_host};
 use crate::compose::{self, Service};
 use crate::desired::follow::{Places, Progress};
 use crate::desired::keeper::{Keeper, Taken};
@@ -134,7 +134,7 @@ impl Agent {
         let newest = self.follower.keeper()?.newest().cloned();
         let newest = newest.context("nothing has come yet")?;
         if again || !self.is_applied(&newest.compose) {
-            self.apply(&newest.compose, false, None)?;
+            self.apply(&newest.compose, How::Now)?;
         }
         self.follower.keeper()?.applied_now()?;
         self.note_drift();

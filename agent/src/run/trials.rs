@@ -23,7 +23,7 @@ impl Agent {
         });
         self.versions.refresh(&self.cores);
         self.versions.count(&self.declared);
-        self.wanted = self.versions.instances(&self.declared, &self.cores);
+        self.wanted = self.instances();
     }
 
     pub(super) fn write_versions(&self) -> Result<()> {
@@ -73,7 +73,8 @@ impl Agent {
 
     pub(super) fn is_on_trial(&self, instance: &Instance) -> bool {
         let proven = self.versions.proven.get(&instance.service.name);
-        proven.is_none_or(|version| version.fingerprint != instance.fingerprint)
+        !self.throwaways.contains_key(&instance.id)
+            && proven.is_none_or(|version| version.fingerprint != instance.fingerprint)
     }
 
     fn judge_one(&mut self, instance: &Instance) {
@@ -161,7 +162,7 @@ impl Agent {
                 self.problem(&format!("rollout {name}"), Some(text));
             }
         }
-        self.wanted = self.versions.instances(&self.declared, &self.cores);
+        self.wanted = self.instances();
         let said = format!("{step:?}").to_lowercase();
         self.log.say(
             Level::Info,

@@ -1,0 +1,177 @@
+//! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or in a service's place.
+
+use super::client::{Client, Target, unexpected};
+use super::declare::duration;
+use crate::output::query::Query;
+use crate::protocol::{Request, Response};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_yaml_ng::{Mapping, Value};
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Lines of a program that has ended are there within this.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub struct Debug {
+    /// Run this image.
+    #[arg(long, required_unless_present_any = ["of", "end"])]
+    image: Option<String>,
+    /// Run in the place of this service: with its user, volumes, secrets, environment and limits, and its image unless
+    /// --image names another.
+    #[arg(long)]
+    of: Option<String>,
+    /// How long it may run, as in 60s or 10m; at most an hour.
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    time: Duration,
+    /// Throw this one away instead of starting one.
+    #[arg(long, conflicts_with_all = ["image", "of", "command"])]
+    end: Option<String>,
+    /// The program and its arguments; the image's own if left out.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Starts one, shows what it writes, and ends with its status.
+pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
+    let mut client = Client::connect(target)?;
+    if let Some(name) = &wanted.end {
+        return client.done(&Request::EndDebug { name: name.clone() });
+    }
+    let service = serde_yaml_ng::to_string(&service(&mut client, wanted)?)?;
+    let request = Request::Debug { service, seconds: wanted.time.as_secs() };
+    let Response::Started(name) = client.ask(&request)? else {
+        return Err(unexpected("a container's name"));
+    };
+    eprintln!("{name}: on housekeeping cores, for {} s at most", wanted.time.as_secs());
+    let ended = follow(target, &mut client, &name);
+    // Its time may be over.
+    let _ = client.done(&Request::EndDebug { name: name.clone() });
+    match ended? {
+        0 => Ok(()),
+        status => bail!("{name}: ended with {status}"),
+    }
+}
+
+fn service(client: &mut Client, wanted: &Debug) -> Result<Mapping> {
+    let mut service = match &wanted.of {
+        None => Mapping::new(),
+        Some(of) => {
+            let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
+                return Err(unexpected("what is declared"));
+            };
+            let mut declared: Value = serde_yaml_ng::from_str(&declared)?;
+            declared.apply_merge()?;
+            let found = declared.get("services").and_then(|services| services.get(of));
+            let found = found.and_then(Value::as_mapping);
+            found.cloned().with_context(|| format!("there is no service {of}"))?
+        }
+    };
+    // What is done with a service while it runs is not done with this.
+    for key in [
+        "restart",
+        "depends_on",
+        "healthcheck",
+        "deploy",
+        "x-quietcore",
+        "container_name",
+        "profiles",
+    ] {
+        service.remove(key);
+    }
+    if let Some(image) = &wanted.image {
+        service.insert("image".into(), image.as_str().into());
+    }
+    if !wanted.command.is_empty() {
+        let words = |words: &[String]| {
+            Value::from(words.iter().map(|word| Value::from(word.as_str())).collect::<Vec<_>>())
+        };
+        service.insert("entrypoint".into(), words(&wanted.command[..1]));
+        service.insert("command".into(), words(&wanted.command[1..]));
+    }
+    Ok(service)
+}
+
+/// Shows lines until it has ended; its status.
+fn follow(target: &Target, client: &mut Client, name: &str) -> Result<u32> {
+    let query = Query { container: name.into(), lines: 1000, follow: true, since: None };
+    query.check().map_err(anyhow::Error::msg)?;
+    let (mut ended, mut said) = (None, String::new());
+    let lines = lines(target, &query)?;
+    loop {
+        match lines.pieces.recv_timeout(Duration::from_millis(100)) {
+            Ok(bytes) => {
+                std::io::stdout().write_all(&bytes)?;
+                std::io::stdout().flush()?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(100)),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some((status, at)) = ended {
+            let at: Instant = at;
+            if at.elapsed() > LAST_LINES {
+                return Ok(status);
+            }
+            continue;
+        }
+        let status = client.status()?;
+        let found = status.containers.iter().find(|container| container.name == name);
+        let found = found.with_context(|| format!("{name}: its time is over"))?;
+        let ended_with = found.state.strip_prefix("stopped (").and_then(|it| it.strip_suffix(')'));
+        if let Some(status) = ended_with {
+            ended = Some((status.parse().context("its status")?, Instant::now()));
+        }
+        let about = [format!("image {}: ", found.image), format!("container {name}: ")];
+        let waits =
+            status.problems.iter().find(|it| about.iter().any(|about| it.starts_with(about)));
+        if let Some(waits) = waits.filter(|it| **it != said) {
+            eprintln!("{waits}");
+            said.clone_from(waits);
+        }
+    }
+}
+
+/// Lines as they come, in pieces.
+struct Lines {
+    pieces: Receiver<Vec<u8>>,
+    journalctl: Option<Child>,
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.journalctl {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn lines(target: &Target, query: &Query) -> Result<Lines> {
+    let mut journalctl = None;
+    let mut from: Box<dyn Read + Send> = match target {
+        Target::Host(_) => {
+            let path = format!("/v1/logs/{}?{}", query.container, query.encode());
+            let stream = Client::connect(target)?.stream(&path)?;
+            stream.context("another host has a stream")?
+        }
+        Target::Socket(_) => {
+            let child = query.journalctl().stdout(Stdio::piped()).spawn();
+            let child = journalctl.insert(child.context("start journalctl")?);
+            Box::new(child.stdout.take().context("its output")?)
+        }
+    };
+    let (give, take) = sync_channel(16);
+    std::thread::spawn(move || {
+        let mut piece = [0; 8192];
+        while let Ok(len @ 1..) = from.read(&mut piece) {
+            if give.send(piece[..len].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(Lines { pieces: take, journalctl })
+}

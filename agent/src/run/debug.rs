@@ -1,0 +1,74 @@
+//! Containers that are thrown away: somebody looks around with tools of his own, on housekeeping cores, for a while.
+
+use super::Agent;
+use super::declaration::check_host;
+use crate::compose::{Conduct, parse_one};
+use crate::events::Level;
+use crate::instance::{Instance, Slot};
+use crate::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// One of them. An agent that starts anew knows it no more, and takes it away.
+#[derive(Debug)]
+pub(super) struct Throwaway {
+    pub(super) instance: Instance,
+    until: Duration,
+}
+
+impl Agent {
+    /// Starts one from a service of a compose file; returns its name. All that is refused to others is refused to it.
+    pub(super) fn begin_debug(&mut self, service: &str, seconds: u64) -> Result<String> {
+        ensure!((1..=DEBUG_SECONDS_MAX).contains(&seconds), "seconds: 1 to {DEBUG_SECONDS_MAX}");
+        ensure!(
+            self.throwaways.len() < DEBUGS_MAX,
+            "there are {DEBUGS_MAX} already; qctl debug --end NAME ends one"
+        );
+        let mut service = parse_one("debug", service, &self.cores)?;
+        self.supply.check(self.containerd.as_ref(), &service.image)?;
+        check_host(std::slice::from_ref(&service))?;
+        // No name of a service has a point. In the journal it is another one each time.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let names = (now..).map(|number| format!("debug.{number}"));
+        let mut names = names.filter(|name| !self.throwaways.contains_key(name));
+        let name = names.next().context("a number that is free")?;
+        let Conduct { stop_signal, stop_grace, .. } = service.conduct;
+        service.conduct = Conduct { stop_signal, stop_grace, ..Conduct::default() };
+        service.name.clone_from(&name);
+        service.ports.clear();
+        service.memory_min_bytes = None;
+        service.memory_bytes.get_or_insert(DEBUG_MEMORY);
+        service.pids.get_or_insert(DEBUG_PIDS);
+        // Nobody relies on it.
+        let instance = Instance::new(&service, Slot::Blue, false);
+        let until = self.now() + Duration::from_secs(seconds);
+        self.throwaways.insert(name.clone(), Throwaway { instance, until });
+        let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
+        self.log.say(Level::Info, &format!("container {name}"), &text);
+        self.change_throwaways();
+        Ok(name)
+    }
+
+    /// Throws one away.
+    pub(super) fn end_debug(&mut self, name: &str) -> Result<()> {
+        let there = self.throwaways.remove(name);
+        there.with_context(|| format!("there is no {name}; qctl status shows those that run"))?;
+        self.change_throwaways();
+        Ok(())
+    }
+
+    /// Throws away those whose time is over.
+    pub(super) fn end_debugs(&mut self) {
+        let (now, before) = (self.now(), self.throwaways.len());
+        self.throwaways.retain(|_, throwaway| now < throwaway.until);
+        if self.throwaways.len() < before {
+            self.change_throwaways();
+        }
+    }
+
+    fn change_throwaways(&mut self) {
+        self.wanted = self.instances();
+        self.supply.changed();
+        self.wake.notify_one();
+    }
+}
