@@ -11,6 +11,8 @@ mod compose;
 mod containers;
 /// A damaged data partition.
 mod data;
+/// Somebody looks for a fault.
+mod debug;
 /// What a host is to run, signed, and its journal to others.
 mod desired;
 /// The kernel's settings, judged by a checker.
@@ -94,6 +96,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("hot-core-refused", containers::hot_core_is_refused),
     ("isolation", isolation::no_container_reaches_a_hot_core),
     ("container-comes-back", containers::killed_container_comes_back),
+    ("debug", debug::somebody_looks_for_a_fault),
     ("kill-switch", trading::kill_switch_cancels_everything),
     ("recording", trading::recording_is_traded_state_for_state),
     ("images", images::images_are_fetched_and_judged),

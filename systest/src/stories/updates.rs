@@ -170,7 +170,14 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     host.booted.shell.check(apply, Duration::from_secs(60))?;
     refuse_strangers(image, &mut host, &good_release)?;
     host.stage_for_two(&good_release)?;
+    // It runs with the next version, and not before.
+    let stage = "sed 's/^    pids_limit: 16$/    pids_limit: 17/' /etc/quietcore/compose.yaml > /run/staged.yaml; qctl apply --staged /run/staged.yaml; sleep 3; cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max";
+    let staged = host.booted.shell.run(stage, Duration::from_secs(60))?.text;
+    ensure!(staged.contains("staged: the next boot") && staged.ends_with("\n16\n"), "{staged}");
     host.restart(good, READY_LIMIT)?;
+    let limits = "cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max; qctl events -n 100 | grep -c 'what was staged is applied'";
+    let limits = host.booted.shell.check(limits, Duration::from_secs(60))?;
+    ensure!(limits == "17\n1\n", "what was staged before the boot does not run: {limits}");
     let timer = "systemctl is-active quietcore-fallback.timer";
     let timer = host.booted.shell.run(timer, Duration::from_secs(60))?.text;
     ensure!(timer.trim() == "active", "nothing ends a boot on trial that hangs: {timer}");
@@ -185,7 +192,7 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
         seconds.push(start.elapsed().as_secs());
     }
     Ok(Verdict::Proved(format!(
-        "{good} was fetched, written, booted and proved itself; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a changed release, a stranger's signature, another profile, the same and a lower version are refused"
+        "{good} was fetched, written, booted and proved itself, with the compose file that was staged for its boot; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a changed release, a stranger's signature, another profile, the same and a lower version are refused"
     )))
 }
 
