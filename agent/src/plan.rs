@@ -70,6 +70,14 @@ pub struct Observed {
     pub snapshot: bool,
 }
 
+impl Observed {
+    /// A task without a container: the agent was killed while it had one made, the next one found no task yet and took the
+    /// container away, and then the task came.
+    pub fn is_orphan(&self) -> bool {
+        self.task.is_some() && self.fingerprint.is_none()
+    }
+}
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

@@ -86,6 +86,12 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
+/// A runtime specification in JSON, as containerd wants it.
+fn as_spec(json: Vec<u8>) -> prost_types::Any {
+    let type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec".into();
+    prost_types::Any { type_url, value: json }
+}
+
 /// Waits for a call with a time limit; `None` if the answer is one of the `expected` codes.
 async fn call<T>(
     action: &'static str,
@@ -229,7 +235,7 @@ impl Containerd {
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
         let facts = Facts::of(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
         let spec = runtimespec::spec(&instance.id, service, brought, &facts, image);
-        let spec = spec.to_string().into_bytes();
+        let spec = as_spec(spec.to_string().into_bytes());
         let container = Container {
             id: name.clone(),
             labels: [
@@ -239,10 +245,7 @@ impl Containerd {
             .into(),
             image: service.image.clone(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
-            spec: Some(prost_types::Any {
-                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(),
-                value: spec,
-            }),
+            spec: Some(spec),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key,
             ..Default::default()
@@ -279,6 +282,23 @@ impl Containerd {
         let kill = KillRequest { container_id: name.into(), signal, ..Default::default() };
         let mut tasks = TasksClient::new(self.channel.clone());
         call("signal", name, &[], tasks.kill(request(kill))).await.map(drop)
+    }
+
+    /// Puts a container in front of a task that has none: without one containerd lets nobody reach the task.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`].
+    pub async fn front(&self, name: &str) -> Result<(), ContainerdError> {
+        let container = Container {
+            id: name.into(),
+            runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
+            spec: Some(as_spec(b"{}".to_vec())),
+            ..Default::default()
+        };
+        let create = CreateContainerRequest { container: Some(container) };
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let created = containers.create(request(create));
+        call("create container", name, &[Code::AlreadyExists], created).await.map(drop)
     }
 
     /// Ends a container and takes away task, container and snapshot, whatever of them there is.

@@ -9,7 +9,7 @@ use crate::health::{Look, look};
 use crate::instance::Instance;
 use crate::limits::ENGINE_STOP_WAIT;
 use crate::output::{self, Origin};
-use crate::plan::{self, Action, Ending, Task, container_of, is_over};
+use crate::plan::{self, Action, Ending, Observed, Task, container_of, is_over};
 use crate::status::{Container, Engine};
 use crate::supply::Missing;
 use crate::volumes;
@@ -170,6 +170,9 @@ impl Agent {
                 let id = output::instance_of(name);
                 let ending = self.ending(name);
                 self.health.forget(id);
+                if self.observed.get(name).is_some_and(Observed::is_orphan) {
+                    containerd.front(name).await?;
+                }
                 containerd.remove(name, ending).await?;
                 if !self.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
