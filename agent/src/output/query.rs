@@ -9,8 +9,8 @@ use std::process::Command;
 pub struct Query {
     /// The container.
     pub container: String,
-    /// The last so many lines.
-    pub lines: u32,
+    /// The last so many lines; all of them without it.
+    pub lines: Option<u32>,
     /// And what it writes from now on.
     pub follow: bool,
     /// Only since then, as journalctl understands it: "10 min ago".
@@ -39,7 +39,8 @@ impl Query {
     pub fn journalctl(&self) -> Command {
         let mut journal = Command::new("journalctl");
         journal.args(["--quiet", "--no-pager", "--output=cat"]);
-        journal.arg(format!("--lines={}", self.lines));
+        // Followed without a number they start at the end, and miss what comes meanwhile.
+        journal.arg(format!("--lines={}", self.lines_text()));
         if self.follow {
             journal.arg("--follow");
         }
@@ -50,9 +51,13 @@ impl Query {
         journal
     }
 
+    fn lines_text(&self) -> String {
+        self.lines.map_or("all".into(), |lines| lines.to_string())
+    }
+
     /// It, as the query of a URL.
     pub fn encode(&self) -> String {
-        let mut text = format!("lines={}&follow={}", self.lines, self.follow);
+        let mut text = format!("lines={}&follow={}", self.lines_text(), self.follow);
         if let Some(since) = &self.since {
             text.push_str("&since=");
             for byte in since.bytes() {
@@ -71,14 +76,15 @@ impl Query {
     /// What is not understood.
     pub fn decode(container: &str, query: &str) -> Result<Self, String> {
         let container = container.to_owned();
-        let mut read = Self { container, lines: 100, follow: false, since: None };
+        let mut read = Self { container, lines: Some(100), follow: false, since: None };
         for (name, value) in super::super::api::pairs(query) {
-            match (name.as_str(), value) {
+            match (name.as_str(), value.as_str()) {
+                ("lines", "all") => read.lines = None,
                 ("lines", value) => {
-                    read.lines = value.parse().map_err(|_| format!("lines={value}"))?;
+                    read.lines = Some(value.parse().map_err(|_| format!("lines={value}"))?);
                 }
                 ("follow", value) => read.follow = value == "true",
-                ("since", value) => read.since = Some(value),
+                ("since", value) => read.since = Some(value.into()),
                 (other, _) => return Err(format!("there is no {other}")),
             }
         }
@@ -95,11 +101,13 @@ mod tests {
     fn a_query_goes_there_and_back_and_its_words_are_plain() {
         let query = Query {
             container: "a.green".into(),
-            lines: 7,
+            lines: Some(7),
             follow: true,
             since: Some("10 min ago".into()),
         };
-        assert_eq!(Query::decode("a.green", &query.encode()), Ok(query));
+        assert_eq!(Query::decode("a.green", &query.encode()), Ok(query.clone()));
+        let all = Query { lines: None, ..query };
+        assert_eq!(Query::decode("a.green", &all.encode()), Ok(all));
         assert!(Query::decode("--vacuum-size=1", "").is_err());
         assert!(Query::decode("a", "since=%24%28reboot%29").is_err());
         assert!(Query::decode("a", "lines=x").is_err());

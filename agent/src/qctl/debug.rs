@@ -97,7 +97,9 @@ fn service(client: &mut Client, wanted: &Debug) -> Result<Mapping> {
 
 /// Shows lines until it has ended; its status.
 fn follow(target: &Target, client: &mut Client, name: &str) -> Result<u32> {
-    let query = Query { container: name.into(), lines: 1000, follow: true, since: None };
+    // Its name has the second in which it began.
+    let since = name.strip_prefix("debug.").map(|second| format!("@{second}"));
+    let query = Query { container: name.into(), lines: None, follow: true, since };
     query.check().map_err(anyhow::Error::msg)?;
     let (mut ended, mut said) = (None, String::new());
     let lines = lines(target, &query)?;

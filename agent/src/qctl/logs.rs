@@ -25,7 +25,7 @@ pub struct Logs {
 pub fn show(target: &Target, logs: &Logs) -> Result<()> {
     let query = Query {
         container: logs.name.clone(),
-        lines: logs.lines,
+        lines: Some(logs.lines),
         follow: logs.follow,
         since: logs.since.clone(),
     };
