@@ -32,6 +32,8 @@ mod declare;
 mod desired;
 /// `qctl events`.
 mod events;
+/// `qctl apply --canary`.
+mod fleet;
 /// `qctl image`.
 mod image;
 /// `qctl logs`.
@@ -422,9 +424,17 @@ fn act(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if is_here {
+        if let Command::Apply(declare::Apply { canary: Some(_), .. }) = arguments.command {
+            bail!("--canary: of which hosts? Give --on or --select");
+        }
         return act_on(&Target::Socket(arguments.socket.clone()), &arguments.command);
     }
     let targets = context::targets(&arguments.on, &arguments.select)?;
+    if let Command::Apply(wanted) = &arguments.command
+        && let Some(first) = wanted.canary
+    {
+        return fleet::apply(&targets, wanted, first, wanted.bake.unwrap_or_default());
+    }
     let (many, mut failed) = (targets.len() > 1, 0);
     let one_file = matches!(arguments.command, Command::Support { .. } | Command::Pcap(_));
     ensure!(!(many && one_file), "one file has one host: name it with --on");

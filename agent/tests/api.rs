@@ -3,6 +3,7 @@
 
 use agent::api::{Places, run};
 use agent::protocol::{Call, Request, Response, Role};
+use agent::status::{Container, Status};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -45,7 +46,10 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
             _ if call.role < call.request.role() => {
                 Response::Forbidden("that is not for you".into())
             }
-            Request::Status {} => Response::Status(Box::default()),
+            Request::Status {} => {
+                Response::Status(Box::new(status(&asked.lock().unwrap(), &call.who)))
+            }
+            Request::Apply { .. } => Response::Changes(vec!["~ a: x:1, made anew".into()]),
             Request::Secrets {} => Response::Secrets(vec!["key".into()]),
             Request::Events { after, .. } if *after < 3 => Response::Events(vec![event(after + 1)]),
             Request::Events { .. } => Response::Events(Vec::new()),
@@ -54,6 +58,20 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
         asked.lock().unwrap().push(call);
         (&stream).write_all((serde_json::to_string(&response).unwrap() + "\n").as_bytes()).unwrap();
     }
+}
+
+/// On a host with a 2 in its name a version that is bad is taken back.
+fn status(asked: &[Call], who: &str) -> Status {
+    let mut container =
+        Container { name: "a".into(), state: "running".into(), ..Container::default() };
+    let is_bad = |call: &&Call| {
+        let Request::Apply { compose, .. } = &call.request else { return false };
+        call.who == who && who.contains('2') && compose.contains("bad")
+    };
+    if asked.iter().any(|call| is_bad(&call)) {
+        container.rollout = Some("taken back: it ended with 4".into());
+    }
+    Status { containers: vec![container], ..Status::default() }
 }
 
 fn event(number: u64) -> agent::events::Event {
@@ -250,6 +268,33 @@ fn paths_are_answered_events_followed_and_sizes_bounded() {
         ids.extend(line.strip_prefix("id: ").map(ToOwned::to_owned));
     }
     assert_eq!(ids, ["2", "3"]);
+}
+
+#[test]
+fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
+    let desk = Desk::start("api-canary");
+    for name in ["h1", "h2", "h3", "h4"] {
+        desk.identity("ca", name, "operator");
+    }
+    std::fs::write(desk.directory.join("good.yaml"), "services: {a: {image: x}}").unwrap();
+    std::fs::write(desk.directory.join("bad.yaml"), "services: {a: {image: bad}}").unwrap();
+    let apply = |file: &str, more: &[&str]| {
+        desk.asked.lock().unwrap().clear();
+        let words = [&["--select", "site=ny4", "apply", file, "--wait", "20s"], more].concat();
+        let output = qctl(&words, &desk.directory);
+        let asked = desk.asked.lock().unwrap().clone();
+        let applied = asked.into_iter().filter(|it| matches!(it.request, Request::Apply { .. }));
+        let who: Vec<String> = applied.map(|call| call.who).collect();
+        (output.status.success(), who.join(" "), String::from_utf8(output.stderr).unwrap())
+    };
+    let (done, who, said) = apply("good.yaml", &["--canary", "25%", "--bake", "1s"]);
+    assert!(done && who == "h1 h2 h3 h4", "{who}: {said}");
+    let (done, who, said) = apply("bad.yaml", &["--canary", "2"]);
+    assert!(!done && who == "h1 h2", "{who}: {said}");
+    assert!(
+        said.contains("h2; 2 of 4 hosts were not asked") && said.contains("ended with 4"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Output;
 use super::client::{Client, unexpected};
+use super::fleet::Share;
 use super::settle;
 use crate::compose::project::{Surroundings, resolve};
 use crate::protocol::{Request, Response, RolloutStep};
@@ -36,6 +37,13 @@ pub struct Apply {
     #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "5m",
           conflicts_with_all = ["dry_run", "staged"])]
     wait: Option<Duration>,
+    /// Of several hosts, so many first, as 2 or 10%; the others once it has proved itself there. Who comes after one where it
+    /// did not is not asked.
+    #[arg(long, requires = "wait", value_name = "HOSTS")]
+    pub canary: Option<Share>,
+    /// Look at the first ones again after this time, before the others are asked.
+    #[arg(long, requires = "canary", value_name = "TIME", value_parser = duration)]
+    pub bake: Option<Duration>,
 }
 
 pub fn duration(text: &str) -> Result<Duration, String> {

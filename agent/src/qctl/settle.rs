@@ -38,6 +38,14 @@ pub fn wait(client: &mut Client, limit: Duration) -> Result<()> {
     }
 }
 
+/// What is not as it is to be, if something is.
+pub fn unsettled(status: &Status) -> Option<String> {
+    match outlook(status) {
+        Outlook::Settled => None,
+        Outlook::Waits(what) | Outlook::Failed(what) => Some(what),
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Outlook {
     Settled,
