@@ -2,16 +2,28 @@
 //! who sends and receives there some work, on his core: while the engine trades, somebody has to want that.
 
 use crate::limits::{
-    CAPTURE_LEN_MAX, CAPTURE_PACKET_LEN, CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX,
+    CAPTURE_LEN_MAX, CAPTURE_PACKET_LEN, CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, REQUEST_LEN_MAX,
 };
 use abi::counters::State;
 use abi::shards::alive_pages;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::Stdio;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Where its unit waits (systemd/base/system/quietcore-capture.socket).
+const SOCKET: &str = "/run/quietcore/capture.sock";
+/// The unit begins and ends within this.
+const MARGIN: Duration = Duration::from_secs(5);
+/// How a pcap file begins, in microseconds and in nanoseconds, on this machine (pcap-savefile(5)).
+const MAGIC: [[u8; 4]; 2] = [[0xd4, 0xc3, 0xb2, 0xa1], [0x4d, 0x3c, 0xb2, 0xa1]];
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,24 +67,6 @@ impl Wanted {
     }
 }
 
-/// What the unit may; everything else it may not.
-const PROPERTIES: [&str; 14] = [
-    "DynamicUser=yes",
-    "AmbientCapabilities=CAP_NET_RAW",
-    "CapabilityBoundingSet=CAP_NET_RAW",
-    "RestrictAddressFamilies=AF_PACKET AF_NETLINK AF_UNIX AF_INET",
-    "PrivateDevices=yes",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
-    "ProtectHome=yes",
-    "MemoryDenyWriteExecute=yes",
-    "RestrictNamespaces=yes",
-    "SystemCallFilter=@system-service",
-    "SystemCallFilter=~@privileged @resources",
-    "MemoryMax=64M",
-];
-
 /// Takes them down; `pages` are the engines'.
 ///
 /// # Errors
@@ -86,30 +80,68 @@ pub async fn capture(pages: &Path, wanted: &Wanted) -> Result<Vec<u8>> {
         "the engine trades, and each packet on {} would cost its core some work; qctl drain first, or give --trading",
         wanted.interface
     );
-    let mut command = Command::new("systemd-run");
-    command.args(["--pipe", "--quiet", "--collect", "--service-type=exec"]);
-    command.args(PROPERTIES.map(|property| format!("--property={property}")));
-    command.arg(format!("--property=RuntimeMaxSec={}", wanted.seconds));
-    // Not promiscuous: the card stays as it is. Whole packets as they come, and no names asked of anybody.
-    command.args(["--", "tcpdump", "-p", "-n", "-U", "-w", "-"]);
-    command.args(["-i", &wanted.interface, "-c", &wanted.packets.to_string()]);
-    command.args(["-s", &CAPTURE_PACKET_LEN.to_string(), "--", &wanted.filter]);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("start systemd-run")?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (mut taken, mut said) = (Vec::new(), String::new());
-    // Who stops reading ends it: its next packet finds the pipe closed.
-    out.context("its output")?.take(CAPTURE_LEN_MAX).read_to_end(&mut taken).await?;
-    if taken.is_empty() {
-        err.context("its errors")?.take(4096).read_to_string(&mut said).await?;
-        bail!("{}", said.lines().last().unwrap_or("tcpdump said nothing").trim());
-    }
+    let mut stream = UnixStream::connect(SOCKET)
+        .await
+        .with_context(|| format!("connect to {SOCKET}; is quietcore-capture.socket there?"))?;
+    let mut line = serde_json::to_string(wanted)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).await?;
+    // Who stops reading ends it: its next packet finds nobody.
+    let (limit, mut taken) = (Duration::from_secs(wanted.seconds) + MARGIN, Vec::new());
+    let mut stream = stream.take(CAPTURE_LEN_MAX);
+    // What came until then is there.
+    let _ = timeout(limit, stream.read_to_end(&mut taken)).await;
+    let is_file = MAGIC.iter().any(|magic| taken.starts_with(magic));
+    let said = || String::from_utf8_lossy(&taken).trim().to_owned();
+    ensure!(is_file, "{}", Some(said()).filter(|said| !said.is_empty()).unwrap_or_else(no_word));
     Ok(taken)
+}
+
+fn no_word() -> String {
+    "tcpdump did not begin in time; journalctl -t quietcore-agent says more".into()
+}
+
+/// The unit's work: reads what is wanted from the socket that is its standard input, and has tcpdump answer there.
+///
+/// # Errors
+/// It does not begin; who asks is told as well.
+pub fn serve() -> Result<()> {
+    let done = take(BufReader::new(std::io::stdin().take(REQUEST_LEN_MAX)));
+    if let Err(error) = &done {
+        println!("{error:#}");
+    }
+    done
+}
+
+fn take(mut from: impl BufRead) -> Result<()> {
+    let mut line = String::new();
+    from.read_line(&mut line).context("hear what is wanted")?;
+    let wanted: Wanted = serde_json::from_str(&line).context("what is wanted")?;
+    wanted.check()?;
+    let mut command = Command::new("tcpdump");
+    // Not promiscuous: the card stays as it is. Packets as they come, and nobody is asked for names.
+    command.args(["-p", "-n", "-U", "-w", "-", "-i", &wanted.interface]);
+    command.args(["-c", &wanted.packets.to_string(), "-s", &CAPTURE_PACKET_LEN.to_string()]);
+    command.args(["--", &wanted.filter]);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.context("start tcpdump")?;
+    let pid = Pid::from_raw(child.id() as i32);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(wanted.seconds));
+        // It writes what it has. This process ends with it, or has ended.
+        let _ = kill(pid, Signal::SIGINT);
+    });
+    let mut said = String::new();
+    child.stderr.take().context("its errors")?.take(4096).read_to_string(&mut said)?;
+    let status = child.wait()?;
+    // What it says after that has no place in a file of packets.
+    let has_begun = said.contains("listening on");
+    ensure!(
+        has_begun || status.success(),
+        "{}",
+        said.lines().last().unwrap_or("tcpdump failed").trim()
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub mod supply;
 pub mod tune;
 /// Updates of the operating system.
 pub mod update;
+/// Secrets from HashiCorp Vault.
+pub mod vault;
 /// Status as a page for a terminal.
 pub mod view;
 /// Directories that containers keep what is theirs in.

@@ -41,6 +41,17 @@ pub const SECRETS_MAX: usize = 256;
 /// A TPM takes a second at most for one.
 pub const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What says what is wanted of Vault: a certificate or two, and some hundred bytes for each secret.
+pub const VAULT_CONFIG_LEN_MAX: u64 = 256 << 10;
+/// Between two looks at Vault, unless it is said otherwise.
+pub const VAULT_INTERVAL: Duration = Duration::from_secs(300);
+/// See [`VAULT_INTERVAL`]: the shortest is no burden for a server with a thousand hosts.
+pub const VAULT_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// See [`VAULT_INTERVAL`].
+pub const VAULT_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+/// One look, with all secrets.
+pub const VAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Looks at one canary's metrics: each is a line that somebody reads when it fails.
 pub const CANARY_CHECKS_MAX: usize = 32;
 /// What is read of a page of metrics.

@@ -8,7 +8,8 @@ use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
 use agent::{
-    api, compose, desired, forward, hostconfig, hotpartition, init, output, protocol, qctl,
+    api, capture, compose, desired, forward, hostconfig, hotpartition, init, output, protocol,
+    qctl, vault,
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -125,6 +126,11 @@ enum Command {
     },
     /// Look at where the desired state is, and hand on what is there.
     Follow,
+    /// Read secrets from the Vault that the credential quietcore.vault names, and hand them on.
+    Vault,
+    /// Take down packets for who is at the other end of standard input, and leave.
+    #[command(hide = true)]
+    Capture,
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -254,6 +260,12 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Tail { logs, journal } => tailer::run(&logs, &journal),
         Command::Follow => follow(),
+        Command::Capture => capture::serve(),
+        Command::Vault => {
+            let config = vault::Config::read(credentials().as_deref())?;
+            use_cryptography()?;
+            block_on(vault::run(&config.context("started with a credential")?, &Default::default()))
+        }
         Command::FetchUpdate => fetch::run(&Places::default()),
         Command::InstallUpdate => install::run(&Places::default()),
         Command::InstallDisk => flash::install::run(&hostconfig::Places::default().install()),

@@ -43,10 +43,12 @@ mod declaration;
 mod desired;
 mod grants;
 mod trials;
+mod vault;
 
 use debug::Throwaway;
 use declaration::How;
 use desired::Follower;
+use vault::VaultDesk;
 
 /// A version of a service that is to prove itself.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +117,7 @@ pub struct Agent {
     looks: mpsc::Sender<Look>,
     supply: Supply,
     follower: Follower,
+    vault: VaultDesk,
     /// Containers that are thrown away, by name.
     throwaways: BTreeMap<String, Throwaway>,
     /// When what was applied on trial is taken back.
@@ -217,6 +220,7 @@ impl Agent {
         let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
         let follower = paths.versions.with_file_name("desired.json");
         let follower = Follower::new(paths.credentials.as_deref(), &follower);
+        let vault = VaultDesk::new(paths.credentials.as_deref());
         let mut agent = Self {
             secrets,
             paths,
@@ -229,6 +233,7 @@ impl Agent {
             looks,
             supply,
             follower,
+            vault,
             throwaways: BTreeMap::new(),
             try_until: None,
             containerd: None,
@@ -266,6 +271,7 @@ impl Agent {
         self.end_try();
         self.end_debugs();
         self.follow();
+        self.take_from_vault().await;
         self.reconcile().await;
     }
 
