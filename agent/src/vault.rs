@@ -188,7 +188,7 @@ pub async fn run(config: &Config, places: &Places) -> Result<()> {
     write_whole(&places.authority, &config.authority)?;
     let (mut last, mut session, mut pause) = (Fetched::new(), None, config.interval());
     loop {
-        let asked = timeout(VAULT_TIMEOUT, read(config, places, &mut session)).await;
+        let asked = timeout(VAULT_TIMEOUT, look(config, places, &mut session)).await;
         let asked = asked
             .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", VAULT_TIMEOUT.as_secs())));
         let failed = match asked {
@@ -241,6 +241,19 @@ async fn log_in(config: &Config, places: &Places) -> Result<Session> {
     // Not in its last third.
     let until = Instant::now() + Duration::from_secs(auth.lease_duration * 2 / 3);
     Ok(Session { client, until })
+}
+
+/// A token that was good may have been taken back: then once more, with another.
+async fn look(config: &Config, places: &Places, session: &mut Option<Session>) -> Result<Fetched> {
+    let had_one = session.is_some();
+    match read(config, places, session).await {
+        Err(error) if had_one => {
+            info!("{error:#}; logging in again");
+            *session = None;
+            read(config, places, session).await
+        }
+        other => other,
+    }
 }
 
 async fn read(config: &Config, places: &Places, session: &mut Option<Session>) -> Result<Fetched> {

@@ -275,3 +275,32 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
             .into(),
     ))
 }
+
+/// The story: no registry of packages has a Vault to ask, but a server that is none, behind TLS with an authority of its own,
+/// shows that it is asked and how it ends. What Vault answers is in the agent's tests.
+pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
+    let registry = booted.registry.as_ref().context("the machine has no registry")?;
+    let (port, file) = (registry.port, registry.file("authority/ca.crt"));
+    let authority = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let config = |authority: &str| {
+        format!(
+            "version = 1\nurl = \"https://10.0.2.2:{port}\"\nauthority = \"\"\"{authority}\"\"\"\nrole_id = \"r\"\nsecret_id = \"s\"\ninterval_seconds = 5\n[[secret]]\nname = \"feed\"\npath = \"desk\"\nfield = \"password\""
+        )
+    };
+    let units = "quietcore-agent quietcore-vault";
+    tell(booted, "quietcore.vault", &config(""), units)?;
+    wait_problem(booted, "certificate").context("one that nobody vouches for")?;
+    tell(booted, "quietcore.vault", &config(&authority), units)?;
+    wait_problem(booted, "log in by AppRole: status 404").context("one that is no Vault")?;
+    let closed = "stat -c '%a %U' /run/quietcore/vault; systemctl stop quietcore-vault";
+    let closed = booted.shell.check(closed, ANSWER)?;
+    ensure!(closed == "700 quietcore-vault\n", "where secrets come in is {closed}");
+    let clean =
+        format!("rm {CREDENTIALS}/quietcore.vault; systemctl restart quietcore-agent; qctl ready");
+    booted.shell.check(&clean, ANSWER)?;
+    Ok(Verdict::Proved(
+        "a process of its own asked who was named, over TLS: one that nobody vouches for is told nothing, what one that is no \
+         Vault answers stands in the status"
+            .into(),
+    ))
+}

@@ -105,6 +105,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("api", api::hosts_are_asked_over_the_network),
     ("desired", desired::hosts_follow_what_is_signed),
     ("forwarded", desired::journal_is_forwarded),
+    ("vault", desired::vault_is_asked),
     ("kernel-hardening", hardening::kernel_is_hardened),
     ("tuned", tune::host_is_tuned),
 ];
