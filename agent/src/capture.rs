@@ -18,8 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Where its unit waits (systemd/base/system/quietcore-capture.socket).
-const SOCKET: &str = "/run/quietcore/capture.sock";
+/// Where its unit waits (systemd/base/system/quietcore-pcap.socket).
+const SOCKET: &str = "/run/quietcore/pcap/socket";
 /// The unit begins and ends within this.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How a pcap file begins, in microseconds and in nanoseconds, on this machine (pcap-savefile(5)).
@@ -82,7 +82,7 @@ pub async fn capture(pages: &Path, wanted: &Wanted) -> Result<Vec<u8>> {
     );
     let mut stream = UnixStream::connect(SOCKET)
         .await
-        .with_context(|| format!("connect to {SOCKET}; is quietcore-capture.socket there?"))?;
+        .with_context(|| format!("connect to {SOCKET}; is quietcore-pcap.socket there?"))?;
     let mut line = serde_json::to_string(wanted)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).await?;

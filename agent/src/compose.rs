@@ -267,7 +267,8 @@ const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcor
 
 /// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
 /// reaches them is this host's operator, or more.
-const OWN: [&str; 8] = ["agent", "desired", "esp", "host", "pull", "probe", "update", "vault"];
+const OWN: [&str; 9] =
+    ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault"];
 
 /// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
 pub fn is_bindable(path: &str, read_only: bool) -> bool {

@@ -130,7 +130,7 @@ enum Command {
     Vault,
     /// Take down packets for who is at the other end of standard input, and leave.
     #[command(hide = true)]
-    Capture,
+    Pcap,
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -260,7 +260,7 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Tail { logs, journal } => tailer::run(&logs, &journal),
         Command::Follow => follow(),
-        Command::Capture => capture::serve(),
+        Command::Pcap => capture::serve(),
         Command::Vault => {
             let config = vault::Config::read(credentials().as_deref())?;
             use_cryptography()?;
