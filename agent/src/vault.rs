@@ -13,6 +13,7 @@ use crate::web;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustify::errors::ClientError as Rest;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::btree_map::Entry;
@@ -289,6 +290,9 @@ async fn read(config: &Config, places: &Places, session: &mut Option<Session>) -
 fn said(error: ClientError) -> anyhow::Error {
     match error {
         ClientError::APIError { code, errors } => anyhow!("status {code}: {}", errors.join("; ")),
+        ClientError::RestClientError { source: Rest::ServerResponseError { code, .. } } => {
+            anyhow!("status {code}, and no answer of Vault's")
+        }
         other => other.into(),
     }
 }
