@@ -41,7 +41,8 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
     if let Some(name) = &wanted.end {
         return client.done(&Request::EndDebug { name: name.clone() });
     }
-    let service = serde_yaml_ng::to_string(&service(&mut client, wanted)?)?;
+    let of = wanted.of.as_ref().map(|name| declared(&mut client, name)).transpose()?;
+    let service = serde_yaml_ng::to_string(&service(of.unwrap_or_default(), wanted))?;
     let request = Request::Debug { service, seconds: wanted.time.as_secs() };
     let Response::Started(name) = client.ask(&request)? else {
         return Err(unexpected("a container's name"));
@@ -56,31 +57,30 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
     }
 }
 
-fn service(client: &mut Client, wanted: &Debug) -> Result<Mapping> {
-    let mut service = match &wanted.of {
-        None => Mapping::new(),
-        Some(of) => {
-            let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
-                return Err(unexpected("what is declared"));
-            };
-            let mut declared: Value = serde_yaml_ng::from_str(&declared)?;
-            declared.apply_merge()?;
-            let found = declared.get("services").and_then(|services| services.get(of));
-            let found = found.and_then(Value::as_mapping);
-            found.cloned().with_context(|| format!("there is no service {of}"))?
-        }
+/// What is declared of a service.
+fn declared(client: &mut Client, name: &str) -> Result<Mapping> {
+    let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
+        return Err(unexpected("what is declared"));
     };
-    // What is done with a service while it runs is not done with this.
-    for key in [
-        "restart",
-        "depends_on",
-        "healthcheck",
-        "deploy",
-        "x-quietcore",
-        "container_name",
-        "profiles",
-    ] {
+    let mut declared: Value = serde_yaml_ng::from_str(&declared)?;
+    declared.apply_merge()?;
+    let found = declared.get("services").and_then(|services| services.get(name));
+    let found = found.and_then(Value::as_mapping);
+    found.cloned().with_context(|| format!("there is no service {name}"))
+}
+
+/// The service that is run once, in the place of another one.
+fn service(mut service: Mapping, wanted: &Debug) -> Mapping {
+    // What is done with a service while it runs is not done with this; what it has, it has.
+    for key in ["restart", "depends_on", "healthcheck", "container_name", "profiles"] {
         service.remove(key);
+    }
+    let parts =
+        [("deploy", &["resources"][..]), ("x-quietcore", &["engine_pages", "hugepages"][..])];
+    for (key, kept) in parts {
+        if let Some(Value::Mapping(keys)) = service.get_mut(key) {
+            keys.retain(|key, _| key.as_str().is_some_and(|key| kept.contains(&key)));
+        }
     }
     if let Some(image) = &wanted.image {
         service.insert("image".into(), image.as_str().into());
@@ -92,7 +92,7 @@ fn service(client: &mut Client, wanted: &Debug) -> Result<Mapping> {
         service.insert("entrypoint".into(), words(&wanted.command[..1]));
         service.insert("command".into(), words(&wanted.command[1..]));
     }
-    Ok(service)
+    service
 }
 
 /// Shows lines until it has ended; its status.
@@ -176,4 +176,31 @@ fn lines(target: &Target, query: &Query) -> Result<Lines> {
         }
     });
     Ok(Lines { pieces: take, journalctl })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_services_place_are_its_limits_and_not_its_rollouts() {
+        let of: Mapping = serde_yaml_ng::from_str(
+            "{image: a, command: [x], restart: always, user: '1:1', deploy: {resources: {limits: {memory: 1m}}, update_config: {order: start-first}}, x-quietcore: {engine_pages: /p, http: y, canary: {time: 1s}}}",
+        )
+        .unwrap();
+        let wanted = Debug {
+            image: Some("tools".into()),
+            of: None,
+            time: Duration::from_secs(1),
+            end: None,
+            command: vec!["ls".into(), "-l".into()],
+        };
+        let made = serde_yaml_ng::to_string(&service(of, &wanted)).unwrap();
+        let expected: Mapping = serde_yaml_ng::from_str(
+            "{image: tools, command: [-l], user: '1:1', deploy: {resources: {limits: {memory: 1m}}}, x-quietcore: {engine_pages: /p}, entrypoint: [ls]}",
+        )
+        .unwrap();
+        let made: Mapping = serde_yaml_ng::from_str(&made).unwrap();
+        assert_eq!(made, expected);
+    }
 }
