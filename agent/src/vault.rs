@@ -99,6 +99,8 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         ensure!(config.version == 1, "version {}: this release knows version 1", config.version);
         web::check_url(&config.url).context("url")?;
+        // The client would not say what is wrong with it.
+        url::Url::parse(&config.url).with_context(|| format!("url: {}", config.url))?;
         let is_private =
             config.url.starts_with("https://") || config.url.starts_with("http://127.0.0.1:");
         ensure!(is_private, "url: https:// is expected: everybody on the way reads http://");
@@ -311,6 +313,7 @@ mod tests {
             ("version = 1", "version = 2", "version 2"),
             ("https://vault", "http://vault", "https:// is expected"),
             ("https://vault", "https://a:b@vault", "password"),
+            ("https://vault.example", "https://[vault", "url: https://[vault"),
             ("\"key\"", "\"quietcore.api\"", "this host's own"),
             ("\"key\"", "\"../x\"", "letters, digits"),
             ("desk/ny4", "desk/../x", "no path"),

@@ -8,6 +8,7 @@ use agent::desired::{Config, Desired};
 use agent::forward::entry::Entry;
 use agent::images::policy::Policy;
 use agent::protocol::{Call, Request};
+use agent::vault;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -47,6 +48,7 @@ const PIECES: [&str; 20] = [
 
 const COMPOSE: &str = "services:\n  a: &a\n    image: x@sha256:00\n    command: [\"b\", 'c']\n    environment: {D: \"1\"}\n    cpuset: \"0-1\"\n    mem_limit: 64m\n    volumes: [\"/run/quietcore/engine:/p:ro\"]\n    blkio_config: {device_read_bps: [{path: /dev/vda, rate: 1mb}]}\n    x-quietcore: {http: \"http://127.0.0.1:1/x\", ports: {1: 2}, canary: {bake: 1m}}\n    healthcheck: {interval: 1s}\n    deploy: {update_config: {order: start-first}}\n  b: {<<: *a, depends_on: [a]}\n";
 const DESIRED: &str = "version = 1\nname = \"a\"\nurl = \"https://x/y\"\nwindows = [\"Mon-Fri 22:00-05:00\"]\nkeys = [\"\"\"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n\"\"\"]\n";
+const VAULT: &str = "version = 1\nurl = \"https://v:8200\"\nrole_id = \"r\"\nsecret_id = \"s\"\n[[secret]]\nname = \"a\"\npath = \"b/c\"\nfield = \"d\"\n";
 const IMAGE: &str =
     "r:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const POLICY: &str = "version = 1\n[[registry]]\nname = \"r:5000\"\nmirrors = [\"m\"]\nunsigned = true\nrate_bytes_per_second = 4096\n";
@@ -111,6 +113,8 @@ fn compose_files_and_desired_states_are_read_or_refused() {
             let _ = (config.windows.text(), config.windows.next());
         }
     });
+    assert!(vault::Config::parse(VAULT).is_ok());
+    hostile("vault", VAULT, |bytes| drop(vault::Config::parse(&text(bytes))));
     let key = SigningKey::from_bytes(&[7; 32]);
     let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
     let text = format!("version = 1\nname = \"a\"\nkeys = ['''{pem}''']\n");
