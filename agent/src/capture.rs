@@ -91,14 +91,13 @@ pub async fn capture(pages: &Path, wanted: &Wanted) -> Result<Vec<u8>> {
     let mut stream = stream.take(CAPTURE_LEN_MAX);
     // What came until then is there.
     let _ = timeout(limit, stream.read_to_end(&mut taken)).await;
+    ensure!(
+        !taken.is_empty(),
+        "nothing came: two captures at once are all that there can be; journalctl -u 'quietcore-pcap@*' says more"
+    );
     let is_file = MAGIC.iter().any(|magic| taken.starts_with(magic));
-    let said = || String::from_utf8_lossy(&taken).trim().to_owned();
-    ensure!(is_file, "{}", Some(said()).filter(|said| !said.is_empty()).unwrap_or_else(no_word));
+    ensure!(is_file, "{}", String::from_utf8_lossy(&taken).trim());
     Ok(taken)
-}
-
-fn no_word() -> String {
-    "tcpdump did not begin in time; journalctl -t quietcore-agent says more".into()
 }
 
 /// The unit's work: reads what is wanted from the socket that is its standard input, and has tcpdump answer there.

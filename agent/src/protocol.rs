@@ -63,8 +63,8 @@ pub enum Request {
     },
     /// Start a container that is thrown away.
     Debug {
-        /// A service of a compose file, in YAML.
-        service: String,
+        /// A compose file with one service.
+        compose: String,
         /// How long it may run.
         seconds: u64,
     },
@@ -208,6 +208,7 @@ impl Request {
             Self::Apply { compose, dry_run, try_seconds, staged } => {
                 Self::Apply { compose: digest(&compose), dry_run, try_seconds, staged }
             }
+            Self::Debug { compose, seconds } => Self::Debug { compose: digest(&compose), seconds },
             other => other,
         };
         let mut shown = serde_json::json!(shown);

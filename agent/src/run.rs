@@ -42,6 +42,7 @@ mod debug;
 mod declaration;
 mod desired;
 mod grants;
+mod staged;
 mod trials;
 mod vault;
 
@@ -251,12 +252,14 @@ impl Agent {
             retrying: None,
             watching: None,
         };
-        let was_staged = agent.take_staged()?;
+        let is_another = agent.settle_staged();
         agent.declared = agent.load()?;
         agent.remember();
-        if was_staged {
+        if is_another {
             agent.versions.declare(&agent.declared);
-            agent.write_versions()?;
+            if let Err(error) = agent.write_versions() {
+                warn!("{error:#}");
+            }
         }
         agent.settle_desired();
         Ok(agent)
@@ -270,9 +273,11 @@ impl Agent {
         self.sample();
         self.end_try();
         self.end_debugs();
+        self.keep_staged();
         self.follow();
-        self.take_from_vault().await;
         self.reconcile().await;
+        // Whom a secret is given to has been seen by then.
+        self.take_from_vault().await;
     }
 
     /// Says a problem once, not every second.
@@ -377,9 +382,9 @@ impl Agent {
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
             Request::Keep {} => self.keep(),
-            Request::Debug { service, seconds } => {
+            Request::Debug { compose, seconds } => {
                 return self
-                    .begin_debug(&service, seconds)
+                    .begin_debug(&compose, seconds)
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
             }
             Request::EndDebug { name } => self.end_debug(&name),

@@ -101,6 +101,9 @@ pub struct Container {
     pub image: String,
     /// `running`, `stopped`, `absent`, …
     pub state: String,
+    /// Whether it runs, and well, or has done what it was to do.
+    #[serde(default)]
+    pub up: bool,
     /// `healthy`, `starting` or `unhealthy`, if it has a health check.
     pub health: Option<String>,
     /// What is to be said of its version: `on trial`, or why another was taken back.

@@ -129,6 +129,11 @@ impl Config {
         Ok(config)
     }
 
+    /// What the secrets are called on this host.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.secrets.iter().map(|wanted| wanted.name.clone()).collect()
+    }
+
     fn interval(&self) -> Duration {
         self.interval_seconds.map_or(VAULT_INTERVAL, Duration::from_secs)
     }

@@ -60,16 +60,23 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
     }
 }
 
-/// On a host with a 2 in its name a version that is bad is taken back.
+/// On a host with a 2 in its name a version that is bad is taken back, and one that ends soon ends once it was looked at twice.
 fn status(asked: &[Call], who: &str) -> Status {
+    let own: Vec<&Request> =
+        asked.iter().filter(|call| call.who == who).map(|call| &call.request).collect();
+    let looks = own.iter().rev().take_while(|it| matches!(it, Request::Status {})).count();
+    let applied = own.iter().rev().find_map(|request| match request {
+        Request::Apply { compose, .. } if who.contains('2') => Some(compose.as_str()),
+        _ => None,
+    });
     let mut container =
-        Container { name: "a".into(), state: "running".into(), ..Container::default() };
-    let is_bad = |call: &&Call| {
-        let Request::Apply { compose, .. } = &call.request else { return false };
-        call.who == who && who.contains('2') && compose.contains("bad")
-    };
-    if asked.iter().any(|call| is_bad(&call)) {
+        Container { name: "a".into(), state: "running".into(), up: true, ..Container::default() };
+    let applied = applied.unwrap_or_default();
+    if applied.contains("bad") {
         container.rollout = Some("taken back: it ended with 4".into());
+    }
+    if applied.contains("soon") && looks >= 2 {
+        (container.state, container.up) = ("stopped (1)".into(), false);
     }
     Status { containers: vec![container], ..Status::default() }
 }
@@ -278,6 +285,7 @@ fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
     }
     std::fs::write(desk.directory.join("good.yaml"), "services: {a: {image: x}}").unwrap();
     std::fs::write(desk.directory.join("bad.yaml"), "services: {a: {image: bad}}").unwrap();
+    std::fs::write(desk.directory.join("soon.yaml"), "services: {a: {image: soon}}").unwrap();
     let apply = |file: &str, more: &[&str]| {
         desk.asked.lock().unwrap().clear();
         let words = [&["--select", "site=ny4", "apply", file, "--wait", "20s"], more].concat();

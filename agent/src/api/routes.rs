@@ -60,7 +60,7 @@ pub const ROUTES: &[Route] = &[
         "POST",
         "/v1/debug",
         Role::Operator,
-        "Start a container that is thrown away after ?seconds=: a service of a compose file",
+        "Start a container that is thrown away after ?seconds=: a compose file with one service",
     ),
     ("DELETE", "/v1/debug/{name}", Role::Operator, "Throw it away now"),
     ("PUT", "/v1/desired", Role::Operator, "Bring a signed desired state: its envelope"),
@@ -203,7 +203,7 @@ fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refuse
         }
         ("POST", ["v1", "compose", "keep"]) => Request::Keep {},
         ("POST", ["v1", "debug"]) => {
-            Request::Debug { service: parts.text()?, seconds: parts.number("seconds", 600)? }
+            Request::Debug { compose: parts.text()?, seconds: parts.number("seconds", 600)? }
         }
         ("DELETE", ["v1", "debug", name]) => Request::EndDebug { name: (*name).into() },
         ("PUT", ["v1", "desired"]) => Request::Deliver { envelope: parts.text()? },

@@ -1,7 +1,7 @@
 //! The way to an agent: its socket on this host, or HTTPS with a certificate to others.
 
 use super::context::Host;
-use crate::limits::{HEALTHY_FOR, REMOTE_TIMEOUT};
+use crate::limits::{API_ANSWER_MAX, HEALTHY_FOR, REMOTE_TIMEOUT};
 use crate::protocol::{Request, Response};
 use crate::status::Status;
 use crate::view;
@@ -55,7 +55,8 @@ impl Client {
                 let body = serde_json::to_string(request)?;
                 let answer = agent.post(&url).content_type("application/json").send(body);
                 let mut answer = answer.with_context(|| no_answer(&url))?;
-                let text = answer.body_mut().read_to_string().with_context(|| no_answer(&url))?;
+                let text = answer.body_mut().with_config().limit(API_ANSWER_MAX).read_to_string();
+                let text = text.with_context(|| no_answer(&url))?;
                 serde_json::from_str(&text)
                     .with_context(|| format!("{url}: status {}: {text}", answer.status()))?
             }

@@ -4,8 +4,10 @@ use super::client::{Client, Target, unexpected};
 use super::declare::duration;
 use crate::output::query::Query;
 use crate::protocol::{Request, Response};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_yaml_ng::{Mapping, Value};
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -42,13 +44,18 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
         return client.done(&Request::EndDebug { name: name.clone() });
     }
     let of = wanted.of.as_ref().map(|name| declared(&mut client, name)).transpose()?;
-    let service = serde_yaml_ng::to_string(&service(of.unwrap_or_default(), wanted))?;
-    let request = Request::Debug { service, seconds: wanted.time.as_secs() };
+    let (of, mut file) = of.unwrap_or_default();
+    let services = Mapping::from_iter([("debug".into(), service(of, wanted).into())]);
+    file.insert("services".into(), services.into());
+    let compose = serde_yaml_ng::to_string(&file)?;
+    // Heard once there is something to end.
+    let signals = Signals::block()?;
+    let request = Request::Debug { compose, seconds: wanted.time.as_secs() };
     let Response::Started(name) = client.ask(&request)? else {
         return Err(unexpected("a container's name"));
     };
     eprintln!("{name}: on housekeeping cores, for {} s at most", wanted.time.as_secs());
-    let ended = follow(target, &mut client, &name);
+    let ended = follow(target, &mut client, &name, &signals);
     // Its time may be over.
     let _ = client.done(&Request::EndDebug { name: name.clone() });
     match ended? {
@@ -57,16 +64,17 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
     }
 }
 
-/// What is declared of a service.
-fn declared(client: &mut Client, name: &str) -> Result<Mapping> {
+/// What is declared: a service, and the file without its services.
+fn declared(client: &mut Client, name: &str) -> Result<(Mapping, Mapping)> {
     let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
         return Err(unexpected("what is declared"));
     };
     let mut declared: Value = serde_yaml_ng::from_str(&declared)?;
     declared.apply_merge()?;
-    let found = declared.get("services").and_then(|services| services.get(name));
-    let found = found.and_then(Value::as_mapping);
-    found.cloned().with_context(|| format!("there is no service {name}"))
+    let Value::Mapping(mut file) = declared else { bail!("what is declared is no mapping") };
+    let services = file.remove("services");
+    let found = services.as_ref().and_then(|services| services.get(name)?.as_mapping());
+    Ok((found.cloned().with_context(|| format!("there is no service {name}"))?, file))
 }
 
 /// The service that is run once, in the place of another one.
@@ -96,7 +104,7 @@ fn service(mut service: Mapping, wanted: &Debug) -> Mapping {
 }
 
 /// Shows lines until it has ended; its status.
-fn follow(target: &Target, client: &mut Client, name: &str) -> Result<u32> {
+fn follow(target: &Target, client: &mut Client, name: &str, signals: &Signals) -> Result<u32> {
     // Its name has the second in which it began.
     let since = name.strip_prefix("debug.").map(|second| format!("@{second}"));
     let query = Query { container: name.into(), lines: None, follow: true, since };
@@ -104,6 +112,9 @@ fn follow(target: &Target, client: &mut Client, name: &str) -> Result<u32> {
     let (mut ended, mut said) = (None, String::new());
     let lines = lines(target, &query)?;
     loop {
+        if let Some(signal) = signals.heard()? {
+            bail!("{name}: thrown away, after {signal}");
+        }
         match lines.pieces.recv_timeout(Duration::from_millis(100)) {
             Ok(bytes) => {
                 std::io::stdout().write_all(&bytes)?;
@@ -127,13 +138,40 @@ fn follow(target: &Target, client: &mut Client, name: &str) -> Result<u32> {
         if let Some(status) = ended_with {
             ended = Some((status.parse().context("its status")?, Instant::now()));
         }
-        let about = [format!("image {}: ", found.image), format!("container {name}: ")];
-        let waits =
-            status.problems.iter().find(|it| about.iter().any(|about| it.starts_with(about)));
-        if let Some(waits) = waits.filter(|it| **it != said) {
+        let about = |about: &str| status.problems.iter().find(|it| it.starts_with(about));
+        let broken = [format!("container {name}: "), format!("secrets of {name}: ")];
+        if let Some(why) = broken.iter().find_map(|it| about(it)) {
+            bail!("{why}");
+        }
+        let image = about(&format!("image {}: ", found.image)).filter(|it| **it != said);
+        if let Some(waits) = image {
+            ensure!(is_on_its_way(waits), "{waits}");
             eprintln!("{waits}");
             said.clone_from(waits);
         }
+    }
+}
+
+/// Whether what is said of an image is how far it is.
+fn is_on_its_way(problem: &str) -> bool {
+    problem.ends_with(": is asked for") || problem.ends_with(" MiB")
+}
+
+/// What asks this program to end.
+struct Signals(SignalFd);
+
+impl Signals {
+    fn block() -> Result<Self> {
+        let mut mask = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|it| mask.add(it));
+        mask.thread_block().context("block signals")?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
+        Ok(Self(signals.context("hear signals")?))
+    }
+
+    fn heard(&self) -> Result<Option<Signal>> {
+        let signal = self.0.read_signal().context("hear signals")?;
+        Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }
 }
 

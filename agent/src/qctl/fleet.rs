@@ -2,6 +2,7 @@
 
 use super::client::{Client, Target};
 use super::{declare, settle};
+use crate::status::Status;
 use anyhow::{Context, Result, ensure};
 use std::str::FromStr;
 use std::time::Duration;
@@ -52,34 +53,50 @@ pub fn apply(
     bake: Duration,
 ) -> Result<()> {
     let (count, first) = (targets.len(), first.of(targets.len()));
+    let mut canaries = Vec::new();
     for (index, (name, target)) in targets.iter().enumerate() {
-        let left = || format!("{name}; {} of {count} hosts were not asked", count - index - 1);
-        if index == first {
-            let (canaries, rest) = (&targets[..first], count - first);
-            check_again(canaries, bake)
-                .with_context(|| format!("{rest} of {count} hosts were not asked"))?;
-        }
         println!("== {name}");
-        let done =
-            Client::connect(target).and_then(|mut client| declare::apply(&mut client, wanted));
-        done.with_context(left)?;
+        let ask = || -> Result<Canary<'_>> {
+            let mut client = Client::connect(target)?;
+            declare::apply(&mut client, wanted)?;
+            Ok(Canary { name, target, restarts: restarts(&client.status()?) })
+        };
+        let left = |index: usize| format!("{} of {count} hosts were not asked", count - index - 1);
+        canaries.push(ask().with_context(|| format!("{name}; {}", left(index)))?);
+        if index + 1 == first {
+            check_again(&canaries, bake).with_context(|| left(index))?;
+        }
     }
     Ok(())
 }
 
-/// Whether all is still well after a while.
-fn check_again(canaries: &[(String, Target)], bake: Duration) -> Result<()> {
+/// A host that runs it.
+struct Canary<'a> {
+    name: &'a str,
+    target: &'a Target,
+    /// How often its containers had been started again by then.
+    restarts: u32,
+}
+
+fn restarts(status: &Status) -> u32 {
+    status.containers.iter().map(|container| container.restarts).sum()
+}
+
+/// Whether all is still well after a while, and was meanwhile.
+fn check_again(canaries: &[Canary<'_>], bake: Duration) -> Result<()> {
     if bake.is_zero() {
         return Ok(());
     }
     println!("{} of them run it; for {} s nobody else is asked", canaries.len(), bake.as_secs());
     std::thread::sleep(bake);
-    for (name, target) in canaries {
-        let status = Client::connect(target)?.status().with_context(|| name.clone())?;
+    for Canary { name, target, restarts: before } in canaries {
+        let status = Client::connect(target)?.status().with_context(|| (*name).to_owned())?;
+        let more = restarts(&status).saturating_sub(*before);
         let waits = settle::unsettled(&status);
+        let waits = waits.or((more > 0).then(|| format!("{more} restarts of containers")));
         ensure!(
             waits.is_none(),
-            "{name}: after {} s: {}",
+            "{name}: after {} s: {}; it keeps the file",
             bake.as_secs(),
             waits.unwrap_or_default()
         );

@@ -61,15 +61,10 @@ fn outlook(status: &Status) -> Outlook {
         let why = it.rollout.as_deref().unwrap_or_default();
         return Outlook::Failed(format!("{}: {why}; qctl events and qctl logs say more", it.name));
     }
-    let is_well = |it: &Container| match it.health.as_deref() {
-        _ if it.state.starts_with("stopped") => true,
-        Some(health) => it.state == "running" && health == "healthy",
-        None => it.state == "running",
-    };
     let waits: Vec<String> = status
         .containers
         .iter()
-        .filter(|it| !is_well(it) || it.rollout.is_some())
+        .filter(|it| !it.up || it.rollout.is_some())
         .map(|it| {
             let said = it.health.as_ref().filter(|_| it.state == "running").unwrap_or(&it.state);
             let rollout = it.rollout.as_ref().map_or(String::new(), |said| format!(", {said}"));
@@ -125,12 +120,12 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn status(state: &str, health: Option<&str>, rollout: Option<&str>) -> Status {
+    fn status(state: &str, up: bool, rollout: Option<&str>) -> Status {
         let own = |text: &str| text.to_owned();
         let container = Container {
             name: "a".into(),
             state: state.into(),
-            health: health.map(own),
+            up,
             rollout: rollout.map(own),
             ..Container::default()
         };
@@ -139,19 +134,19 @@ mod tests {
 
     #[test]
     fn what_was_applied_settles_waits_or_fails() {
-        assert_eq!(outlook(&status("running", None, None)), Outlook::Settled);
-        assert_eq!(outlook(&status("running", Some("healthy"), None)), Outlook::Settled);
-        assert_eq!(outlook(&status("stopped (0)", None, None)), Outlook::Settled);
-        let waits = |state, health, rollout| match outlook(&status(state, health, rollout)) {
+        assert_eq!(outlook(&status("running", true, None)), Outlook::Settled);
+        assert_eq!(outlook(&status("stopped (0)", true, None)), Outlook::Settled);
+        let waits = |state, up, rollout| match outlook(&status(state, up, rollout)) {
             Outlook::Waits(what) => what,
             other => panic!("{other:?}"),
         };
-        assert_eq!(waits("running", Some("starting"), None), "a starting");
-        assert_eq!(waits("absent", None, Some("on trial")), "a absent, on trial");
-        assert_eq!(waits("running", None, Some("on trial")), "a running, on trial");
-        let failed = outlook(&status("running", None, Some("taken back: it ended with 4")));
+        // Between two starts of one that keeps dying.
+        assert_eq!(waits("stopped (1)", false, None), "a stopped (1)");
+        assert_eq!(waits("absent", false, Some("on trial")), "a absent, on trial");
+        assert_eq!(waits("running", true, Some("on trial")), "a running, on trial");
+        let failed = outlook(&status("running", true, Some("taken back: it ended with 4")));
         assert!(matches!(failed, Outlook::Failed(why) if why.contains("ended with 4")));
-        let mut fetching = status("absent", None, None);
+        let mut fetching = status("absent", false, None);
         fetching.problems = vec!["image r:5000/a@sha256:0: 10 of 40 MiB".into()];
         let Outlook::Waits(said) = outlook(&fetching) else { panic!("it waits for its image") };
         assert_eq!(

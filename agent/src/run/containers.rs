@@ -380,6 +380,7 @@ impl Agent {
                 Some(Task::Stopped(status)) => format!("stopped ({status})"),
                 None => "absent".into(),
             },
+            up: self.is_up(instance),
             health: service.conduct.health.as_ref().map(|_| {
                 match self.health.of(&instance.id, &instance.fingerprint) {
                     None => "starting".into(),

@@ -2,7 +2,7 @@
 
 use super::Agent;
 use super::declaration::check_host;
-use crate::compose::{Conduct, parse_one};
+use crate::compose::{self, Conduct};
 use crate::events::Level;
 use crate::instance::{Instance, Slot};
 use crate::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
@@ -17,14 +17,16 @@ pub(super) struct Throwaway {
 }
 
 impl Agent {
-    /// Starts one from a service of a compose file; returns its name. All that is refused to others is refused to it.
-    pub(super) fn begin_debug(&mut self, service: &str, seconds: u64) -> Result<String> {
+    /// Starts one from a compose file with one service; returns its name. All that is refused to others is refused to it.
+    pub(super) fn begin_debug(&mut self, compose: &str, seconds: u64) -> Result<String> {
         ensure!((1..=DEBUG_SECONDS_MAX).contains(&seconds), "seconds: 1 to {DEBUG_SECONDS_MAX}");
         ensure!(
             self.throwaways.len() < DEBUGS_MAX,
             "there are {DEBUGS_MAX} already; qctl debug --end NAME ends one"
         );
-        let mut service = parse_one("debug", service, &self.cores)?;
+        let mut services = compose::parse(compose, &self.cores)?;
+        let one = services.pop().filter(|_| services.is_empty());
+        let mut service = one.context("a compose file with one service is expected")?;
         self.supply.check(self.containerd.as_ref(), &service.image)?;
         check_host(std::slice::from_ref(&service))?;
         // No name of a service has a point. In the journal it is another one each time.

@@ -6,9 +6,7 @@ use crate::events::Level;
 use crate::files::write_whole;
 use crate::limits::{TRY_MAX, TRY_MIN};
 use crate::runtimespec::facts::Facts;
-use crate::update::history::boot_id;
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -73,61 +71,7 @@ impl How {
     }
 }
 
-/// A compose file that waits for the next boot.
-#[derive(Debug, Serialize, Deserialize)]
-struct Staged {
-    /// The boot in which it was brought.
-    boot: String,
-    compose: String,
-}
-
 impl Agent {
-    /// Keeps a file for the next boot; another one in its place.
-    fn stage(&self, compose: &str) -> Result<()> {
-        let staged = Staged { boot: boot_id()?, compose: compose.into() };
-        write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
-        self.log.say(Level::Info, "compose", "is staged: the next boot runs it");
-        Ok(())
-    }
-
-    /// After a boot, what was staged is what is applied; says whether it was so. What this release does not accept is left
-    /// out and said.
-    pub(super) fn take_staged(&mut self) -> Result<bool> {
-        let path = self.staged();
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(false) };
-        // Before it: what was on trial is taken back, or it would take this back.
-        self.restore()?;
-        let staged: Result<Staged, _> = serde_json::from_str(&text);
-        let taken = match staged {
-            Ok(staged) if boot_id()? == staged.boot => return Ok(false),
-            Ok(staged) => compose::parse(&staged.compose, &self.cores)
-                .map(|_| staged.compose)
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match &taken {
-            Ok(compose) => {
-                write_whole(&self.paths.applied, compose)?;
-                self.log.say(Level::Info, "compose", "what was staged is applied");
-            }
-            Err(why) => {
-                let said = format!("what was staged is not accepted, the one before stays: {why}");
-                self.log.say(Level::Error, "compose", &said);
-            }
-        }
-        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        Ok(taken.is_ok())
-    }
-
-    /// Whether a file waits for the next boot.
-    pub(super) fn is_staged(&self) -> bool {
-        self.staged().exists()
-    }
-
-    fn staged(&self) -> std::path::PathBuf {
-        self.paths.applied.with_extension("staged.json")
-    }
-
     /// The applied compose file if it is there and still valid, else the image's. What was on trial when the agent or the
     /// host went down is taken back: nobody kept it.
     pub(super) fn load(&mut self) -> Result<Vec<Service>> {
@@ -170,7 +114,7 @@ impl Agent {
             How::Try(time) => Some(time),
         };
         // The last word counts.
-        let _ = std::fs::remove_file(self.staged());
+        self.forget_staged();
         if try_for.is_some() && self.try_until.is_none() {
             // Empty if it is the image's own: that of the next release is to be its own again.
             let applied = std::fs::read_to_string(&self.paths.applied).unwrap_or_default();
@@ -237,7 +181,7 @@ impl Agent {
         }
     }
 
-    fn restore(&mut self) -> Result<()> {
+    pub(super) fn restore(&mut self) -> Result<()> {
         let before = self.before_try();
         if !before.exists() || self.try_until.is_some() {
             return Ok(());

@@ -36,7 +36,22 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
     );
     ensure!(long.ends_with("\n0\n"), "it is still there: {long}");
     let refused = shell.run("qctl debug --image nobody/has:this", ANSWER)?;
-    ensure!(refused.code == 1, "an image that this host may not have: {refused:?}");
+    ensure!(
+        refused.code == 1 && refused.text.contains("nobody/has"),
+        "an image that this host may not have: {refused:?}"
+    );
+    // Who lost his patience.
+    let stopped = "timeout -s INT 5 qctl debug --of exporter -- /quietcore-exporter --pages /pages --listen 127.0.0.1:9467; qctl get containers | grep -c debug";
+    let stopped = shell.run(stopped, ANSWER)?;
+    ensure!(
+        stopped.text.contains("thrown away, after SIGINT") && stopped.text.ends_with("\n0\n"),
+        "one that was interrupted: {stopped:?}"
+    );
+    let unmade = shell.run("qctl debug --of exporter -- /no-such-program", ANSWER)?;
+    ensure!(
+        unmade.code == 1 && unmade.text.contains("no-such-program"),
+        "one that can't be made: {unmade:?}"
+    );
     let trading = shell.run("qctl pcap lo --seconds 2 --write /run/a.pcap", ANSWER)?;
     ensure!(
         trading.code == 1 && trading.text.contains("the engine trades"),

@@ -171,13 +171,9 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     refuse_strangers(image, &mut host, &good_release)?;
     host.stage_for_two(&good_release)?;
     // It runs with the next version, and not before.
-    let stage = "sed 's/^    pids_limit: 16$/    pids_limit: 17/' /etc/quietcore/compose.yaml > /run/staged.yaml; qctl apply --staged /run/staged.yaml; sleep 3; cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max";
-    let staged = host.booted.shell.run(stage, Duration::from_secs(60))?.text;
-    ensure!(staged.contains("staged: the next boot") && staged.ends_with("\n16\n"), "{staged}");
+    stage(&mut host, 17, 16)?;
     host.restart(good, READY_LIMIT)?;
-    let limits = "cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max; qctl events -n 100 | grep -c 'what was staged is applied'";
-    let limits = host.booted.shell.check(limits, Duration::from_secs(60))?;
-    ensure!(limits == "17\n1\n", "what was staged before the boot does not run: {limits}");
+    ensure!(limit(&mut host)? == 17, "what was staged before the boot does not run");
     let timer = "systemctl is-active quietcore-fallback.timer";
     let timer = host.booted.shell.run(timer, Duration::from_secs(60))?.text;
     ensure!(timer.trim() == "active", "nothing ends a boot on trial that hangs: {timer}");
@@ -186,14 +182,38 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
     ensure!(list.contains(&format!("quietcore_{good}.efi")), "it is not blessed: {list}");
     let mut seconds = Vec::new();
     for bad in &bads {
+        // It boots with this release, and goes with it.
+        if bad.version == bad_preflight {
+            stage(&mut host, 18, 17)?;
+        }
         let start = Instant::now();
         let fell = host.falls_back(bad, good);
         fell.with_context(|| bad.release.display().to_string())?;
         seconds.push(start.elapsed().as_secs());
     }
+    let events = "qctl events -n 1000 | grep -c 'fell back, and what was staged for it with it'";
+    let events = host.booted.shell.run(events, Duration::from_secs(60))?.text;
+    ensure!(limit(&mut host)? == 17, "what was staged for a release that fell back is still there");
+    ensure!(events == "1\n", "events that tell of it: {events}");
     Ok(Verdict::Proved(format!(
         "{good} was fetched, written, booted and proved itself, with the compose file that was staged for its boot; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a changed release, a stranger's signature, another profile, the same and a lower version are refused"
     )))
+}
+
+/// Stages a file with another limit of the exporter's processes than it has.
+fn stage(host: &mut Host, pids: u32, now: u32) -> Result<()> {
+    let script = format!(
+        "sed 's/^    pids_limit: 16$/    pids_limit: {pids}/' /etc/quietcore/compose.yaml > /run/staged.yaml; qctl apply --staged /run/staged.yaml; sleep 3"
+    );
+    let said = host.booted.shell.check(&script, Duration::from_secs(60))?;
+    ensure!(said.contains("staged: the next boot") && limit(host)? == now, "{said}");
+    Ok(())
+}
+
+/// The exporter's limit of processes.
+fn limit(host: &mut Host) -> Result<u32> {
+    let file = "cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max";
+    Ok(host.booted.shell.check(file, Duration::from_secs(60))?.trim().parse()?)
 }
 
 /// Releases that are not for this host.
