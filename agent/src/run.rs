@@ -273,7 +273,6 @@ impl Agent {
         self.sample();
         self.end_try();
         self.end_debugs();
-        self.keep_staged();
         self.follow();
         self.reconcile().await;
         // Whom a secret is given to has been seen by then.

@@ -17,8 +17,8 @@ const BARS: &[(&str, &str, f64)] = &[
     ("netboot_bytes", "at most", 170_000_000.0),
     ("processes_at_rest", "at most", 25.0),
     ("ram_at_rest_bytes", "at most", 250_000_000.0),
-    // Somewhat above what was measured: the boot does not grow unseen.
-    ("units_started", "at most", 103.0),
+    // Somewhat above what was measured, 101 to 104: the boot does not grow unseen, and a busy machine has some that end later.
+    ("units_started", "at most", 106.0),
     // 503 to 551 were seen: a slower machine polls more often until it is ready.
     ("processes_forked_to_ready", "at most", 650.0),
     ("bytes_read_to_ready", "at most", 66_000_000.0),

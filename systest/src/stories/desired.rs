@@ -279,7 +279,8 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
 /// The story: no registry of packages has a Vault to ask, but a server that is none, behind TLS with an authority of its own,
 /// shows that it is asked and how it ends. What Vault answers is in the agent's tests.
 pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
-    let registry = booted.registry.as_ref().context("the machine has no registry")?;
+    let registry = booted.registry.as_mut().context("the machine has no registry")?;
+    registry.ensure_runs()?;
     let (port, file) = (registry.port, registry.file("authority/ca.crt"));
     let authority = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let config = |authority: &str| {
