@@ -2,8 +2,7 @@
 //! registry or a stick. Whoever carries it is not trusted. Source: Dead Simple Signing Envelope 1.0.2
 //! (secure-systems-lab/dsse, `protocol.md` and `envelope.md`).
 
-use crate::files::read_up_to;
-use crate::hostconfig::credential;
+use crate::hostconfig::read_credential;
 use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_CONFIG_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX,
     DESIRED_INTERVAL_MIN,
@@ -127,12 +126,7 @@ impl Config {
     /// # Errors
     /// One line: the file, what is wrong, the remedy.
     pub fn read(credentials: Option<&Path>) -> Result<Option<Self>> {
-        let Some(path) = credentials.and_then(|own| credential(own, CREDENTIAL)) else {
-            return Ok(None);
-        };
-        let text = read_up_to(&path, DESIRED_CONFIG_LEN_MAX)?;
-        let text = String::from_utf8_lossy(&text);
-        Self::parse(&text).with_context(|| path.display().to_string()).map(Some)
+        read_credential(credentials, CREDENTIAL, DESIRED_CONFIG_LEN_MAX, Self::parse)
     }
 
     /// Reads a configuration's text.

@@ -1,6 +1,7 @@
 //! The early step that puts a host's configuration where it is read: for systemd's daemons below `/run/systemd`,
 //! for the agent below `/run/quietcore/host`. What can't be used is refused whole, and the host asks DHCP.
 
+use crate::files::read_up_to;
 use abi::hostconfig::{HOST_CONFIG_LEN_MAX, HostConfig};
 use anyhow::{Context, Result, ensure};
 use std::fs::Permissions;
@@ -14,6 +15,21 @@ pub const CREDENTIAL: &str = "quietcore.host";
 /// A credential of this process, if it was given one.
 pub fn credential(directory: &Path, name: &str) -> Option<PathBuf> {
     Some(directory.join(name)).filter(|path| path.exists())
+}
+
+/// What a credential of this process says, if it was given it.
+///
+/// # Errors
+/// The file, and what is wrong with it.
+pub fn read_credential<T>(
+    directory: Option<&Path>,
+    name: &str,
+    len_max: u64,
+    parse: impl Fn(&str) -> Result<T>,
+) -> Result<Option<T>> {
+    let Some(path) = directory.and_then(|own| credential(own, name)) else { return Ok(None) };
+    let text = read_up_to(&path, len_max)?;
+    parse(&String::from_utf8_lossy(&text)).with_context(|| path.display().to_string()).map(Some)
 }
 
 /// Where things are put.

@@ -4,7 +4,7 @@
 
 use crate::compose::grants::is_name;
 use crate::files::{cut, read_up_to, write_whole};
-use crate::hostconfig::credential;
+use crate::hostconfig::read_credential;
 use crate::limits::{
     DESIRED_PAUSE_MAX, EVENT_TEXT_MAX, METADATA_LEN_MAX, SECRET_LEN_MAX, SECRETS_MAX,
     VAULT_CONFIG_LEN_MAX, VAULT_INTERVAL, VAULT_INTERVAL_MAX, VAULT_INTERVAL_MIN, VAULT_TIMEOUT,
@@ -83,12 +83,7 @@ impl Config {
     /// # Errors
     /// One line: the file, what is wrong, the remedy.
     pub fn read(credentials: Option<&Path>) -> Result<Option<Self>> {
-        let Some(path) = credentials.and_then(|own| credential(own, CREDENTIAL)) else {
-            return Ok(None);
-        };
-        let text = read_up_to(&path, VAULT_CONFIG_LEN_MAX)?;
-        let text = String::from_utf8_lossy(&text);
-        Self::parse(&text).with_context(|| path.display().to_string()).map(Some)
+        read_credential(credentials, CREDENTIAL, VAULT_CONFIG_LEN_MAX, Self::parse)
     }
 
     /// Reads a configuration's text.

@@ -41,8 +41,10 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
         "an image that this host may not have: {refused:?}"
     );
     // Who lost his patience.
-    let stopped = "timeout -s INT 5 qctl debug --of exporter -- /quietcore-exporter --pages /pages --listen 127.0.0.1:9467; qctl get containers | grep -c debug";
-    let stopped = shell.run(stopped, ANSWER)?;
+    let stopped = format!(
+        "timeout -s INT 5 qctl debug --of exporter -- {PROGRAM} --pages /pages --listen 127.0.0.1:9467; qctl get containers | grep -c debug"
+    );
+    let stopped = shell.run(&stopped, ANSWER)?;
     ensure!(
         stopped.text.contains("thrown away, after SIGINT") && stopped.text.ends_with("\n0\n"),
         "one that was interrupted: {stopped:?}"
