@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thiserror::Error;
 
+/// Directories of the host.
+mod binds;
 /// Versions that run beside the one before.
 pub mod canary;
 /// Values in their ranges.
@@ -23,6 +25,8 @@ pub mod health;
 mod own;
 /// What a file leaves to where it is applied from.
 pub mod project;
+/// Volumes on other hosts.
+pub mod remote;
 /// Keys.
 mod schema;
 /// What aliases make of a file.
@@ -37,6 +41,7 @@ use check::Checker;
 use disks::DiskLimit;
 use grants::{Config, Secret};
 use health::Health;
+use remote::Remote;
 
 /// Why a compose file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -140,6 +145,8 @@ pub struct Bind {
     pub target: String,
     /// Whether it can't be written to.
     pub read_only: bool,
+    /// What is mounted there first, if it is on another host.
+    pub remote: Option<Remote>,
 }
 
 /// A directory in memory.
@@ -267,8 +274,8 @@ const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcor
 
 /// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
 /// reaches them is this host's operator, or more.
-const OWN: [&str; 9] =
-    ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault"];
+const OWN: [&str; 10] =
+    ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault", "volumes"];
 
 /// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
 pub fn is_bindable(path: &str, read_only: bool) -> bool {

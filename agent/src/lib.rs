@@ -54,6 +54,8 @@ pub mod plan;
 pub mod protocol;
 /// The command line of operators.
 pub mod qctl;
+/// Volumes of other hosts.
+pub mod remote;
 /// Name servers, from DHCP to `/etc/resolv.conf`.
 pub mod resolver;
 /// The engine's risk limits.
@@ -72,6 +74,8 @@ pub mod server;
 pub mod status;
 /// Images for what is declared.
 pub mod supply;
+/// What is asked of systemd.
+mod systemd;
 /// Whether the host is tuned as it is to be.
 pub mod tune;
 /// Updates of the operating system.

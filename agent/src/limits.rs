@@ -112,6 +112,8 @@ pub const PULL_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// An image that was fetched and not taken is asked for again after this: somebody may sign it meanwhile.
 pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// From a volume of another host that could not be mounted to the next try: a server that restarts is there again soon.
+pub const REMOTE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A server that takes no connection within this is not there.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
 use agent::{
     api, capture, compose, desired, forward, hostconfig, hotpartition, init, output, protocol,
-    qctl, vault,
+    qctl, remote, vault,
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -131,6 +131,18 @@ enum Command {
     /// Take down packets for who is at the other end of standard input, and leave.
     #[command(hide = true)]
     Pcap,
+    /// Mount or unmount a volume of another host, as the agent wrote it down, and leave.
+    #[command(hide = true)]
+    Volume {
+        /// Which.
+        id: String,
+    },
+    /// Write this host's name as an iSCSI initiator down, and leave.
+    #[command(hide = true)]
+    InitiatorName {
+        /// Where open-iscsi reads it.
+        file: PathBuf,
+    },
     /// Fetch the release that was asked for, and leave.
     FetchUpdate,
     /// Write the release that was fetched to the other slot, and leave.
@@ -261,6 +273,8 @@ fn act(command: Command) -> Result<()> {
         Command::Tail { logs, journal } => tailer::run(&logs, &journal),
         Command::Follow => follow(),
         Command::Pcap => capture::serve(),
+        Command::Volume { id } => remote::settle(&id),
+        Command::InitiatorName { file } => remote::name_initiator(&file),
         Command::Vault => {
             let config = vault::Config::read(credentials().as_deref())?;
             use_cryptography()?;

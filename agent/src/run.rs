@@ -42,6 +42,7 @@ mod debug;
 mod declaration;
 mod desired;
 mod grants;
+mod remote;
 mod staged;
 mod trials;
 mod vault;
@@ -49,6 +50,7 @@ mod vault;
 use debug::Throwaway;
 use declaration::How;
 use desired::Follower;
+use remote::RemoteDesk;
 use vault::VaultDesk;
 
 /// A version of a service that is to prove itself.
@@ -119,6 +121,7 @@ pub struct Agent {
     supply: Supply,
     follower: Follower,
     vault: VaultDesk,
+    remote: RemoteDesk,
     /// Containers that are thrown away, by name.
     throwaways: BTreeMap<String, Throwaway>,
     /// When what was applied on trial is taken back.
@@ -235,6 +238,7 @@ impl Agent {
             supply,
             follower,
             vault,
+            remote: RemoteDesk::default(),
             throwaways: BTreeMap::new(),
             try_until: None,
             containerd: None,

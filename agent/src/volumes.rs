@@ -1,7 +1,9 @@
 //! Directories that containers keep what is theirs in: made when a container is, for the user it runs as.
 //! What is in them is never touched.
 
+use crate::compose::remote::REMOTE_VOLUMES;
 use crate::compose::{Service, VOLUMES, is_bindable};
+use crate::remote;
 use std::io;
 use std::path::Path;
 
@@ -12,6 +14,15 @@ use std::path::Path;
 /// What making one says, with its path, or where a link leads.
 pub fn prepare(service: &Service) -> io::Result<()> {
     for bind in &service.binds {
+        if let Some(remote) = &bind.remote {
+            // What is written beside it would be gone with this host's memory.
+            let mounted = remote::mounted().map_err(io::Error::other)?;
+            let id = bind.source.strip_prefix(REMOTE_VOLUMES);
+            if !id.is_some_and(|id| mounted.contains(id)) {
+                return Err(io::Error::other(format!("{} is not mounted", remote.what)));
+            }
+            continue;
+        }
         if bind.source.starts_with(VOLUMES) {
             prepare_one(Path::new(&bind.source), service.user)?;
         }

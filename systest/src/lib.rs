@@ -27,6 +27,8 @@ pub mod releases;
 pub mod rig;
 /// A shell in the guest.
 pub mod shell;
+/// Storage of others: NFS and iSCSI.
+pub mod storage;
 /// What is proved in a booted VM.
 pub mod stories;
 /// A virtual machine.

@@ -3,8 +3,8 @@
 
 use super::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use super::{
-    BIND_ROOTS, Bind, ComposeError, Condition, Conduct, NetworkMode, READ_ROOTS, Rlimit, Service,
-    Tmpfs, canary, disks, grants, health, is_bindable, own, units,
+    ComposeError, Condition, Conduct, NetworkMode, Rlimit, Service, Tmpfs, binds, canary, disks,
+    grants, health, own, units,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -88,7 +88,11 @@ impl Checker<'_> {
         let refused = |(key, value, remedy): (_, String, &str)| self.refuse(key, value, remedy);
         own::pull_policy(raw).map_err(refused)?;
         let engine_pages = own::engine_pages(raw).map_err(refused)?.map(Ok);
-        let binds = raw.volumes.iter().map(|volume| self.bind(volume)).chain(engine_pages);
+        let binds = raw.volumes.iter().map(|volume| {
+            let refused = |(value, remedy): (String, String)| self.refuse("volumes", value, remedy);
+            binds::read(volume).map_err(refused)
+        });
+        let binds = binds.chain(engine_pages);
         let network = raw.network_mode.unwrap_or(NetworkMode::Host);
         let (memory_bytes, user) = (self.memory(raw)?, self.user(raw)?);
         Ok(Service {
@@ -302,21 +306,6 @@ impl Checker<'_> {
                 Err(self.refuse("sysctls", name, remedy))
             }
         }
-    }
-
-    fn bind(&self, volume: &str) -> Result<Bind, ComposeError> {
-        let parts: Vec<&str> = volume.split(':').collect();
-        let (source, target, mode) = match parts[..] {
-            [source, target] => (source, target, "rw"),
-            [source, target, mode @ ("ro" | "rw")] => (source, target, mode),
-            _ => return Err(self.refuse("volumes", volume, "SOURCE:TARGET or SOURCE:TARGET:ro")),
-        };
-        if !is_bindable(source, mode == "ro") || !target.starts_with('/') {
-            let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
-            let remedy = format!("a directory under one of {any}, or with :ro {read}");
-            return Err(self.refuse("volumes", volume, remedy));
-        }
-        Ok(Bind { source: source.into(), target: target.into(), read_only: mode == "ro" })
     }
 
     fn tmpfs(&self, raw: &RawService) -> Result<Vec<Tmpfs>, ComposeError> {

@@ -2,8 +2,9 @@
 //! service gets what it uses of them, so that it can be read by itself. Source: Compose Specification, "Configs",
 //! "Secrets", "Volumes".
 
-use super::schema::{RawGrant, RawGrantLong, Scalar};
-use super::{ComposeError, VOLUMES};
+use super::remote::Remote;
+use super::schema::{RawDriver, RawGrant, RawGrantLong, RawVolumeLong, Scalar};
+use super::{ComposeError, VOLUMES, binds};
 use crate::limits::CONFIG_LEN_MAX;
 use serde::Serialize;
 use serde_yaml_ng::{Mapping, Value};
@@ -59,15 +60,22 @@ pub fn put_in(
     };
     let find = |kind: &str, name: &str| top.get(kind).and_then(|all| all.get(name)).cloned();
     for volume in list(service, "volumes") {
-        let Some(text) = volume.as_str() else { continue };
-        let source = text.split(':').next().unwrap_or_default();
-        if is_name(source) {
-            if find("volumes", source).is_none() {
-                let remedy = format!("write it down: volumes: {{{source}: {{}}}}");
-                return Err(refuse("volumes", text, remedy));
+        let name = match &*volume {
+            Value::String(text) => text.split(':').next().unwrap_or_default().to_owned(),
+            long if long.get("driver").is_some() => {
+                let remedy = "driver_opts at the file's top, under volumes".into();
+                return Err(refuse("volumes", "driver", remedy));
             }
-            *volume = Value::from(format!("{VOLUMES}{text}"));
+            long => source_of(long),
+        };
+        if !is_name(&name) {
+            continue;
         }
+        let Some(said) = find("volumes", &name) else {
+            let remedy = format!("write it down: volumes: {{{name}: {{}}}}");
+            return Err(refuse("volumes", &name, remedy));
+        };
+        put_in_volume(volume, &name, said);
     }
     for secret in list(service, "secrets") {
         let source = source_of(secret);
@@ -104,6 +112,34 @@ pub fn put_in(
     Ok(())
 }
 
+/// A named volume as what it is: a directory of this host, or what the top says of one on another host.
+fn put_in_volume(volume: &mut Value, name: &str, said: Value) {
+    let opts = said.get("driver_opts").and_then(Value::as_mapping);
+    let is_remote = opts.is_some_and(|opts| !opts.is_empty());
+    if let Value::String(text) = volume {
+        if !is_remote {
+            *volume = Value::from(format!("{VOLUMES}{text}"));
+            return;
+        }
+        // What is no volume is told where the key is read.
+        let Ok(RawVolumeLong { source, target, read_only, .. }) = binds::short(text) else {
+            return;
+        };
+        let pairs: [(Value, Value); 3] = [
+            ("source".into(), source.into()),
+            ("target".into(), target.into()),
+            ("read_only".into(), read_only.into()),
+        ];
+        let long = pairs.into_iter().collect();
+        *volume = Value::Mapping(long);
+    }
+    let Value::Mapping(long) = volume else { return };
+    match is_remote {
+        true => long.insert("driver".into(), said),
+        false => long.insert("source".into(), format!("{VOLUMES}{name}").into()),
+    };
+}
+
 /// What stands at the top says what is supported.
 ///
 /// # Errors
@@ -123,9 +159,16 @@ pub fn check_top(top: &Mapping) -> Result<(), ComposeError> {
                 .flat_map(Mapping::keys)
                 .filter_map(Value::as_str)
                 .collect();
+            if kind == "volumes" && !keys.is_empty() {
+                let read = serde_yaml_ng::from_value::<RawDriver>(said.clone());
+                let read = read.map_err(|error| error.to_string());
+                if let Err(why) = read.and_then(|driver| Remote::of(&driver)) {
+                    return refuse(format!("volumes.{name}: write {why}"));
+                }
+            }
             let good = is_name(name)
                 && match kind {
-                    "volumes" => keys.is_empty(),
+                    "volumes" => true,
                     "secrets" => {
                         keys == ["external"]
                             && said.get("external").and_then(Value::as_bool) == Some(true)

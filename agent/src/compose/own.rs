@@ -36,7 +36,12 @@ pub fn engine_pages(raw: &RawService) -> Result<Option<Bind>, Refused> {
     if !target.starts_with('/') || target.contains("..") {
         return Err(("x-quietcore.engine_pages", target.clone(), "a path, as in /pages"));
     }
-    Ok(Some(Bind { source: ENGINE_PAGES.into(), target: target.clone(), read_only: true }))
+    Ok(Some(Bind {
+        source: ENGINE_PAGES.into(),
+        target: target.clone(),
+        read_only: true,
+        remote: None,
+    }))
 }
 
 /// Images are fetched when they are missing, and at no other time.

@@ -245,6 +245,44 @@ pub struct RawGrantLong {
     pub content: Option<String>,
 }
 
+/// A directory of the host: `SOURCE:TARGET[:ro]`, or with names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RawVolume {
+    /// In one word.
+    Short(String),
+    /// With more.
+    Long(RawVolumeLong),
+}
+
+/// See [`RawVolume`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawVolumeLong {
+    /// `bind` or `volume`; the source says as much.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Path, or name of a volume.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// Whether it can't be written to.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What the file's top says of it, put in by [`super::grants::put_in`].
+    pub driver: Option<RawDriver>,
+}
+
+/// A named volume, at the file's top.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDriver {
+    /// `local`.
+    pub driver: Option<String>,
+    /// For one on another host.
+    pub driver_opts: BTreeMap<String, String>,
+}
+
 /// A service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -271,7 +309,7 @@ pub struct RawService {
     pub ulimits: BTreeMap<String, Ulimit>,
     pub sysctls: Option<Pairs>,
     #[serde(default)]
-    pub volumes: Vec<String>,
+    pub volumes: Vec<RawVolume>,
     pub tmpfs: Option<Words>,
     pub shm_size: Option<Scalar>,
     pub network_mode: Option<super::NetworkMode>,

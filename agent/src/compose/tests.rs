@@ -141,6 +141,34 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
 }
 
 #[test]
+fn volumes_are_of_this_host_or_of_another_in_both_forms() {
+    let disk = "/dev/disk/by-path/ip-192.0.2.6:3260-iscsi-iqn.2026-01.example:t-lun-0";
+    let text = format!(
+        "services:\n  a:\n    image: x\n    volumes: [\"days:/days:ro\", {{type: volume, source: ticks, target: /t}}, {{source: own, target: /own, read_only: true}}, {{type: bind, source: /run/quietcore/engine, target: /e}}]\nvolumes:\n  days: {{driver: local, driver_opts: {{type: nfs, o: \"addr=192.0.2.5\", device: \":/d\"}}}}\n  ticks: {{driver_opts: {{type: ext4, device: \"{disk}\"}}}}\n  own: {{driver: local}}\n"
+    );
+    let read = parse(&text, &cores()).unwrap().remove(0);
+    let said: Vec<_> = read.binds.iter().map(|it| (&*it.target, it.read_only)).collect();
+    assert_eq!(said, [("/days", true), ("/t", false), ("/own", true), ("/e", false)]);
+    assert!(read.binds[0].source.starts_with("/run/quietcore-volumes/days-"));
+    assert_eq!(read.binds[0].remote.as_ref().unwrap().what, "192.0.2.5:/d");
+    assert!(read.binds[1].remote.as_ref().unwrap().session.is_some());
+    assert_eq!(read.binds[2].source, "/var/lib/quietcore/volumes/own");
+    assert_eq!(parse_one("a", &read.source, &cores()).unwrap(), read);
+    for (from, to, wanted) in [
+        ("addr=192.0.2.5", "addr=storage", "volumes.days: write the server's address"),
+        ("type: ext4", "type: xfs", "volumes.ticks: write driver_opts with type"),
+        ("own: {driver: local}", "own: {driver: rexray}", "volumes.own: write driver: local"),
+        ("type: bind", "type: npipe", "bind or volume"),
+        ("\"days:/days:ro\"", "\"days:/days:x\"", "SOURCE:TARGET:ro"),
+        ("/run/quietcore/engine", "/run/quietcore-volumes/days-0", "a directory under one of"),
+        ("type: volume", "driver: {driver_opts: {type: nfs}}", "at the file's top"),
+    ] {
+        let error = parse(&text.replace(from, to), &cores()).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{to}: {error}");
+    }
+}
+
+#[test]
 fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
     let text = "services:\n  a:\n    image: x\n    user: \"7:8\"\n    volumes: [\"data:/data:ro\"]\n    secrets: [{source: key, target: /run/secrets/k, uid: \"5\", mode: 0440}]\n    configs: [conf]\nvolumes: {data: {}}\nsecrets: {key: {external: true}}\nconfigs: {conf: {content: \"a: 1\"}}\n";
     let read = parse(text, &cores()).unwrap().remove(0);

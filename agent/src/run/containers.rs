@@ -55,10 +55,12 @@ impl Agent {
         self.wanted = self.instances();
         self.bring_images(containerd).await;
         self.look_for_secrets();
+        self.mount_volumes().await?;
         self.tell_ports();
         let may_start = |instance: &Instance| {
             containerd.has_image(&instance.service.image)
                 && self.secrets.missing(&instance.service).is_empty()
+                && self.remote.has_all(instance)
                 && self.is_its_turn(&instance.service)
         };
         let is_unwell = |it: &Instance| self.health.of(&it.id, &it.fingerprint) == Some(false);

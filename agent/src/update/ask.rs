@@ -5,8 +5,9 @@ use super::{Places, Progress, Request, Running, Stage, told};
 use crate::files::write_whole;
 use crate::limits::UPDATE_END_WAIT;
 use crate::status::Engine;
+use crate::systemd::systemctl;
 use crate::web;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -52,14 +53,6 @@ pub fn settle(places: &Places) {
     if let Err(error) = settled() {
         warn!("updates: {error:#}");
     }
-}
-
-async fn systemctl(arguments: &[&str]) -> Result<String> {
-    let output = tokio::process::Command::new("systemctl").args(arguments).output().await;
-    let output = output.context("start systemctl")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "systemctl {}: {}", arguments.join(" "), said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Waits for the last update's units, which end a moment after they said how it went.

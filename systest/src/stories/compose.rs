@@ -131,6 +131,12 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     if let Some(grace) = number(&theirs["stop_grace_period"]) {
         same("stop_grace_period", ours["stop_grace_seconds"].clone(), json!(grace))?;
     }
+    for volume in theirs["volumes"].as_array().into_iter().flatten() {
+        let mut binds = ours["binds"].as_array().into_iter().flatten();
+        let bind = binds.find(|bind| bind["target"] == volume["target"]);
+        let read_only = volume["read_only"].as_bool().unwrap_or(false);
+        same("volumes", json!(bind.map(|bind| &bind["read_only"])), json!(read_only))?;
+    }
     for (key, ours, theirs) in disk_limits(ours, theirs) {
         same(key, ours, theirs)?;
     }

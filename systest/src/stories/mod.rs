@@ -53,6 +53,8 @@ mod trading;
 pub(crate) mod tune;
 /// Updates of the operating system.
 mod updates;
+/// Volumes of other hosts.
+mod volumes;
 
 use crate::checkout::ImageFiles;
 use crate::registry::Registry;
@@ -73,6 +75,8 @@ pub enum Verdict {
 
 /// What the stories of the shared boot work with.
 pub struct Booted {
+    /// What it was booted from.
+    pub image: ImageFiles,
     /// The machine.
     pub vm: Vm,
     /// Its shell.
@@ -106,6 +110,7 @@ const SHARED: &[(&str, Shared)] = &[
     ("desired", desired::hosts_follow_what_is_signed),
     ("forwarded", desired::journal_is_forwarded),
     ("vault", desired::vault_is_asked),
+    ("volumes", volumes::others_keep_what_containers_write),
     ("kernel-hardening", hardening::kernel_is_hardened),
     ("tuned", tune::host_is_tuned),
 ];
@@ -174,7 +179,7 @@ fn wait_problem(booted: &mut Booted, text: &str, limit: Duration) -> Result<serd
 pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let mut vm = Vm::start(image, machine)?;
     let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-    Ok(Booted { vm, shell, registry: None, desk: None })
+    Ok(Booted { image: image.clone(), vm, shell, registry: None, desk: None })
 }
 
 /// The quiet cores' figures, and their control's.
