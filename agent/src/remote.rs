@@ -40,6 +40,19 @@ pub fn mounted() -> Result<BTreeSet<String>> {
     Ok(mounts()?.into_iter().map(|(id, _)| id).collect())
 }
 
+/// Which the unit was asked for, and has not yet done away with all of.
+///
+/// # Errors
+/// The directory is there and can't be read.
+pub fn known() -> Result<BTreeSet<String>> {
+    let entries = match std::fs::read_dir(WANTED) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.with_context(|| format!("read {WANTED}"))?,
+    };
+    let id = |name: &str| Some(name.strip_suffix(".json")?.to_owned());
+    Ok(entries.filter_map(|entry| id(entry.ok()?.file_name().to_str()?)).collect())
+}
+
 /// With their file systems.
 fn mounts() -> Result<Vec<(String, String)>> {
     let all = Process::myself()?.mountinfo().context("read the mounts")?;
@@ -88,10 +101,14 @@ fn try_settle(id: &str) -> Result<()> {
     let path = file(id, "json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let wanted: Wanted = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    match (wanted.remote, mounts()?.into_iter().find(|(other, _)| other == id)) {
-        (Some(remote), None) => mount(id, &remote),
-        (None, Some((_, file_system))) => unmount(id, &file_system),
-        (Some(_), Some(_)) | (None, None) => Ok(()),
+    match (wanted.remote, mounted()?.contains(id)) {
+        (Some(remote), false) => mount(id, &remote),
+        (Some(_), true) => Ok(()),
+        (None, is_mounted) => {
+            unmount(id, is_mounted)?;
+            // Until here somebody may have to come again.
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())
+        }
     }
 }
 
@@ -125,14 +142,16 @@ fn reason(unit: &str) -> Option<String> {
     Some(said.trim().to_owned()).filter(|said| !said.is_empty())
 }
 
-fn unmount(id: &str, file_system: &str) -> Result<()> {
+fn unmount(id: &str, is_mounted: bool) -> Result<()> {
     let place = format!("{REMOTE_VOLUMES}{id}");
-    run(Command::new("systemctl").args(["stop", &place]), &[])?;
+    if is_mounted {
+        run(Command::new("systemctl").args(["stop", &place]), &[])?;
+    }
     let _ = std::fs::remove_dir(&place);
-    let _ = std::fs::remove_file(file(id, "json"));
-    let is_last = !mounts()?.iter().any(|(_, other)| other == file_system);
-    if file_system == "ext4" && is_last {
-        run(Command::new("iscsiadm").args(["-m", "node", "--logoutall=all"]), &[NO_SESSION])?;
+    let has_disks = mounts()?.iter().any(|(_, file_system)| file_system == "ext4");
+    let is_active = Command::new("systemctl").args(["is-active", "--quiet", INITIATOR]).status();
+    if !has_disks && is_active.is_ok_and(|status| status.success()) {
+        run(Command::new("iscsiadm").args(["-m", "session", "--logout"]), &[NO_SESSION])?;
         run(Command::new("iscsiadm").args(["-m", "node", "-o", "delete"]), &[NO_SESSION])?;
         run(Command::new("systemctl").args(["stop", INITIATOR]), &[])?;
     }

@@ -18,6 +18,8 @@ const ABOUT: &str = "volume ";
 pub(super) struct RemoteDesk {
     /// What is mounted.
     mounted: BTreeSet<String>,
+    /// What was asked for, mounted or not.
+    known: BTreeSet<String>,
     /// What is being mounted or unmounted.
     under_way: BTreeMap<String, JoinHandle<Result<()>>>,
     /// What went wrong, and when it is tried again.
@@ -43,6 +45,7 @@ impl Agent {
         let wanted: BTreeMap<String, Remote> =
             self.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
         let before = std::mem::replace(&mut self.remote.mounted, remote::mounted()?);
+        self.remote.known = remote::known()?;
         for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
             let text = format!("{} is mounted", wanted[id].what);
             self.log.say(Level::Info, &format!("{ABOUT}{id}"), &text);
@@ -56,14 +59,12 @@ impl Agent {
         if self.observed.values().all(|found| is_wanted(&found.instance))
             && self.remote.under_way.is_empty()
         {
-            let gone: Vec<String> = self
-                .remote
-                .mounted
-                .iter()
-                .filter(|id| !wanted.contains_key(*id))
-                .cloned()
-                .collect();
-            gone.iter().for_each(|id| self.ask_volume(id, None));
+            let left = self.remote.mounted.union(&self.remote.known);
+            let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
+            // One after the other: the last of them ends the sessions.
+            if let Some(id) = gone.iter().find(|id| !self.is_postponed(id)) {
+                self.ask_volume(id, None);
+            }
         }
         self.say_volumes(&wanted);
         Ok(())
@@ -71,10 +72,8 @@ impl Agent {
 
     /// Has it mounted or unmounted, unless that is so, under way or postponed.
     fn ask_volume(&mut self, id: &str, remote: Option<Remote>) {
-        let desk = &self.remote;
-        let is_postponed = desk.postponed.get(id).is_some_and(|(_, again)| self.now() < *again);
-        let is_so = desk.mounted.contains(id) == remote.is_some();
-        if is_so || is_postponed || desk.under_way.contains_key(id) {
+        let is_so = remote.is_some() && self.remote.mounted.contains(id);
+        if is_so || self.is_postponed(id) || self.remote.under_way.contains_key(id) {
             return;
         }
         let (wake, asked) = (self.wake.clone(), id.to_owned());
@@ -84,6 +83,10 @@ impl Agent {
             done
         });
         self.remote.under_way.insert(id.to_owned(), job);
+    }
+
+    fn is_postponed(&self, id: &str) -> bool {
+        self.remote.postponed.get(id).is_some_and(|(_, again)| self.now() < *again)
     }
 
     async fn end_mounts(&mut self) {
@@ -102,11 +105,14 @@ impl Agent {
     }
 
     fn say_volumes(&mut self, wanted: &BTreeMap<String, Remote>) {
-        let mounted = &self.remote.mounted;
-        let is_open = |id: &str| wanted.contains_key(id) != mounted.contains(id);
+        let RemoteDesk { mounted, known, postponed, .. } = &mut self.remote;
+        let is_open = |id: &str| match wanted.contains_key(id) {
+            true => !mounted.contains(id),
+            false => mounted.contains(id) || known.contains(id),
+        };
         self.problems.retain(|about, _| about.strip_prefix(ABOUT).is_none_or(is_open));
-        self.remote.postponed.retain(|id, _| is_open(id));
-        for (id, (why, _)) in self.remote.postponed.clone() {
+        postponed.retain(|id, _| is_open(id));
+        for (id, (why, _)) in postponed.clone() {
             self.problem(&format!("{ABOUT}{id}"), Some(why));
         }
         for id in wanted.keys().filter(|id| !self.remote.mounted.contains(*id)) {

@@ -53,7 +53,7 @@ const AT: &str =
 const NOTHING: &str = "for i in $(seq 60); do
     left=\"$(grep -c /run/quietcore-volumes /proc/mounts) $(ls /sys/class/iscsi_session 2> /dev/null | wc -l) $(systemctl is-active quietcore-iscsid)\"
     [ \"$left\" = '0 0 inactive' ] && break; sleep 1
-done; echo $left";
+done; echo $left; [ $i -lt 60 ] || journalctl -b -q -n 20 -u 'quietcore-volume@*' -u quietcore-iscsid";
 
 /// The story.
 pub fn others_keep_what_containers_write(booted: &mut Booted) -> Result<Verdict> {
@@ -64,7 +64,7 @@ pub fn others_keep_what_containers_write(booted: &mut Booted) -> Result<Verdict>
     ensure!(code == 0, "volumes of others are refused: {text}");
     wait_stored(booted)?;
     let written = format!(
-        "{AT}; for volume in days ticks; do echo kept > $at/$volume/word; done; sync; grep -o ' /\\(days\\|ticks\\) .* - [^ ]*' $at/../mountinfo | sed 's/ /,/g'; qctl events -n 40 | grep -c 'is mounted'"
+        "{AT}; for volume in days ticks; do echo kept > $at/$volume/word; done; sync; grep -o ' /\\(days\\|ticks\\) .* - [^ ]*' ${{at%/root}}/mountinfo | sed 's/ /,/g'; qctl events -n 40 | grep -c 'is mounted'"
     );
     let written = booted.shell.check(&written, ANSWER)?;
     for wanted in ["nfs4", "ext4"] {
