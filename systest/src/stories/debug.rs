@@ -24,9 +24,9 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
     // One that goes on, in the exporter's place: on housekeeping cores, with its limits, until its time is over.
     let long = format!(
         "qctl debug --of exporter --time 20s -- {PROGRAM} --pages /pages --listen 127.0.0.1:9466 > /run/debug.txt 2>&1 &
-        until grep -q '^debug' /run/debug.txt; do sleep 0.1; done
+        until grep -q 'metrics on' /run/debug.txt; do sleep 0.1; done
         name=$(sed -n 's/^\\(debug[^:]*\\):.*/\\1/p' /run/debug.txt)
-        cd /sys/fs/cgroup/quietcore-containers/$name* 2>/dev/null || {{ sleep 3; cd /sys/fs/cgroup/quietcore-containers/$name*; }}
+        cd /sys/fs/cgroup/quietcore-containers/$name*
         cat cpuset.cpus memory.max pids.max; wait; cat /run/debug.txt; ls -d /sys/fs/cgroup/quietcore-containers/debug* 2>/dev/null | wc -l"
     );
     let long = shell.check(&long, ANSWER)?;

@@ -60,7 +60,8 @@ use crate::checkout::ImageFiles;
 use crate::registry::Registry;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -146,6 +147,12 @@ const OWN_KERNEL: &[(&str, Alone)] = &[("own-kernel", own::own_kernel_boots_from
 
 /// Stories that need the whole machine: times side by side, and an image that is put together anew.
 const ALONE: &[(&str, Alone)] = &[("readme-figures", readme::figures_are_measured)];
+
+/// What all stories need for temporary files, in bytes: two machines' disks, releases, and an image that is built anew with a
+/// cache of its own.
+const SPACE: u64 = 10 << 30;
+/// With less no machine's disk can be written to, and each story would only wait until its time is over.
+const SPACE_LEFT: u64 = 1 << 30;
 
 /// How many machines there are at once.
 const AT_ONCE: usize = 2;
@@ -244,6 +251,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
         bail!("no story {name}; there are {}", names().join(", "));
     }
     let wanted = |name: &str| only.is_none_or(|only| only == name);
+    ensure_space(if only.is_none() { SPACE } else { SPACE_LEFT })?;
     let image = ImageFiles::build("debug")?;
     let tally = Mutex::new(Tally::default());
     run_beside(&image, &wanted, &tally);
@@ -258,6 +266,22 @@ pub fn run(only: Option<&str>) -> Result<()> {
     // Again at the end, where a reader of a long log looks first.
     tally.failed.iter().for_each(|said| println!("{said}"));
     if failed > 0 { bail!("{failed} stories failed") } else { Ok(()) }
+}
+
+/// # Errors
+/// There is less room than that for temporary files.
+fn ensure_space(bytes: u64) -> Result<()> {
+    let directory = std::env::temp_dir();
+    let stat = statvfs(&directory).with_context(|| directory.display().to_string())?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    ensure!(
+        free >= bytes,
+        "{} has {} MiB left, {} are needed; make room there, or set TMPDIR to another directory",
+        directory.display(),
+        free >> 20,
+        bytes >> 20
+    );
+    Ok(())
 }
 
 fn run_beside(image: &ImageFiles, wanted: &(dyn Fn(&str) -> bool + Sync), tally: &Mutex<Tally>) {
@@ -276,7 +300,7 @@ fn run_beside(image: &ImageFiles, wanted: &(dyn Fn(&str) -> bool + Sync), tally:
                 }
                 while let Some((name, story)) = next() {
                     let start = Instant::now();
-                    tell(name, start, &story(image));
+                    tell(name, start, &ensure_space(SPACE_LEFT).and_then(|()| story(image)));
                 }
             });
         }
