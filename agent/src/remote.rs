@@ -4,9 +4,11 @@
 
 use crate::compose::remote::{REMOTE_VOLUMES, Remote, Session};
 use crate::files::write_whole;
+use crate::ociarchive::hex;
 use anyhow::{Context, Result, bail, ensure};
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,7 +66,7 @@ fn mounts() -> Result<Vec<(String, String)>> {
 }
 
 fn file(id: &str, extension: &str) -> PathBuf {
-    // A volume's name may have dots.
+    // Not with_extension: a volume's name may have dots.
     Path::new(WANTED).join(format!("{id}.{extension}"))
 }
 
@@ -198,11 +200,9 @@ fn run(command: &mut Command, fine: &[i32]) -> Result<String> {
 /// # Errors
 /// The host has no identity, or the file can't be written.
 pub fn name_initiator(path: &Path) -> Result<()> {
-    use sha2::{Digest, Sha256};
     let id = std::fs::read_to_string("/etc/machine-id").context("read /etc/machine-id")?;
-    let hash: [u8; 32] = Sha256::digest(format!("quietcore initiator {}", id.trim())).into();
-    let hash: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("iqn.1993-08.org.debian:01:{hash}");
+    let hash = Sha256::digest(format!("quietcore initiator {}", id.trim()));
+    let name = format!("iqn.1993-08.org.debian:01:{}", hex(&hash[..6]));
     println!("this host is {name}");
     write_whole(path, &format!("InitiatorName={name}\n"))
 }

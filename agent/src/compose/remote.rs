@@ -2,6 +2,7 @@
 //! Source: docker volume create(1), "Driver-specific options"; nfs(5); udev's names of disks, 60-persistent-storage.rules.
 
 use super::schema::RawDriver;
+use crate::ociarchive::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddrV4};
@@ -89,9 +90,7 @@ impl Remote {
     /// Where it is mounted: another place if it is another one, so that two versions of a service can have each theirs.
     pub fn place(&self, name: &str) -> String {
         let said = serde_json::to_vec(self).expect("plain text");
-        let hash: [u8; 32] = Sha256::digest(said).into();
-        let hash: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{REMOTE_VOLUMES}{name}-{hash}")
+        format!("{REMOTE_VOLUMES}{name}-{}", hex(&Sha256::digest(said)[..4]))
     }
 }
 
