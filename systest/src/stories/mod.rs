@@ -150,7 +150,7 @@ const ALONE: &[(&str, Alone)] = &[("readme-figures", readme::figures_are_measure
 
 /// What all stories need for temporary files, in bytes: two machines' disks, releases, and an image that is built anew with a
 /// cache of its own.
-const SPACE: u64 = 10 << 30;
+const SPACE: u64 = 8 << 30;
 /// With less no machine's disk can be written to, and each story would only wait until its time is over.
 const SPACE_LEFT: u64 = 1 << 30;
 
