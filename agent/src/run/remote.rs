@@ -5,6 +5,7 @@ use crate::compose::remote::{REMOTE_VOLUMES, Remote};
 use crate::events::Level;
 use crate::instance::Instance;
 use crate::limits::REMOTE_PAUSE;
+use crate::plan::Observed;
 use crate::remote;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,10 +56,12 @@ impl Agent {
             self.ask_volume(id, Some(remote.clone()));
         }
         // A container that is still to go may use what is wanted no more, and a disk goes with its session.
-        let is_wanted = |instance: &String| self.wanted.iter().any(|it| it.id == *instance);
-        if self.observed.values().all(|found| is_wanted(&found.instance))
-            && self.remote.under_way.is_empty()
-        {
+        let is_wanted = |found: &Observed| {
+            let made_from = found.fingerprint.as_ref();
+            let mut wanted = self.wanted.iter();
+            wanted.any(|it| it.id == found.instance && made_from == Some(&it.fingerprint))
+        };
+        if self.observed.values().all(is_wanted) && self.remote.under_way.is_empty() {
             let left = self.remote.mounted.union(&self.remote.known);
             let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
             // One after the other: the last of them ends the sessions.
