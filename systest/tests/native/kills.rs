@@ -34,6 +34,15 @@ fn numbers_recorded(bench: &Bench) -> BTreeSet<UserRefNum> {
     numbers
 }
 
+/// The table of the server that has the books' state.
+fn snapshots(bench: &Bench) -> String {
+    format!(
+        "[feed.snapshot]\nserver = \"127.0.0.1:{}\"\nusername = \"quiet\"\npassword = \"core\"\n\
+         gap_age_max_ms = 100\n",
+        bench.port + 4
+    )
+}
+
 #[test]
 fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
     let kills: u64 = std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
@@ -43,9 +52,12 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
     let config = config
         .replace("durability = \"async\"", "durability = \"durable-before-send\"")
         .replace("requote_interval_ns = 50000000", "requote_interval_ns = 1000000")
-        .replace("segment_mib = 16", "segment_mib = 4");
+        .replace("segment_mib = 16", "segment_mib = 4")
+        .replace("[orders]", &format!("{}\n[orders]", snapshots(&bench)));
     std::fs::write(bench.path("engine.toml"), config).expect("write the configuration");
-    bench.start_exchange(&["--rate", "500"]);
+    // A day's messages, asked for again at every start, would make each start longer than the one before.
+    let server = format!("127.0.0.1:{}", bench.port + 4);
+    bench.start_exchange(&["--rate", "500", "--request-window", "50", "--snapshots", &server]);
     let (mut traded, mut recorded) = (0, BTreeSet::new());
     for kill in 0..kills {
         bench.start_engine();
