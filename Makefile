@@ -8,6 +8,9 @@ NAME ?=
 SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
+TARGET := x86_64-unknown-linux-gnu
+# Of the whole workspace, so that what two programs share is compiled once.
+BUILD := build --quiet --locked --workspace --bin
 
 .PHONY: help run test check image release audit lock reproduce keys addon reproducible story sim backtest bench report setup clean
 
@@ -42,7 +45,7 @@ setup:
 export STRATEGY := $(if $(STRATEGY),$(abspath $(STRATEGY)))
 
 run: setup
-	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest run
+	@$(CARGO) $(BUILD) systest && ./image/as-root target/debug/systest run
 
 image: setup
 	@./image/as-root image/build $(PROFILE)
@@ -52,7 +55,7 @@ release: setup
 
 audit: setup
 	@[ -n "$(MANIFEST)" -a -n "$(DEBIAN)" -a -n "$(RUSTSEC)" ] || { echo 'make audit: give MANIFEST=manifest.json of a release, DEBIAN=tracker.json, RUSTSEC=directory' >&2; exit 2; }
-	@$(CARGO) build --quiet --locked -p describe
+	@$(CARGO) $(BUILD) quietcore-describe
 	@target/debug/quietcore-describe gate --manifest $(MANIFEST) --debian $(DEBIAN) --rustsec $(RUSTSEC) \
 	    $(if $(WAIVERS),--waivers $(WAIVERS)) $(if $(FAIL_AT),--fail-at $(FAIL_AT))
 
@@ -82,27 +85,26 @@ test: check sim
 
 backtest: setup
 	@[ -n "$(RECORDING)" ] || { echo 'make backtest: give RECORDING=file.itch, and STRATEGY=crate for your own' >&2; exit 2; }
-	@$(if $(STRATEGY),image/strategy $(STRATEGY) > /dev/null,$(CARGO) build --quiet --release --locked -p simulator)
-	@target/$(if $(STRATEGY),strategy/)release/quietcore-backtest $(RECORDING) \
+	@$(if $(STRATEGY),image/strategy $(STRATEGY) > /dev/null,image/compile --quiet backtest)
+	@target/$(if $(STRATEGY),strategy,$(TARGET)/release)/quietcore-backtest $(RECORDING) \
 	    $(if $(STRATEGY),--strategy $(STRATEGY)/strategy.toml)
 
 sim: setup
-	$(CARGO) build --quiet --release --locked -p simulator
-	target/release/quietcore-simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	image/compile --quiet simulator
+	target/$(TARGET)/release/quietcore-simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 reproducible: setup
 	@./image/as-root image/reproducible
 
 story: setup
-	@$(CARGO) build --quiet --locked -p systest && ./image/as-root target/debug/systest stories $(NAME)
+	@$(CARGO) $(BUILD) systest && ./image/as-root target/debug/systest stories $(NAME)
 
 bench: setup
-	@$(if $(filter engine,$(AREA)),./image/setup valgrind)
-	@$(CARGO) build --quiet --locked -p systest && \
-	    ./image/as-root env CARGO=$(CARGO) BOOK_INPUT=$(BOOK_INPUT) target/debug/systest bench $(AREA)
+	@$(if $(filter engine,$(AREA)),./image/setup valgrind && image/compile --quiet engine engine-bench)
+	@$(CARGO) $(BUILD) systest && ./image/as-root env BOOK_INPUT=$(BOOK_INPUT) target/debug/systest bench $(AREA)
 
 report:
-	@$(CARGO) run --quiet --locked -p systest -- report
+	@$(CARGO) $(BUILD) systest && target/debug/systest report
 
 clean:
 	./image/as-root rm -rf target

@@ -1,7 +1,7 @@
 //! The engine's figures: user-space instructions by callgrind, which are the same in every run, and
 //! system calls, page faults and times of the whole engine beside itself over other back ends.
 
-use crate::checkout::{root, shared_data};
+use crate::checkout::{program, root, shared_data};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,8 @@ const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", 
 /// Measures the engine.
 ///
 /// # Errors
-/// A program does not build, a tool is missing, or there is no input.
+/// A program was not built, a tool is missing, or there is no input.
 pub fn engine() -> Result<Map<String, Value>> {
-    build()?;
     let input = input()?;
     let input = input.to_str().context("the input's path is no text")?;
     let mut figures = Map::new();
@@ -40,7 +39,7 @@ pub fn engine() -> Result<Map<String, Value>> {
     note("allocations_after_warmup", path.allocations as f64);
     note("risk_instructions_per_order", count(&["risk", ROUNDS])?.per_unit());
     println!("the whole engine over four back ends in turn; this takes a minute");
-    let live = run(Command::new(bench()).arg("live").arg(release("quietcore-engine")))?;
+    let live = run(Command::new(bench()).arg("live").arg(program("quietcore-engine")))?;
     for line in live.lines() {
         let (name, value) = line.split_once(' ').context("a line of the live measurement")?;
         note(name, value.parse().with_context(|| line.to_string())?);
@@ -48,22 +47,8 @@ pub fn engine() -> Result<Map<String, Value>> {
     Ok(figures)
 }
 
-fn release(program: &str) -> PathBuf {
-    root().join("target/release").join(program)
-}
-
 fn bench() -> PathBuf {
-    release("quietcore-engine-bench")
-}
-
-fn build() -> Result<()> {
-    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--release", "--locked", "-p", "engine", "-p", "engine-bench"])
-        .current_dir(root())
-        .status()
-        .context("start cargo")?;
-    ensure!(built.success(), "the programs do not build");
-    Ok(())
+    program("quietcore-engine-bench")
 }
 
 /// `BOOK_INPUT`, or the real morning.

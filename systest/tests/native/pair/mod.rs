@@ -12,12 +12,16 @@ use systest::checkout::root;
 /// Generous: the machine may be busy with other tests.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// Builds the two programs once and says where they are.
+/// What the tests start.
+const PROGRAMS: [&str; 3] = ["quietcore-engine", "quietcore-exchange", "quietcore-dropcopy"];
+
+/// Builds the programs once and says where they are.
 pub fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "-p", "engine", "-p", "sim", "-p", "containers"])
+            .args(["build", "--quiet", "--locked", "--workspace"])
+            .args(PROGRAMS.iter().flat_map(|name| ["--bin", name]))
             .current_dir(root())
             .status()
             .expect("cargo builds the programs");
