@@ -87,12 +87,20 @@ pub enum Action {
     Create(String),
 }
 
+/// What was found is of this instance, in the version that is wanted.
+fn is_of<'a>(wanted: &'a [Instance], found: &Observed) -> Option<&'a Instance> {
+    let version = found.fingerprint.as_ref();
+    wanted.iter().find(|it| it.id == found.instance && Some(&it.fingerprint) == version)
+}
+
 /// How what was found is asked to end.
 pub fn ending(wanted: &[Instance], found: &Observed) -> Ending {
-    let same = wanted
-        .iter()
-        .find(|it| it.id == found.instance && Some(&it.fingerprint) == found.fingerprint.as_ref());
-    same.map_or(found.ending, |instance| Ending::of(&instance.service))
+    is_of(wanted, found).map_or(found.ending, |instance| Ending::of(&instance.service))
+}
+
+/// Whether something is still to go: it may use what nothing that is wanted does.
+pub fn has_others(wanted: &[Instance], observed: &BTreeMap<String, Observed>) -> bool {
+    observed.values().any(|found| is_of(wanted, found).is_none())
 }
 
 /// What is remembered of a service between two looks.
@@ -271,6 +279,22 @@ mod tests {
         assert_eq!(ending(&[], &same), same.ending);
         assert_eq!(Ending::read(&old().ending.label()), Some(old().ending));
         assert!(["", "15", "x 1", "15 x"].iter().all(|label| Ending::read(label).is_none()));
+    }
+
+    #[test]
+    fn an_earlier_version_is_somebody_else() {
+        let service = service("always");
+        let wanted = [instance(&service)];
+        let running = found(&service, Some(Task::Running)).unwrap();
+        let named = |found: Observed| BTreeMap::from([("a-1".to_string(), found)]);
+        assert!(!has_others(&wanted, &BTreeMap::new()) && !has_others(&wanted, &named(running)));
+        // Of the same name; and one without a container.
+        assert!(has_others(&wanted, &named(old())));
+        assert!(has_others(
+            &wanted,
+            &named(found(&service, None).map(|it| Observed { fingerprint: None, ..it }).unwrap())
+        ));
+        assert!(has_others(&[], &named(found(&service, None).unwrap())));
     }
 
     #[test]

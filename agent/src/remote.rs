@@ -121,8 +121,11 @@ fn mount(id: &str, remote: &Remote) -> Result<()> {
     let place = format!("{REMOTE_VOLUMES}{id}");
     let mut command = Command::new("systemd-mount");
     command.args(["--quiet", "--collect", "--property", MOUNT_LIMIT]);
-    if remote.session.is_none() {
-        // A server that is gone does not keep the host from going down. What is on a disk is written first.
+    if remote.session.is_some() {
+        // What is on a disk is written before the host goes down, and that takes its session.
+        command.args(["--property", &format!("After={INITIATOR}")]);
+    } else {
+        // A server that is gone does not keep the host from going down.
         command.args(["--property", "LazyUnmount=yes", "--property", "ForceUnmount=yes"]);
     }
     command.args(["--type", &remote.file_system, "--options", &remote.options]);

@@ -309,27 +309,32 @@ pub fn agent(
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     println!("seed {seed}");
     let mut figures = Map::new();
+    // Each when it is known: all of them take long.
+    let mut note = |name: &str, value: Value| {
+        println!("{name} {value}");
+        figures.insert(name.into(), value);
+    };
     let (resident, percent) = rest(&image)?;
-    figures.insert("agent_resident_bytes".into(), json!(resident));
-    figures.insert("agent_idle_cpu_percent".into(), json!(percent));
+    note("agent_resident_bytes", json!(resident));
+    note("agent_idle_cpu_percent", json!(percent));
     let (beside, back) = rollouts(&image)?;
-    figures.insert("apply_to_canary_seconds".into(), json!(beside));
-    figures.insert("verdict_to_version_before_seconds".into(), json!(back));
+    note("apply_to_canary_seconds", json!(beside));
+    note("verdict_to_version_before_seconds", json!(back));
     let killed = kills(&image, kill_count, seed)?;
     let at = |share: f64| {
         let all = &killed.converged_seconds;
         all[((all.len() - 1) as f64 * share) as usize]
     };
-    figures.insert("kills".into(), json!(killed.kills));
-    figures.insert("converged_seconds_p50".into(), json!(at(0.5)));
-    figures.insert("converged_seconds_p99".into(), json!(at(0.99)));
-    figures.insert("left_over".into(), json!(0));
+    note("kills", json!(killed.kills));
+    note("converged_seconds_p50", json!(at(0.5)));
+    note("converged_seconds_p99", json!(at(0.99)));
+    note("left_over", json!(0));
     let foreign = loaded::rollouts(&image, rollout_count)?;
     ensure!(foreign == 0, "{foreign} foreign context switches on the hot cores");
-    figures.insert("rollouts_with_pulls".into(), json!(rollout_count));
-    figures.insert("hot_core_foreign_switches".into(), json!(foreign));
+    note("rollouts_with_pulls", json!(rollout_count));
+    note("hot_core_foreign_switches", json!(foreign));
     powercut::cuts(&image, cut_count, seed)?;
-    figures.insert("power_cuts".into(), json!(cut_count));
+    note("power_cuts", json!(cut_count));
     let lines = lines(&image, line_count, seed)?;
     for (name, value) in [
         ("lines_written", lines.written),
@@ -337,7 +342,7 @@ pub fn agent(
         ("lines_doubled", lines.doubled),
         ("kills_while_lines_were_written", lines.kills.into()),
     ] {
-        figures.insert(name.into(), json!(value));
+        note(name, json!(value));
     }
     Ok(figures)
 }

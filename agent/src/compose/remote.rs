@@ -12,6 +12,8 @@ pub const REMOTE_VOLUMES: &str = "/run/quietcore-volumes/";
 
 /// Always so: nothing on another host makes somebody root here, or is a device.
 const ALWAYS: &str = "nosuid,nodev";
+/// Of a disk systemd does not see that it needs the network until it is unmounted (systemd.mount(5)).
+const NEEDS_NETWORK: &str = "_netdev";
 /// Words of nfs(5) that stand alone or have a number.
 const NFS_WORDS: [&str; 11] = [
     "ro",
@@ -139,7 +141,7 @@ fn disk(device: &str, options: &[&str]) -> Result<Remote, String> {
         let form = "/dev/disk/by-path/ip-ADDRESS:PORT-iscsi-TARGET-lun-NUMBER";
         format!("device: {form}, with an IPv4 address and a target's iqn., eui. or naa. name")
     })?;
-    let options = [&[ALWAYS], options].concat().join(",");
+    let options = [&[ALWAYS, NEEDS_NETWORK][..], options].concat().join(",");
     let (what, file_system) = (device.to_owned(), "ext4".into());
     Ok(Remote { what, file_system, options, session: Some(session) })
 }
@@ -204,7 +206,7 @@ mod tests {
         let remote = read("ext4", "noatime", name).unwrap();
         let session = remote.session.clone().unwrap();
         assert_eq!((session.portal.port(), &*session.target), (3260, "iqn.2026-01.example:ticks"));
-        assert_eq!(remote.options, "nosuid,nodev,noatime");
+        assert_eq!(remote.options, "nosuid,nodev,_netdev,noatime");
         for other in [
             "/dev/sda",
             "/dev/disk/by-path/ip-storage:3260-iscsi-iqn.x-lun-0",

@@ -55,7 +55,8 @@ impl Agent {
         self.wanted = self.instances();
         self.bring_images(containerd).await;
         self.look_for_secrets();
-        self.mount_volumes().await?;
+        let mounts = self.mount_volumes().await;
+        self.problem("volumes", mounts.err().map(|error| format!("{error:#}")));
         self.tell_ports();
         let may_start = |instance: &Instance| {
             containerd.has_image(&instance.service.image)

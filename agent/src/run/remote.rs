@@ -5,7 +5,7 @@ use crate::compose::remote::{REMOTE_VOLUMES, Remote};
 use crate::events::Level;
 use crate::instance::Instance;
 use crate::limits::REMOTE_PAUSE;
-use crate::plan::Observed;
+use crate::plan;
 use crate::remote;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,13 +55,8 @@ impl Agent {
         for (id, remote) in &wanted {
             self.ask_volume(id, Some(remote.clone()));
         }
-        // A container that is still to go may use what is wanted no more, and a disk goes with its session.
-        let is_wanted = |found: &Observed| {
-            let made_from = found.fingerprint.as_ref();
-            let mut wanted = self.wanted.iter();
-            wanted.any(|it| it.id == found.instance && made_from == Some(&it.fingerprint))
-        };
-        if self.observed.values().all(is_wanted) && self.remote.under_way.is_empty() {
+        // A disk goes with its session, whoever still uses it.
+        if !plan::has_others(&self.wanted, &self.observed) && self.remote.under_way.is_empty() {
             let left = self.remote.mounted.union(&self.remote.known);
             let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
             // One after the other: the last of them ends the sessions.

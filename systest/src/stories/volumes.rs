@@ -49,6 +49,14 @@ fn wait_stored(booted: &mut Booted) -> Result<()> {
 const AT: &str =
     "at=/proc/$(cat /sys/fs/cgroup/quietcore-containers/stored*/cgroup.procs | head -n 1)/root";
 
+/// How long a session that broke is waited for, and what ends when the host goes down: the disk's mount before the
+/// initiator, both before the network.
+const ORDER: &str = "cat /sys/class/iscsi_session/*/recovery_tmo
+    mount=$(systemctl list-units --type=mount --plain --no-legend 'run-quietcore*ticks*' | cut -d ' ' -f 1)
+    for unit in $mount quietcore-iscsid.service; do
+        systemctl show -P After $unit | tr ' ' '\n' | grep -x -e network.target -e quietcore-iscsid.service
+    done";
+
 /// No mount, no session, no initiator.
 const NOTHING: &str = "for i in $(seq 60); do
     left=\"$(grep -c /run/quietcore-volumes /proc/mounts) $(ls /sys/class/iscsi_session 2> /dev/null | wc -l) $(systemctl is-active quietcore-iscsid)\"
@@ -76,6 +84,11 @@ pub fn others_keep_what_containers_write(booted: &mut Booted) -> Result<Verdict>
         );
     }
     ensure!(written.ends_with("2\n"), "events do not tell of two mounts: {written}");
+    let order = booted.shell.check(ORDER, ANSWER)?;
+    let mut order: Vec<&str> = order.split_whitespace().collect();
+    order.sort_unstable();
+    let wanted = ["120", "network.target", "network.target", "quietcore-iscsid.service"];
+    ensure!(order == wanted, "a broken session, or the end of the host: {order:?}");
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     let left = booted.shell.check(NOTHING, RUNS)?;
     ensure!(left.trim() == "0 0 inactive", "mounts, sessions and initiator are left: {left}");
