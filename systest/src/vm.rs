@@ -179,8 +179,21 @@ impl Vm {
     /// # Errors
     /// QEMU ended or the limit passed first; the error shows the console's end.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<Duration> {
+        self.wait_for_times(1, text, limit)
+    }
+
+    /// [`Self::wait_for`], until it was shown so often.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn wait_for_times(
+        &mut self,
+        times: usize,
+        text: &str,
+        limit: Duration,
+    ) -> Result<Duration> {
         loop {
-            if self.console().contains(text) {
+            if self.console().matches(text).count() >= times {
                 return Ok(self.started.elapsed());
             }
             let ended = self.has_ended();

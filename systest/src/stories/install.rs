@@ -24,13 +24,16 @@ pub fn disk_is_installed(image: &ImageFiles) -> Result<Verdict> {
     let stick = Some(image.directory.join("installer.raw"));
     let machine = Machine { empty_disk: true, stick, ..Machine::default() };
     let mut vm = Vm::start(image, &machine)?;
-    vm.wait_for("install on which disk?", READY_LIMIT)?;
+    let question = "install on which disk?";
+    vm.wait_for(question, READY_LIMIT)?;
     let mut console = vm.connect("serial.sock")?;
     let mut shown = console.try_clone()?;
     // What is shown is read from the log; here it would only fill up.
     std::thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
     console.write_all(b"/dev/vdx\n")?;
     vm.wait_for("/dev/vdx: there is no such disk; there are /dev/vda (6144 MiB)", READY_LIMIT)?;
+    // Before it is asked again nobody reads the console, and what is typed is lost.
+    vm.wait_for_times(2, question, READY_LIMIT)?;
     console.write_all(b"/dev/vda\n")?;
     vm.wait_for("empty; all of it is lost: type its name again", READY_LIMIT)?;
     console.write_all(b"/dev/vda\n")?;
