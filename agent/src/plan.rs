@@ -87,7 +87,7 @@ pub enum Action {
     Create(String),
 }
 
-/// What was found is of this instance, in the version that is wanted.
+/// The instance that it was made for, if that is wanted in the version that it was made from.
 fn is_of<'a>(wanted: &'a [Instance], found: &Observed) -> Option<&'a Instance> {
     let version = found.fingerprint.as_ref();
     wanted.iter().find(|it| it.id == found.instance && Some(&it.fingerprint) == version)
