@@ -4,6 +4,7 @@
 use crate::compose::Service;
 use crate::compose::health::{Health, Probe};
 use crate::health::Subject;
+use crate::terminal::Terminal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Instance {
     pub fingerprint: String,
     /// What it is made from, with this slot's ports.
     pub service: Service,
+    /// Its terminal, if somebody sits at one.
+    pub terminal: Option<Terminal>,
 }
 
 impl Instance {
@@ -66,6 +69,7 @@ impl Instance {
             serving,
             fingerprint: service.fingerprint(),
             service: in_slot(service, slot),
+            terminal: None,
         }
     }
 

@@ -72,10 +72,14 @@ pub mod secrets;
 pub mod server;
 /// What the agent knows, for people and programs.
 pub mod status;
+/// What is left of containers.
+pub mod strays;
 /// Images for what is declared.
 pub mod supply;
 /// What is asked of systemd.
 mod systemd;
+/// Terminals of containers that are thrown away.
+pub mod terminal;
 /// Whether the host is tuned as it is to be.
 pub mod tune;
 /// Updates of the operating system.

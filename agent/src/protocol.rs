@@ -8,6 +8,7 @@ use crate::events::Event;
 use crate::limits::{AUDIT_REQUEST_MAX, AUDIT_TEXT_MAX};
 use crate::status::Status;
 use crate::supply::ImageLine;
+use crate::terminal::Size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,6 +68,24 @@ pub enum Request {
         compose: String,
         /// How long it may run.
         seconds: u64,
+        /// With a terminal of this size, instead of a place in the journal.
+        #[serde(default)]
+        terminal: Option<Size>,
+    },
+    /// Look at its terminal, which is seen in this size from now on.
+    Terminal {
+        /// Its name.
+        name: String,
+        /// As it is, without one.
+        #[serde(default)]
+        size: Option<Size>,
+    },
+    /// Type into its terminal.
+    Type {
+        /// Its name.
+        name: String,
+        /// Bytes, in base64.
+        keys: String,
     },
     /// Take down packets of an interface.
     Capture(Wanted),
@@ -175,6 +194,8 @@ impl Request {
             | Self::Keep {}
             | Self::Debug { .. }
             | Self::EndDebug { .. }
+            | Self::Terminal { .. }
+            | Self::Type { .. }
             | Self::Deliver { .. }
             | Self::Desired { .. }
             | Self::Rollout { .. }
@@ -191,9 +212,10 @@ impl Request {
         }
     }
 
-    /// Whether it may change something: that is written down.
+    /// Whether it may change something: that is written down. Of a terminal, that it began.
     pub fn is_change(&self) -> bool {
-        self.role() > Role::Reader && !matches!(self, Self::Audit { .. })
+        let is_part = matches!(self, Self::Terminal { .. } | Self::Type { .. });
+        self.role() > Role::Reader && !is_part && !matches!(self, Self::Audit { .. })
     }
 
     /// It, as it is written down: without what nobody is to read, and without long texts.
@@ -208,7 +230,10 @@ impl Request {
             Self::Apply { compose, dry_run, try_seconds, staged } => {
                 Self::Apply { compose: digest(&compose), dry_run, try_seconds, staged }
             }
-            Self::Debug { compose, seconds } => Self::Debug { compose: digest(&compose), seconds },
+            Self::Debug { compose, seconds, terminal } => {
+                Self::Debug { compose: digest(&compose), seconds, terminal }
+            }
+            Self::Type { name, .. } => Self::Type { name, keys: "not written down".into() },
             other => other,
         };
         let mut shown = serde_json::json!(shown);

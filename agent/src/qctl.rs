@@ -46,6 +46,8 @@ mod pcap;
 mod settle;
 /// `qctl support`.
 mod support;
+/// The terminal that qctl runs in.
+mod terminal;
 /// `qctl tune`.
 mod tuning;
 

@@ -23,6 +23,7 @@ use crate::secrets::{self, Secrets};
 use crate::server::{self, Asked, Desk};
 use crate::status::{self, Container, Core, Engine, Status};
 use crate::supply::Supply;
+use crate::terminal;
 use crate::update::{self, ask};
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
@@ -157,7 +158,9 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let network = agent.paths.api.metadata().map_or(0, |directory| directory.uid());
     let network = Some(network).filter(|user| *user != 0);
     let refused = Default::default();
-    let desk = Desk { pages: pages.clone(), to_agent, audit, network, refused };
+    let terminals = terminal::directory(&socket);
+    terminal::prepare(&terminals, network)?;
+    let desk = Desk { pages: pages.clone(), terminals, to_agent, audit, network, refused };
     // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
     std::thread::spawn(|| beat(pages));
     let mut serving = server::start(socket, desk);
@@ -385,12 +388,13 @@ impl Agent {
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
             }
             Request::Keep {} => self.keep(),
-            Request::Debug { compose, seconds } => {
+            Request::Debug { compose, seconds, terminal } => {
                 return self
-                    .begin_debug(&compose, seconds)
+                    .begin_debug(&compose, seconds, terminal)
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
             }
             Request::EndDebug { name } => self.end_debug(&name),
+            Request::Terminal { name, size } => self.show_terminal(&name, size).await,
             Request::Deliver { envelope } => self.deliver(&envelope),
             Request::Desired { step } => self.step_desired(step),
             Request::LoadImage { archive } => {
@@ -416,6 +420,7 @@ impl Agent {
             Request::Control { .. }
             | Request::Limits { .. }
             | Request::Audit { .. }
+            | Request::Type { .. }
             | Request::Capture(_) => {
                 unreachable!("the socket answers these itself")
             }

@@ -3,6 +3,7 @@
 
 use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service};
+use crate::instance::Instance;
 use crate::secrets::Delivered;
 use facts::Facts;
 use oci_spec::image::ImageConfiguration;
@@ -72,14 +73,15 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The specification of the container of that name, of a service made from an image, with what is brought into it.
+/// The specification of the container of that name, made from an image, with what is brought into it.
 pub fn spec(
     name: &str,
-    service: &Service,
+    instance: &Instance,
     brought: &[Delivered],
     facts: &Facts,
     image: &ImageConfiguration,
 ) -> Value {
+    let service = &instance.service;
     let capabilities = &service.capabilities;
     let rlimits = service.rlimits.iter();
     let rlimits: Vec<Value> = rlimits
@@ -91,13 +93,15 @@ pub fn spec(
     }
     let namespaces: Vec<Value> =
         namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    let terminal = instance.terminal.as_ref().map(|terminal| terminal.size);
     json!({
         "ociVersion": "1.1.0",
         "process": {
-            "terminal": false,
+            "terminal": terminal.is_some(),
+            "consoleSize": terminal.map(|it| json!({ "height": it.rows, "width": it.columns })),
             "user": { "uid": service.user.0, "gid": service.user.1 },
             "args": arguments(service, image),
-            "env": environment(service, image),
+            "env": environment(instance, image),
             "cwd": service.working_dir,
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
@@ -145,10 +149,14 @@ fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
     arguments
 }
 
-fn environment(service: &Service, image: &ImageConfiguration) -> Vec<String> {
+fn environment(instance: &Instance, image: &ImageConfiguration) -> Vec<String> {
     let config = image.config().as_ref();
     let mut environment = config.and_then(|config| config.env().clone()).unwrap_or_default();
-    environment.extend(service.environment.iter().cloned());
+    environment.extend(instance.service.environment.iter().cloned());
+    if instance.terminal.is_some() && !environment.iter().any(|it| it.starts_with("TERM=")) {
+        // What every terminal understands.
+        environment.push("TERM=xterm".into());
+    }
     environment
 }
 

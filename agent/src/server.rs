@@ -7,8 +7,10 @@ use crate::engines;
 use crate::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
 use crate::protocol::{Call, Request, Response, Role};
 use crate::risklimits as limits;
+use crate::terminal::type_into;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
+use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
@@ -30,6 +32,8 @@ pub type Asked = (Request, oneshot::Sender<Response>);
 pub struct Desk {
     /// The engine's pages.
     pub pages: PathBuf,
+    /// Terminals of containers.
+    pub terminals: PathBuf,
     /// The main loop.
     pub to_agent: mpsc::Sender<Asked>,
     /// Who changed what.
@@ -147,6 +151,13 @@ impl Desk {
                 let read = tokio::task::spawn_blocking(move || audit.last(count));
                 Response::Audit(read.await.expect("it does not panic"))
             }
+            Request::Type { name, keys } => {
+                let typed = STANDARD.decode(&keys).context("keys: no base64");
+                match typed.and_then(|keys| type_into(&self.terminals, &name, &keys)) {
+                    Ok(()) => Response::Done,
+                    Err(error) => Response::Error(format!("{error:#}")),
+                }
+            }
             Request::Capture(wanted) => match capture(&self.pages, &wanted).await {
                 Ok(taken) => Response::Captured(STANDARD.encode(taken)),
                 Err(error) => Response::Error(format!("{error:#}")),
@@ -219,7 +230,8 @@ mod tests {
         abi::counters::CountersPage::create(&pages.join("counters")).unwrap();
         let (to_agent, _hangs) = mpsc::channel(1);
         let audit = AuditLog::at(&directory.join("audit.jsonl"));
-        let desk = Desk { pages, to_agent, audit, network: None, refused: Default::default() };
+        let (terminals, refused) = (directory.join("terminals"), Default::default());
+        let desk = Desk { pages, terminals, to_agent, audit, network: None, refused };
         let _failed = start(path.clone(), desk);
         let connected = std::iter::repeat_with(|| {
             std::thread::sleep(std::time::Duration::from_millis(10));

@@ -2,9 +2,9 @@
 //! then waits to be ended.
 //!
 //! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it rests. `lines fail` ends
-//! at once.
+//! at once. `lines terminal` answers what is typed.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 fn main() {
@@ -12,6 +12,9 @@ fn main() {
     let prefix = words.get(1).map_or("line", String::as_str);
     if prefix == "fail" {
         std::process::exit(4);
+    }
+    if prefix == "terminal" {
+        terminal();
     }
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
     let (count, pause) = (number(2), Duration::from_micros(number(3)));
@@ -31,4 +34,30 @@ fn main() {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
+}
+
+/// `size` has it say how large its terminal is, `end N` end with N; everything else it repeats.
+fn terminal() -> ! {
+    println!("all terminals: {}", std::io::stdin().is_terminal() && std::io::stderr().is_terminal());
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap_or_default();
+        match line.strip_prefix("end ") {
+            Some(status) => std::process::exit(status.parse().unwrap_or(1)),
+            None if line == "size" => println!("size {:?}", size()),
+            None => println!("heard {line}"),
+        }
+    }
+    std::process::exit(2)
+}
+
+/// Rows and columns.
+fn size() -> (u16, u16) {
+    unsafe extern "C" {
+        fn ioctl(file: i32, request: u64, size: *mut [u16; 4]) -> i32;
+    }
+    const TIOCGWINSZ: u64 = 0x5413;
+    let mut size = [0; 4];
+    // SAFETY: the kernel fills a winsize, which is four numbers of 16 bits.
+    unsafe { ioctl(0, TIOCGWINSZ, &mut size) };
+    (size[0], size[1])
 }

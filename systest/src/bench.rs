@@ -50,7 +50,6 @@ const BARS: &[(&str, &str, f64)] = &[
     ("verdict_to_version_before_seconds", "at most", 1.0),
     ("kills", "at least", 1000.0),
     ("converged_seconds_p99", "at most", 2.0),
-    ("left_over", "at most", 0.0),
     ("rollouts_with_pulls", "at least", 100.0),
     ("hot_core_foreign_switches", "at most", 0.0),
     ("power_cuts", "at least", 10.0),

@@ -71,6 +71,8 @@ pub struct Kills {
     pub kills: u32,
     /// Seconds from when containerd answered until all ran, in order.
     pub converged_seconds: Vec<f64>,
+    /// How often a program had lost its shim while it was started, and the agent found and ended it.
+    pub strays: usize,
 }
 
 /// Kills agent, containerd, shims and tailer at random while versions come and go; nothing may be left over.
@@ -106,7 +108,9 @@ pub fn kills(image: &ImageFiles, count: u32, seed: u64) -> Result<Kills> {
     let left = left_over(&rig, SERVICES.len())?;
     ensure!(left.is_empty(), "seed {seed}, after {done} kills: {left}");
     converged_seconds.sort_by(f64::total_cmp);
-    Ok(Kills { kills: done, converged_seconds })
+    let log = std::fs::read_to_string(rig.file("quietcore-agent.log"))?;
+    let strays = log.matches("; they are ended").count();
+    Ok(Kills { kills: done, converged_seconds, strays })
 }
 
 /// Waits until everything declared runs, by what the agent says and by what the kernel has; how long that took from when
@@ -154,13 +158,19 @@ fn left_over(rig: &Rig, containers: usize) -> Result<String> {
             return Ok(String::new());
         }
         if start.elapsed() > Duration::from_secs(20) {
-            let all: Vec<String> =
-                rig.processes()?.iter().map(|(pid, line)| format!("{pid} {line}")).collect();
+            let processes = rig.processes()?;
+            let shown = processes.iter().map(|(pid, line)| format!("{pid} {}", cut(line)));
+            let all: Vec<String> = shown.collect();
             let (wrong, all) = (wrong.join(", "), all.join("\n"));
             return Ok(format!("{wrong}\n{all}\n{}\n{}", rig.state(), rig.said()));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// The first words of a command line.
+fn cut(line: &str) -> String {
+    line.lines().next().unwrap_or_default().chars().take(100).collect()
 }
 
 /// What became of a container's lines.
@@ -291,8 +301,26 @@ fn rollouts(image: &ImageFiles) -> Result<(f64, f64)> {
     rig.wait("all settle", CONVERGE_LIMIT, has_settled)?;
     rig.apply(&compose(1).replace("[\"plain\", \"20\", \"0\"]", "[\"fail\"]"))?;
     rig.wait("the verdict", CONVERGE_LIMIT, |status| status.to_string().contains("taken back"))?;
-    let back = rig.wait("the one before", CONVERGE_LIMIT, all_run)?;
-    Ok((beside, back.as_secs_f64()))
+    rig.wait("the one before", CONVERGE_LIMIT, all_run)?;
+    let log = std::fs::read_to_string(rig.file("quietcore-agent.log"))?;
+    Ok((beside, verdict_to_start(&log).with_context(|| log.clone())?))
+}
+
+/// Seconds from the verdict on `plain` until the agent has started the one before. Whoever asks hears of both at once.
+fn verdict_to_start(log: &str) -> Option<f64> {
+    let mut lines = log.lines();
+    let verdict =
+        lines.find(|line| line.contains("rollout plain: ") && line.contains("taken back"))?;
+    let start = lines.find(|line| line.contains("container plain: started"))?;
+    // 2026-11-27T01:25:15.381819Z, of one day.
+    let second = |line: &str| {
+        let (_, time) = line.split_once('T')?;
+        let numbers: Vec<f64> =
+            time.split_once('Z')?.0.split(':').filter_map(|number| number.parse().ok()).collect();
+        let &[hours, minutes, seconds] = &numbers[..] else { return None };
+        Some(hours * 3600.0 + minutes * 60.0 + seconds)
+    };
+    Some((second(start)? - second(verdict)?).rem_euclid(86_400.0))
 }
 
 /// Measures the area.
@@ -328,7 +356,7 @@ pub fn agent(
     note("kills", json!(killed.kills));
     note("converged_seconds_p50", json!(at(0.5)));
     note("converged_seconds_p99", json!(at(0.99)));
-    note("left_over", json!(0));
+    note("strays_ended", json!(killed.strays));
     let foreign = loaded::rollouts(&image, rollout_count)?;
     ensure!(foreign == 0, "{foreign} foreign context switches on the hot cores");
     note("rollouts_with_pulls", json!(rollout_count));
@@ -359,6 +387,18 @@ mod tests {
         }
         seen.take("something else");
         assert_eq!((seen.found, seen.doubled), (2, 1));
+    }
+
+    #[test]
+    fn the_version_before_is_timed_from_the_verdict_on() {
+        let line =
+            |time: &str, text: &str| format!("\x1b[2m2026-11-27T{time}Z\x1b[0m INFO {text}\n");
+        let before = line("23:59:58.000000", "container plain: started from x");
+        let verdict = line("23:59:59.900000", "rollout plain: x is taken back, since it ended");
+        let after = line("00:00:00.075000", "container plain: started from x");
+        let seconds = verdict_to_start(&[&*before, &verdict, &after].concat()).unwrap();
+        assert!((seconds - 0.175).abs() < 1e-6, "{seconds}");
+        assert_eq!(verdict_to_start(&[before, verdict].concat()), None);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub mod demo;
 pub mod http;
 /// A network for guests alone.
 pub mod lan;
+/// A program at a terminal.
+pub mod pty;
 /// A registry of images.
 pub mod registry;
 /// Releases, good and broken.

@@ -116,18 +116,19 @@ impl Rig {
         self.directory.join(name)
     }
 
+    /// qctl with these arguments, for it.
+    pub fn command_line(&self, arguments: &[&str]) -> Command {
+        let mut qctl = Command::new(program("qctl"));
+        qctl.arg("--socket").arg(self.file("agent.sock")).args(arguments);
+        qctl
+    }
+
     /// qctl, on it.
     ///
     /// # Errors
     /// It says no.
     pub fn qctl(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(program("quietcore-agent"))
-            .arg0("qctl")
-            .arg("--socket")
-            .arg(self.file("agent.sock"))
-            .args(arguments)
-            .output()
-            .context("start qctl")?;
+        let output = self.command_line(arguments).output().context("start qctl")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "qctl {}: {}", arguments.join(" "), said.trim());
         Ok(String::from_utf8(output.stdout)?)

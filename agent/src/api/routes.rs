@@ -5,6 +5,7 @@ use crate::capture::Wanted;
 use crate::desired::Step;
 use crate::output::query::Query;
 use crate::protocol::{Request, Role, RolloutStep};
+use crate::terminal::Size;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -21,6 +22,8 @@ pub enum Ask {
     Events(u64),
     /// Lines of a container.
     Logs(Query),
+    /// What the terminal of this container shows.
+    Terminal(String),
     /// 200 if the host is healthy.
     Health,
     /// Prometheus's text.
@@ -60,7 +63,15 @@ pub const ROUTES: &[Route] = &[
         "POST",
         "/v1/debug",
         Role::Operator,
-        "Start a container that is thrown away after ?seconds=: a compose file with one service",
+        "Start a container that is thrown away after ?seconds=: a compose file with one service; with a terminal of ?rows= and ?columns=",
+    ),
+    ("GET", "/v1/debug/{name}/terminal", Role::Operator, "What its terminal shows, as it comes"),
+    ("POST", "/v1/debug/{name}/keys", Role::Operator, "Type into its terminal: at most 4096 bytes"),
+    (
+        "POST",
+        "/v1/debug/{name}/size",
+        Role::Operator,
+        "Its terminal is seen with ?rows= and ?columns= from now on",
     ),
     ("DELETE", "/v1/debug/{name}", Role::Operator, "Throw it away now"),
     ("PUT", "/v1/desired", Role::Operator, "Bring a signed desired state: its envelope"),
@@ -122,6 +133,16 @@ impl Parts<'_> {
         Ok(usize::try_from(self.number("count", 100)?).unwrap_or(usize::MAX))
     }
 
+    /// Of a terminal.
+    fn size(&self) -> Result<Option<Size>, Refused> {
+        let number = |name: &str| -> Result<u16, Refused> {
+            let number = self.number(name, 0)?;
+            u16::try_from(number).map_err(|_| (400, format!("{name}={number}: at most 65535")))
+        };
+        let size = Size { rows: number("rows")?, columns: number("columns")? };
+        Ok(Some(size).filter(|size| size.rows > 0 && size.columns > 0))
+    }
+
     fn is(&self, name: &str) -> bool {
         self.query.get(name).is_some_and(|value| value == "true")
     }
@@ -158,6 +179,7 @@ pub fn route(
         ("GET", ["v1", "logs", name]) => {
             Query::decode(name, query).map(Ask::Logs).map_err(|why| (400, why))
         }
+        ("GET", ["v1", "debug", name, "terminal"]) => Ok(Ask::Terminal((*name).into())),
         ("GET", _) => look(path, &parts),
         ("POST", ["v1", "ask"]) => parts.json().map(Ask::Wrapped),
         _ => change(method, path, &parts).map(Ask::Agent),
@@ -203,7 +225,14 @@ fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refuse
         }
         ("POST", ["v1", "compose", "keep"]) => Request::Keep {},
         ("POST", ["v1", "debug"]) => {
-            Request::Debug { compose: parts.text()?, seconds: parts.number("seconds", 600)? }
+            let (compose, seconds) = (parts.text()?, parts.number("seconds", 600)?);
+            Request::Debug { compose, seconds, terminal: parts.size()? }
+        }
+        ("POST", ["v1", "debug", name, "keys"]) => {
+            Request::Type { name: (*name).into(), keys: STANDARD.encode(parts.body) }
+        }
+        ("POST", ["v1", "debug", name, "size"]) => {
+            Request::Terminal { name: (*name).into(), size: parts.size()? }
         }
         ("DELETE", ["v1", "debug", name]) => Request::EndDebug { name: (*name).into() },
         ("PUT", ["v1", "desired"]) => Request::Deliver { envelope: parts.text()? },
@@ -304,6 +333,7 @@ mod tests {
             let ask = route(method, &path, query, body, false).unwrap();
             let request = match ask {
                 Ask::Agent(request) | Ask::Wrapped(request) => request.role(),
+                Ask::Terminal(_) => Role::Operator,
                 _ => Role::Reader,
             };
             assert_eq!(request, *role, "{method} {path}");

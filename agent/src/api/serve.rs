@@ -10,6 +10,7 @@ use crate::limits::{
 };
 use crate::output::query::Query;
 use crate::protocol::{Call, Request, Response};
+use crate::terminal::{directory, screen};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -35,8 +37,9 @@ use tracing::warn;
 type Body = BoxBody<Bytes, std::io::Error>;
 type Answer = hyper::Response<Body>;
 
-/// Streams of lines that are open: each has a process.
+/// Streams of lines and of terminals that are open: of lines, each has a process.
 static STREAMS: Semaphore = Semaphore::const_new(API_STREAMS_MAX);
+const STREAMS_FULL: &str = "there are too many streams of lines and terminals; end one";
 
 /// Makes TLS of a connection.
 ///
@@ -132,6 +135,7 @@ async fn answer(
         }
         Ask::Events(after) => Ok(follow_events(agent.into(), asker, last.unwrap_or(after))),
         Ask::Logs(query) => logs(&query, stream),
+        Ask::Terminal(name) => terminal(agent, asker, &name).await,
     }
 }
 
@@ -221,10 +225,38 @@ fn sse(event: &Event) -> String {
     format!("id: {}\ndata: {}\n\n", event.number, json!(event))
 }
 
+/// What a container's terminal shows, until it is thrown away or nobody looks any more. The agent says who may.
+async fn terminal(agent: &Path, asker: &Identity, name: &str) -> Result<Answer> {
+    let Ok(room) = STREAMS.try_acquire() else { return Ok(text(503, STREAMS_FULL)) };
+    let look = Request::Terminal { name: name.into(), size: None };
+    match ask(agent, asker, look).await? {
+        Response::Done => {}
+        refused => return Ok(plain(refused)),
+    }
+    let screen = screen(&directory(agent), name)?;
+    let mut screen = pipe::OpenOptions::new().open_receiver(screen).context("its terminal")?;
+    let (pieces, body) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut shown = [0; 8192];
+        loop {
+            let read = tokio::select! {
+                read = screen.read(&mut shown) => read,
+                () = pieces.closed() => break,
+            };
+            let Ok(len @ 1..) = read else { break };
+            if pieces.send(Ok(Bytes::copy_from_slice(&shown[..len]))).await.is_err() {
+                break;
+            }
+        }
+        drop(room);
+    });
+    Ok(streamed("application/octet-stream", body))
+}
+
 /// A container's lines, as text or as events of one line each. journalctl ends with the connection.
 fn logs(query: &Query, as_events: bool) -> Result<Answer> {
     let Ok(room) = STREAMS.try_acquire() else {
-        return Ok(text(503, "there are too many streams of lines; end one"));
+        return Ok(text(503, STREAMS_FULL));
     };
     let mut journalctl = tokio::process::Command::from(query.journalctl());
     journalctl

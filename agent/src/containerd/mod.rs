@@ -9,6 +9,7 @@ use crate::output::{Files, Kind, instance_of};
 use crate::plan::{Ending, Observed, Task};
 use crate::runtimespec::{self, facts::Facts};
 use crate::secrets::Delivered;
+use crate::terminal::Size;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::events_client::EventsClient;
@@ -19,8 +20,8 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
-    SubscribeRequest, WaitRequest,
+    DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, ResizePtyRequest,
+    StartRequest, SubscribeRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::Status;
@@ -234,7 +235,7 @@ impl Containerd {
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
         let facts = Facts::of(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
-        let spec = runtimespec::spec(&instance.id, service, brought, &facts, image);
+        let spec = runtimespec::spec(name, instance, brought, &facts, image);
         let spec = as_spec(spec.to_string().into_bytes());
         let container = Container {
             id: name.clone(),
@@ -260,11 +261,20 @@ impl Containerd {
         .await?;
         // A plain path is a fifo to the shim, or a file if it is one: both streams of a `file://` go to one file.
         let file = |kind| output.stream(kind).display().to_string();
+        let [stdin, stdout, stderr] = match &instance.terminal {
+            None => [String::new(), file(Kind::Out), file(Kind::Err)],
+            Some(terminal) => {
+                let [keys, screen] = [&terminal.keys, &terminal.screen];
+                [keys.display().to_string(), screen.display().to_string(), String::new()]
+            }
+        };
         let create = CreateTaskRequest {
             container_id: name.clone(),
             rootfs,
-            stdout: file(Kind::Out),
-            stderr: file(Kind::Err),
+            stdin,
+            stdout,
+            stderr,
+            terminal: instance.terminal.is_some(),
             ..Default::default()
         };
         let mut tasks = TasksClient::new(self.channel.clone());
@@ -282,6 +292,21 @@ impl Containerd {
         let kill = KillRequest { container_id: name.into(), signal, ..Default::default() };
         let mut tasks = TasksClient::new(self.channel.clone());
         call("signal", name, &[], tasks.kill(request(kill))).await.map(drop)
+    }
+
+    /// Says how large a container's terminal is seen.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`]: it does not run, among others.
+    pub async fn resize(&self, name: &str, size: Size) -> Result<(), ContainerdError> {
+        let resize = ResizePtyRequest {
+            container_id: name.into(),
+            width: size.columns.into(),
+            height: size.rows.into(),
+            ..Default::default()
+        };
+        let mut tasks = TasksClient::new(self.channel.clone());
+        call("resize the terminal of", name, &[], tasks.resize_pty(request(resize))).await.map(drop)
     }
 
     /// Puts a container in front of a task that has none: without one containerd lets nobody reach the task.

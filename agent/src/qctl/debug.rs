@@ -1,9 +1,12 @@
-//! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or in a service's place.
+//! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or in a service's place, and
+//! at a terminal if one wants.
 
 use super::client::{Client, Target, unexpected};
 use super::declare::duration;
+use super::terminal::{self, Keys};
 use crate::output::query::Query;
 use crate::protocol::{Request, Response};
+use crate::terminal::{directory, screen};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
@@ -16,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Lines of a program that has ended are there within this.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// What it showed at a terminal is there within this: no journal is on the way.
+const LAST_SHOWN: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Args)]
 pub struct Debug {
@@ -26,11 +31,14 @@ pub struct Debug {
     /// --image names another.
     #[arg(long)]
     of: Option<String>,
+    /// Sit at its terminal: keys go to the program, all of them, and what it shows is kept nowhere.
+    #[arg(long, short = 't', visible_short_alias = 'i', overrides_with = "tty")]
+    tty: bool,
     /// How long it may run, as in 60s or 10m; at most an hour.
     #[arg(long, default_value = "10m", value_parser = duration)]
     time: Duration,
     /// Throw this one away instead of starting one.
-    #[arg(long, conflicts_with_all = ["image", "of", "command"])]
+    #[arg(long, conflicts_with_all = ["image", "of", "tty", "command"])]
     end: Option<String>,
     /// The program and its arguments; the image's own if left out.
     #[arg(last = true)]
@@ -39,6 +47,7 @@ pub struct Debug {
 
 /// Starts one, shows what it writes, and ends with its status.
 pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
+    let terminal = wanted.tty.then(terminal::size).transpose()?;
     let mut client = Client::connect(target)?;
     if let Some(name) = &wanted.end {
         return client.done(&Request::EndDebug { name: name.clone() });
@@ -50,12 +59,16 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
     let compose = serde_yaml_ng::to_string(&file)?;
     // Heard once there is something to end.
     let signals = Signals::block()?;
-    let request = Request::Debug { compose, seconds: wanted.time.as_secs() };
+    let request = Request::Debug { compose, seconds: wanted.time.as_secs(), terminal };
     let Response::Started(name) = client.ask(&request)? else {
         return Err(unexpected("a container's name"));
     };
     eprintln!("{name}: on housekeeping cores, for {} s at most", wanted.time.as_secs());
-    let ended = follow(target, &mut client, &name, &signals);
+    let ended = match wanted.tty {
+        true => shown(target, &name),
+        false => lines(target, &name),
+    };
+    let ended = ended.and_then(|pieces| follow(target, &mut client, &name, &signals, &pieces));
     // Its time may be over.
     let _ = client.done(&Request::EndDebug { name: name.clone() });
     match ended? {
@@ -103,19 +116,26 @@ fn service(mut service: Mapping, wanted: &Debug) -> Mapping {
     service
 }
 
-/// Shows lines until it has ended; its status.
-fn follow(target: &Target, client: &mut Client, name: &str, signals: &Signals) -> Result<u32> {
-    // Its name has the second in which it began.
-    let since = name.strip_prefix("debug.").map(|second| format!("@{second}"));
-    let query = Query { container: name.into(), lines: None, follow: true, since };
-    query.check().map_err(anyhow::Error::msg)?;
-    let (mut ended, mut said) = (None, String::new());
-    let lines = lines(target, &query)?;
+/// Shows what it writes until it has ended; its status.
+fn follow(
+    target: &Target,
+    client: &mut Client,
+    name: &str,
+    signals: &Signals,
+    from: &Pieces,
+) -> Result<u32> {
+    let (mut ended, mut said, mut keys) = (None, String::new(), None);
     loop {
-        if let Some(signal) = signals.heard()? {
-            bail!("{name}: thrown away, after {signal}");
+        match signals.heard()? {
+            None => {}
+            Some(Signal::SIGWINCH) if from.is_terminal => {
+                let size = Some(terminal::size()?);
+                client.done(&Request::Terminal { name: name.into(), size })?;
+            }
+            Some(Signal::SIGWINCH) => {}
+            Some(signal) => bail!("{name}: thrown away, after {signal}"),
         }
-        match lines.pieces.recv_timeout(Duration::from_millis(100)) {
+        match from.pieces.recv_timeout(Duration::from_millis(100)) {
             Ok(bytes) => {
                 std::io::stdout().write_all(&bytes)?;
                 std::io::stdout().flush()?;
@@ -126,7 +146,7 @@ fn follow(target: &Target, client: &mut Client, name: &str, signals: &Signals) -
         }
         if let Some((status, at)) = ended {
             let at: Instant = at;
-            if at.elapsed() > LAST_LINES {
+            if at.elapsed() > if from.is_terminal { LAST_SHOWN } else { LAST_LINES } {
                 return Ok(status);
             }
             continue;
@@ -137,6 +157,9 @@ fn follow(target: &Target, client: &mut Client, name: &str, signals: &Signals) -
         let ended_with = found.state.strip_prefix("stopped (").and_then(|it| it.strip_suffix(')'));
         if let Some(status) = ended_with {
             ended = Some((status.parse().context("its status")?, Instant::now()));
+        }
+        if from.is_terminal && keys.is_none() && found.state == "running" {
+            keys = Some(Keys::start(target, name)?);
         }
         let about = |about: &str| status.problems.iter().find(|it| it.starts_with(about));
         let broken = [format!("container {name}: "), format!("secrets of {name}: ")];
@@ -157,13 +180,15 @@ fn is_on_its_way(problem: &str) -> bool {
     problem.ends_with(": is asked for") || problem.ends_with(" MiB")
 }
 
-/// What asks this program to end.
+/// What asks this program to end, or says that its terminal has another size.
 struct Signals(SignalFd);
 
 impl Signals {
     fn block() -> Result<Self> {
         let mut mask = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|it| mask.add(it));
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH]
+            .into_iter()
+            .for_each(|it| mask.add(it));
         mask.thread_block().context("block signals")?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         Ok(Self(signals.context("hear signals")?))
@@ -175,13 +200,14 @@ impl Signals {
     }
 }
 
-/// Lines as they come, in pieces.
-struct Lines {
+/// What it writes, as it comes.
+struct Pieces {
     pieces: Receiver<Vec<u8>>,
+    is_terminal: bool,
     journalctl: Option<Child>,
 }
 
-impl Drop for Lines {
+impl Drop for Pieces {
     fn drop(&mut self) {
         if let Some(child) = &mut self.journalctl {
             let _ = child.kill();
@@ -190,30 +216,57 @@ impl Drop for Lines {
     }
 }
 
-fn lines(target: &Target, query: &Query) -> Result<Lines> {
-    let mut journalctl = None;
-    let mut from: Box<dyn Read + Send> = match target {
+impl Pieces {
+    fn read(mut from: impl Read + Send + 'static, is_terminal: bool) -> Self {
+        let (give, take) = sync_channel(16);
+        std::thread::spawn(move || {
+            let mut piece = [0; 8192];
+            while let Ok(len @ 1..) = from.read(&mut piece) {
+                if give.send(piece[..len].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces: take, is_terminal, journalctl: None }
+    }
+}
+
+/// Lines of its output, from the journal.
+fn lines(target: &Target, name: &str) -> Result<Pieces> {
+    // Its name has the second in which it began.
+    let since = name.strip_prefix("debug.").map(|second| format!("@{second}"));
+    let query = Query { container: name.into(), lines: None, follow: true, since };
+    query.check().map_err(anyhow::Error::msg)?;
+    match target {
         Target::Host(_) => {
-            let path = format!("/v1/logs/{}?{}", query.container, query.encode());
-            let stream = Client::connect(target)?.stream(&path)?;
-            stream.context("another host has a stream")?
+            stream(target, &format!("/v1/logs/{}?{}", query.container, query.encode()), false)
         }
         Target::Socket(_) => {
             let child = query.journalctl().stdout(Stdio::piped()).spawn();
-            let child = journalctl.insert(child.context("start journalctl")?);
-            Box::new(child.stdout.take().context("its output")?)
+            let mut child = child.context("start journalctl")?;
+            let output = child.stdout.take().context("its output")?;
+            let mut pieces = Pieces::read(output, false);
+            pieces.journalctl = Some(child);
+            Ok(pieces)
         }
-    };
-    let (give, take) = sync_channel(16);
-    std::thread::spawn(move || {
-        let mut piece = [0; 8192];
-        while let Ok(len @ 1..) = from.read(&mut piece) {
-            if give.send(piece[..len].to_vec()).is_err() {
-                return;
-            }
+    }
+}
+
+/// What its terminal shows.
+fn shown(target: &Target, name: &str) -> Result<Pieces> {
+    match target {
+        Target::Host(_) => stream(target, &format!("/v1/debug/{name}/terminal"), true),
+        Target::Socket(socket) => {
+            let path = screen(&directory(socket), name)?;
+            let opened = std::fs::File::open(&path);
+            Ok(Pieces::read(opened.with_context(|| path.display().to_string())?, true))
         }
-    });
-    Ok(Lines { pieces: take, journalctl })
+    }
+}
+
+fn stream(target: &Target, path: &str, is_terminal: bool) -> Result<Pieces> {
+    let stream = Client::connect(target)?.stream(path)?;
+    Ok(Pieces::read(stream.context("another host has a stream")?, is_terminal))
 }
 
 #[cfg(test)]
@@ -229,6 +282,7 @@ mod tests {
         let wanted = Debug {
             image: Some("tools".into()),
             of: None,
+            tty: false,
             time: Duration::from_secs(1),
             end: None,
             command: vec!["ls".into(), "-l".into()],

@@ -6,16 +6,18 @@ use crate::containerd::{Containerd, ContainerdError};
 use crate::events::Level;
 use crate::files::write_whole;
 use crate::health::{Look, look};
+use crate::hotpartition::CGROUPS;
 use crate::instance::Instance;
 use crate::limits::ENGINE_STOP_WAIT;
 use crate::output::{self, Origin};
 use crate::plan::{self, Action, Ending, Observed, Task, container_of, is_over};
 use crate::status::{Container, Engine};
+use crate::strays;
 use crate::supply::Missing;
 use crate::volumes;
 use anyhow::Result;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -47,7 +49,9 @@ impl Agent {
     }
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
+        let groups = strays::names(Path::new(CGROUPS));
         self.observed = containerd.observe().await?;
+        self.end_strays(&groups);
         let living: Vec<&str> = self.observed.keys().map(String::as_str).collect();
         let ended = output::end_all_but(&self.paths.logs, &living);
         self.problem("output", ended.err().map(|error| format!("{error:#}")));
@@ -102,6 +106,21 @@ impl Agent {
             self.supply.collect(containerd, &services).await?;
         }
         Ok(())
+    }
+
+    /// Ends what runs in containers' cgroups that were there before containerd was asked, and of which it knows nothing.
+    fn end_strays(&self, groups: &BTreeSet<String>) {
+        for name in groups.iter().filter(|name| !self.observed.contains_key(*name)) {
+            let about = format!("container {}", output::instance_of(name));
+            match strays::end(Path::new(CGROUPS), name) {
+                Ok(0) => {}
+                Ok(count) => {
+                    let text = format!("{count} processes were left of {name}; they are ended");
+                    self.log.say(Level::Error, &about, &text);
+                }
+                Err(error) => warn!("end what is left of {name}: {error}"),
+            }
+        }
     }
 
     /// What is to run: what is declared, and what is thrown away later.

@@ -6,6 +6,8 @@ use crate::compose::{self, Conduct};
 use crate::events::Level;
 use crate::instance::{Instance, Slot};
 use crate::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
+use crate::plan::container_of;
+use crate::terminal::{self, Pipes, Size, Terminal};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +16,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) struct Throwaway {
     pub(super) instance: Instance,
     until: Duration,
+    _pipes: Option<Pipes>,
 }
 
 impl Agent {
     /// Starts one from a compose file with one service; returns its name. All that is refused to others is refused to it.
-    pub(super) fn begin_debug(&mut self, compose: &str, seconds: u64) -> Result<String> {
+    pub(super) fn begin_debug(
+        &mut self,
+        compose: &str,
+        seconds: u64,
+        size: Option<Size>,
+    ) -> Result<String> {
         ensure!((1..=DEBUG_SECONDS_MAX).contains(&seconds), "seconds: 1 to {DEBUG_SECONDS_MAX}");
         ensure!(
             self.throwaways.len() < DEBUGS_MAX,
@@ -42,13 +50,28 @@ impl Agent {
         service.memory_bytes.get_or_insert(DEBUG_MEMORY);
         service.pids.get_or_insert(DEBUG_PIDS);
         // Nobody relies on it.
-        let instance = Instance::new(&service, Slot::Blue, false);
+        let mut instance = Instance::new(&service, Slot::Blue, false);
+        let terminals = terminal::directory(&self.paths.socket);
+        let terminal = size.map(|size| Terminal::of(&terminals, &name, size)).transpose()?;
+        let pipes = terminal.clone().map(Pipes::make).transpose()?;
+        instance.terminal = terminal;
         let until = self.now() + Duration::from_secs(seconds);
-        self.throwaways.insert(name.clone(), Throwaway { instance, until });
+        self.throwaways.insert(name.clone(), Throwaway { instance, until, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
         self.log.say(Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
         Ok(name)
+    }
+
+    /// Somebody looks at the terminal of one, in this size.
+    pub(super) async fn show_terminal(&self, name: &str, size: Option<Size>) -> Result<()> {
+        let there = self.throwaways.get(name).filter(|it| it.instance.terminal.is_some());
+        let there = there.with_context(|| format!("there is no {name} with a terminal"))?;
+        let found = container_of(&self.observed, &there.instance);
+        if let (Some(size), Some((name, _)), Some(containerd)) = (size, found, &self.containerd) {
+            containerd.resize(name, size).await?;
+        }
+        Ok(())
     }
 
     /// Throws one away.

@@ -1,7 +1,10 @@
 //! The API: qctl on this machine asks the guest over the network, in the role that its certificate says.
 
-use super::{Booted, Verdict};
+use super::loaded::FETCH;
+use super::{Booted, Verdict, terminal};
 use crate::checkout::program;
+use crate::http;
+use crate::rig::{IMAGE, pack};
 use anyhow::{Context, Result, ensure};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -66,14 +69,17 @@ impl Desk {
         self.directory.join(name)
     }
 
+    /// qctl with these arguments, which knows the hosts.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut qctl = Command::new(program("qctl"));
+        qctl.args(arguments).current_dir(&self.directory);
+        qctl.env("QCTL_HOSTS", self.file("hosts.toml"));
+        qctl
+    }
+
     /// qctl's exit code and everything that it said.
     fn qctl(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let output = Command::new(program("qctl"))
-            .args(arguments)
-            .current_dir(&self.directory)
-            .env("QCTL_HOSTS", self.file("hosts.toml"))
-            .output()
-            .context("start qctl")?;
+        let output = self.command(arguments).output().context("start qctl")?;
         let said = [output.stdout, output.stderr].concat();
         Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
@@ -138,13 +144,29 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     ] {
         ensure!(audit.contains(line), "{line} is not in {audit}{kill}");
     }
+    sit_at_a_terminal(booted, &desk)?;
     rotate(booted, &desk)?;
     Ok(Verdict::Proved(
         "a reader looked and was refused what changes the host, an operator applied a file that was taken back since \
-         nobody kept it, and stopped trading; the audit log has all of it by name; another authority's certificates were \
+         nobody kept it, stopped trading, and sat at a container's terminal; the audit log has all of it by name; another authority's certificates were \
          in force with the next connection of the same process"
             .into(),
     ))
+}
+
+/// An operator sits at a container that is thrown away; a reader does not.
+fn sit_at_a_terminal(booted: &mut Booted, desk: &Desk) -> Result<()> {
+    pack("lines", "test/lines", &desk.file("lines.tar"))?;
+    let web = http::serve(desk.directory.clone())?;
+    let load = format!(
+        "web={web}\n{FETCH}fetch lines.tar > /run/lines.tar; qctl image load /run/lines.tar; rm /run/lines.tar"
+    );
+    booted.shell.check(&load, ANSWER)?;
+    let program = ["--image", IMAGE, "--", "/lines", "terminal"];
+    terminal::sit(&desk.command(&[&["--on", "oscar", "debug", "-it"], &program[..]].concat()))?;
+    let reader = [&["--on", "rita", "debug"], &program[..]].concat();
+    desk.refused(&reader, "this is for an operator")?;
+    booted.shell.check("qctl image rm test/lines:1", ANSWER).map(drop)
 }
 
 /// Other certificates, without a restart; who had the old ones is a stranger.

@@ -68,7 +68,7 @@ fn is_proven(container: Option<&Value>) -> bool {
     runs(container) && container.is_some_and(|it| it["rollout"].is_null())
 }
 
-const PROCESS: &str = "head -n 1 /sys/fs/cgroup/quietcore-containers/web.green/cgroup.procs";
+const PROCESS: &str = "head -n 1 /sys/fs/cgroup/quietcore-containers/web.green-*/cgroup.procs";
 
 /// The story.
 pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<Verdict> {
@@ -147,7 +147,7 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
 /// What the container sees of its secret and its configuration, and what stands on disk.
 fn secret(booted: &mut Booted, container: &str, wanted: &str) -> Result<()> {
     let script = format!(
-        "cd /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/{container}/cgroup.procs)/root; cat run/secrets/key conf; echo; stat -c '%u:%g %a' run/secrets/key; grep -rlc {wanted} /var/lib/quietcore/agent || true; stat -f -c %T run/secrets"
+        "cd /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/{container}-*/cgroup.procs)/root; cat run/secrets/key conf; echo; stat -c '%u:%g %a' run/secrets/key; grep -rlc {wanted} /var/lib/quietcore/agent || true; stat -f -c %T run/secrets"
     );
     let seen = booted.shell.check(&script, ANSWER).context("look into the container")?;
     ensure!(seen == format!("{wanted}\ndesk: ny4\n1234:1234 440\ntmpfs\n"), "{seen:?}");

@@ -9,7 +9,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// The story.
 pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
-    let pid = "cat /sys/fs/cgroup/quietcore-containers/exporter/cgroup.procs | head -n 1";
+    let pid = "cat /sys/fs/cgroup/quietcore-containers/exporter-*/cgroup.procs | head -n 1";
     let before = booted.shell.check(pid, ANSWER)?.trim().to_string();
     ensure!(!before.is_empty(), "the exporter has no process");
     booted.shell.check(&format!("kill -9 {before}"), ANSWER)?;
@@ -28,6 +28,11 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     })?;
     let kept = booted.shell.check(pid, ANSWER)?.trim().to_string();
     ensure!(kept == after, "a killed agent's container went from process {after} to {kept:?}");
+    let stray = "cd /sys/fs/cgroup/quietcore-containers; mkdir lost-1; sleep 300 & pid=$!; echo $pid > lost-1/cgroup.procs; wait $pid; echo $?
+        until qctl events | grep -q '1 processes were left of lost-1; they are ended'; do sleep 0.1; done
+        while [ -d lost-1 ]; do sleep 0.1; done; cd /";
+    let stray = booted.shell.check(stray, ANSWER)?;
+    ensure!(stray.ends_with("137\n"), "a program that no container knows: {stray}");
     let logs = booted.shell.check("qctl logs exchange", ANSWER)?;
     ensure!(!logs.is_empty(), "qctl logs says nothing of the exchange");
     let fields = "journalctl -q -n 1 -o json CONTAINER_NAME=exchange | grep -o '\"\\(IMAGE_NAME\\|QUIETCORE_IMAGE_DIGEST\\|QUIETCORE_GENERATION\\|QUIETCORE_STREAM\\)\":\"[^\"]*' | sort";

@@ -149,7 +149,8 @@ fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
     wait_problem(booted, &format!("desired state: {url}: http status: 404"))?;
     desk.publish(2, &desk.compose(9471)?, "state")?;
     wait_serial(booted, 2)?;
-    let first = "cat /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/told/cgroup.procs)/comm";
+    let first =
+        "cat /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/told-*/cgroup.procs)/comm";
     let first = booted.shell.check(first, ANSWER)?;
     ensure!(first.trim() == "quietcore-init", "the container's first process is {first}");
     // Nothing of these is taken.

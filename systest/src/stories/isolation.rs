@@ -100,7 +100,7 @@ for cpu in 1 2; do until qctl logs intrude$cpu | grep -q 'no more ways'; do slee
         ensure!(own.contains(noticed), "{noticed} is not noticed: {own}");
     }
     let disk =
-        booted.shell.check("cat /sys/fs/cgroup/quietcore-containers/intrude1/io.max", ANSWER)?;
+        booted.shell.check("cat /sys/fs/cgroup/quietcore-containers/intrude1-*/io.max", ANSWER)?;
     ensure!(disk.contains(" wbps=1048576 "), "io.max: {disk}");
     let stands = "cat /sys/fs/cgroup/hot.slice/hot-engine.slice/cpuset.cpus.{partition,effective}
 for pid in $(cat /sys/fs/cgroup/quietcore-containers/*/cgroup.procs); do for task in /proc/$pid/task/*; do sed -n 's/^Cpus_allowed_list:\\t//p' $task/status; done; done | sort -u

@@ -47,6 +47,8 @@ mod rollout;
 mod sealed;
 /// Secure Boot with our own keys.
 mod secureboot;
+/// Somebody sits at a container's terminal.
+mod terminal;
 /// The engine trades: background flow, a real recording, the kill switch.
 mod trading;
 /// A tuned host, and what makes it another one.
@@ -132,6 +134,7 @@ const BESIDE: &[(&str, Alone)] = &[
     ("quiet-cores-control", quiet::without_isolation_they_are_not),
     ("secure-boot-strangers", secureboot::unsigned_is_refused),
     ("agent-killed", killed::nothing_is_lost_when_everybody_is_killed),
+    ("terminal", terminal::somebody_sits_at_a_container),
     ("own-cores", tune::host_has_cores_of_its_own),
     ("netboot", image::boots_without_a_disk),
     ("secure-boot", secureboot::signed_boots),

@@ -64,7 +64,7 @@ fn is_well(container: &serde_json::Value) -> bool {
 
 /// What `after` asks for, as the kernel has it: the cgroup's files, and what its process sees.
 const AMOUNTS: &str = r#"
-cd /sys/fs/cgroup/quietcore-containers/after
+cd /sys/fs/cgroup/quietcore-containers/after-*
 cat cpu.max cpu.weight memory.max memory.min pids.max
 pid=$(head -n 1 cgroup.procs)
 sed -n 's/^Max open files *\([0-9]*\) *\([0-9]*\).*/\1 \2/p' /proc/$pid/limits
@@ -99,7 +99,7 @@ pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Resul
         taken_back.push(web["rollout"].to_string());
     }
     // An agent that starts anew does not try it again, and a killed container comes back as it was.
-    let kill = "kill -9 $(systemctl show -p MainPID --value quietcore-agent); kill -9 $(cat /sys/fs/cgroup/quietcore-containers/web/cgroup.procs)";
+    let kill = "kill -9 $(systemctl show -p MainPID --value quietcore-agent); kill -9 $(cat /sys/fs/cgroup/quietcore-containers/web-*/cgroup.procs)";
     booted.shell.check(kill, ANSWER)?;
     wait(booted, "the version before, again", "web", |web| {
         is_well(web) && web["rollout"].as_str().is_some_and(|said| said.starts_with("taken back"))

@@ -205,7 +205,7 @@ fn stage(host: &mut Host, pids: u32, now: u32) -> Result<()> {
 
 /// The exporter's limit of processes.
 fn limit(host: &mut Host) -> Result<u32> {
-    let file = "cat /sys/fs/cgroup/quietcore-containers/exporter/pids.max";
+    let file = "cat /sys/fs/cgroup/quietcore-containers/exporter-*/pids.max";
     Ok(host.booted.shell.check(file, Duration::from_secs(60))?.trim().parse()?)
 }
 
