@@ -159,7 +159,8 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let network = Some(network).filter(|user| *user != 0);
     let refused = Default::default();
     let terminals = terminal::directory(&socket);
-    terminal::prepare(&terminals, network)?;
+    let prepared = terminal::prepare(&terminals, network);
+    agent.problem("terminals", prepared.err().map(|error| format!("{error:#}")));
     let desk = Desk { pages: pages.clone(), terminals, to_agent, audit, network, refused };
     // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
     std::thread::spawn(|| beat(pages));

@@ -206,6 +206,14 @@ fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
     mounts
 }
 
+/// `io.latency`, a line for each disk.
+fn latency(facts: &Facts) -> Option<String> {
+    let lines = facts.disks.iter().filter_map(|(major, minor, limit)| {
+        Some(format!("{major}:{minor} target={}", limit.latency_micros?))
+    });
+    Some(lines.collect::<Vec<_>>().join("\n")).filter(|lines| !lines.is_empty())
+}
+
 /// Limits. Every container has a cpuset: the housekeeping cores or fewer.
 fn resources(service: &Service, facts: &Facts) -> Value {
     let mut resources = json!({
@@ -227,11 +235,10 @@ fn resources(service: &Service, facts: &Facts) -> Value {
     // cgroup v2's own files: what runc calls a reservation of memory is memory.low, which only asks.
     let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
     let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
-    let unified: serde_json::Map<String, Value> = weight
-        .into_iter()
-        .chain(memory)
-        .map(|(file, value)| (file.to_owned(), json!(value.to_string())))
-        .collect();
+    let files = weight.into_iter().chain(memory).map(|(file, value)| (file, value.to_string()));
+    let latency = latency(facts).map(|lines| ("io.latency", lines));
+    let unified: serde_json::Map<String, Value> =
+        files.chain(latency).map(|(file, value)| (file.to_owned(), json!(value))).collect();
     // The engine's are everybody's otherwise: who maps one first has it.
     let limits = facts.huge_pages.iter().map(|size| {
         let bytes = service.huge_pages.get(size).copied().unwrap_or(0);

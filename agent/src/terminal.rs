@@ -7,7 +7,7 @@ use nix::unistd::{chown, mkfifo};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes that are typed at once: a pipe takes so many whole, or none (pipe(7), `PIPE_BUF`).
@@ -80,8 +80,7 @@ pub fn prepare(directory: &Path, network: Option<u32>) -> Result<()> {
     if let Some(network) = network {
         chown(directory, None, Some(network.into())).with_context(named)?;
     }
-    // What is made in it is of the same group.
-    std::fs::set_permissions(directory, Permissions::from_mode(0o2750)).with_context(named)
+    std::fs::set_permissions(directory, Permissions::from_mode(0o750)).with_context(named)
 }
 
 /// The pipes of one, as long as it is kept. Both are held at both ends: neither the shim nor who looks is told that the
@@ -104,6 +103,10 @@ impl Pipes {
             OpenOptions::new().read(true).write(true).open(path).with_context(named)
         };
         let held = [make(&terminal.keys, 0o600)?, make(&terminal.screen, 0o640)?];
+        // Who may look into the directory may look at the screen. The unit may make nothing that has its directory's group
+        // by itself (RestrictSUIDSGID=).
+        let directory = terminal.screen.parent().context("a terminal has a directory")?;
+        chown(&terminal.screen, None, Some(directory.metadata()?.gid().into()))?;
         Ok(Self { terminal, _held: held })
     }
 }

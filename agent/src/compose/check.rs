@@ -124,7 +124,7 @@ impl Checker<'_> {
             memory_bytes,
             memory_min_bytes: self.memory_min(raw, memory_bytes)?,
             pids: self.pids(raw)?,
-            disks: disks::read(raw.blkio_config.as_ref()).map_err(refused)?,
+            disks: disks::read(raw).map_err(refused)?,
             huge_pages: own::huge_pages(raw).map_err(refused)?,
             conduct: self.conduct(raw)?,
             source,

@@ -176,6 +176,9 @@ pub struct RawOwn {
     pub hugepages: BTreeMap<String, Scalar>,
     /// Where it sees the engine's counters, to read only.
     pub engine_pages: Option<String>,
+    /// Within which time disks are to answer it.
+    #[serde(default)]
+    pub io_latency: BTreeMap<String, String>,
 }
 
 /// `blkio_config`.

@@ -125,6 +125,9 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
         ("blkio_config: {device_read_bps: [{path: /dev/../mem, rate: 1m}]}", "a whole disk"),
         ("blkio_config: {device_write_iops: [{path: /dev/vda, rate: 0}]}", "a rate a second"),
         ("blkio_config: {weight: 100}", "weight"),
+        ("x-quietcore: {io_latency: {/dev/vda: 1us}}", "10us to 10s"),
+        ("x-quietcore: {io_latency: {/dev/vda: fast}}", "10us to 10s"),
+        ("x-quietcore: {io_latency: {vda: 5ms}}", "a whole disk"),
         ("volumes: [\"data:/data\"]", "write it down"),
     ] {
         let error = service(&format!("    {bad}\n")).unwrap_err().to_string();

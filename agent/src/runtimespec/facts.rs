@@ -2,7 +2,7 @@
 
 use crate::compose::Service;
 use crate::compose::disks::DiskLimit;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
 /// See the module.
@@ -27,10 +27,21 @@ impl Facts {
         let mut disks = Vec::new();
         for limit in &service.disks {
             let (major, minor) = number(&limit.disk, sys)?;
+            ensure!(
+                limit.latency_micros.is_none() || has_io_latency(sys),
+                "x-quietcore.io_latency: this host's kernel has no io.latency; our own has (KERNEL=quietcore, rt)"
+            );
             disks.push((major, minor, limit.clone()));
         }
         Ok(Self { huge_pages, disks })
     }
+}
+
+/// Whether the kernel has that file. It has none at its root; before the first container there is no other place to look, and
+/// the runtime says it.
+fn has_io_latency(sys: &Path) -> bool {
+    let containers = sys.join("fs/cgroup").join(super::CGROUP.trim_start_matches('/'));
+    !containers.join("io.max").exists() || containers.join("io.latency").exists()
 }
 
 /// Source: Documentation/admin-guide/mm/hugetlbpage.rst, and cgroup-v2.rst, "HugeTLB".
@@ -66,7 +77,7 @@ fn number(disk: &str, sys: &Path) -> Result<(u32, u32)> {
     let mut known: Vec<String> =
         entries.map(|entry| format!("/dev/{}", entry.file_name().display())).collect();
     known.sort();
-    bail!("blkio_config: {disk} is no disk of this host; there are {}", known.join(", "))
+    bail!("{disk} is no disk of this host; there are {}", known.join(", "))
 }
 
 #[cfg(test)]
@@ -95,6 +106,17 @@ mod tests {
         assert_eq!(facts.huge_pages, ["1GB", "2MB"]);
         let error = Facts::of(&service("/dev/sda"), &sys).unwrap_err().to_string();
         assert!(error.contains("/dev/sda is no disk of this host; there are /dev/vda"), "{error}");
+        let text = "services: {a: {image: x, x-quietcore: {io_latency: {/dev/vda: 5ms}}}}";
+        let cores = abi::hostplan::CorePlan::from_kernel("0-3", "2-3").unwrap();
+        let prompt = crate::compose::parse(text, &cores).unwrap().remove(0);
+        let containers = sys.join("fs/cgroup/quietcore-containers");
+        std::fs::create_dir(&containers).unwrap();
+        std::fs::write(containers.join("io.max"), "").unwrap();
+        let error = Facts::of(&prompt, &sys).unwrap_err().to_string();
+        assert!(error.contains("no io.latency; our own has"), "{error}");
+        std::fs::write(containers.join("io.latency"), "").unwrap();
+        let facts = Facts::of(&prompt, &sys).unwrap();
+        assert_eq!(facts.disks[0].2.latency_micros, Some(5000));
         // A kernel without the controller.
         std::fs::write(sys.join("fs/cgroup/cgroup.controllers"), "cpu\n").unwrap();
         assert!(Facts::of(&service("/dev/vda"), &sys).unwrap().huge_pages.is_empty());

@@ -19,6 +19,14 @@ for name in $names; do [ -s /usr/lib/firmware/$name ] && echo there || echo miss
 /// Somebody runs on a hot core while the judges look, from their third second on.
 const NOISE: &str = "systemd-run --quiet --collect bash -c \"sleep 3; exec systemd-run --quiet --collect --slice=hot-engine.slice --property=CPUAffinity=3 bash -c 'for i in 1 2 3 4 5 6; do sleep 0.2; done'\"; ";
 
+/// A service that a disk is to answer soon, as the kernel has it.
+const LATENCY: &str = r#"
+{ cat /etc/quietcore/compose.yaml; printf '  prompt:\n    image: %s\n    command: ["--pages", "/pages", "--listen", "127.0.0.1:9499"]\n    x-quietcore: {engine_pages: /pages, io_latency: {/dev/sda: 50ms}}\n' $(sed -n 's/ *image: \(.*exporter.*\)/\1/p' /etc/quietcore/compose.yaml); } > /run/prompt.yaml
+qctl apply /run/prompt.yaml > /dev/null
+until cat /sys/fs/cgroup/quietcore-containers/prompt-*/io.latency 2>/dev/null; do sleep 0.2; done
+qctl apply /etc/quietcore/compose.yaml > /dev/null
+"#;
+
 /// What the UKI's initrd begins with, uncompressed.
 const MICROCODE: [&str; 2] =
     ["kernel/x86/microcode/AuthenticAMD.bin", "kernel/x86/microcode/GenuineIntel.bin"];
@@ -54,6 +62,8 @@ pub fn own_kernel_boots_from_a_stick(image: &ImageFiles) -> Result<Verdict> {
     ensure!(disk.contains("/usb"), "the disk is at {disk}");
     let at_boot = shell.check("systemctl show --property=Result --value quietcore-judge; journalctl -b -u quietcore-judge -o cat --no-pager", ANSWER)?;
     ensure!(at_boot.starts_with("success"), "at boot the judges found: {at_boot}");
+    let latency = shell.check(LATENCY, ANSWER)?;
+    ensure!(latency == "8:0 target=50000\n", "io.latency: {latency}");
     let firmware = shell.check(FIRMWARE, ANSWER)?;
     ensure!(!firmware.contains("missing") && firmware.contains("there"), "firmware: {firmware}");
     shell.check("systemctl stop quietcore-engine", ANSWER)?;
