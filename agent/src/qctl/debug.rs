@@ -137,6 +137,9 @@ fn follow(
         }
         match from.pieces.recv_timeout(Duration::from_millis(100)) {
             Ok(bytes) => {
+                if from.is_terminal && keys.is_none() {
+                    keys = Some(Keys::start(target, name)?);
+                }
                 std::io::stdout().write_all(&bytes)?;
                 std::io::stdout().flush()?;
                 continue;
