@@ -198,7 +198,8 @@ struct Spinners(Vec<String>);
 
 impl Spinners {
     fn start(hot: &CpuSet) -> Result<Self> {
-        let program = std::env::current_exe().context("this program")?;
+        // The agent's file by its other name: as the agent it has no such words.
+        let program = std::env::current_exe().context("this program")?.with_file_name("qctl");
         let mut units = Self(Vec::new());
         for cpu in hot.iter() {
             let unit = format!("quietcore-spin-{cpu}.service");
