@@ -23,7 +23,7 @@ const NOISE: &str = "systemd-run --quiet --collect bash -c \"sleep 3; exec syste
 const LATENCY: &str = r#"
 { cat /etc/quietcore/compose.yaml; printf '  prompt:\n    image: %s\n    command: ["--pages", "/pages", "--listen", "127.0.0.1:9499"]\n    x-quietcore: {engine_pages: /pages, io_latency: {/dev/sda: 50ms}}\n' $(sed -n 's/ *image: \(.*exporter.*\)/\1/p' /etc/quietcore/compose.yaml); } > /run/prompt.yaml
 qctl apply /run/prompt.yaml > /dev/null
-until cat /sys/fs/cgroup/quietcore-containers/prompt-*/io.latency 2>/dev/null; do sleep 0.2; done
+until grep -s target /sys/fs/cgroup/quietcore-containers/prompt-*/io.latency; do sleep 0.2; done
 qctl apply /etc/quietcore/compose.yaml > /dev/null
 "#;
 
