@@ -61,7 +61,7 @@ pub const METRICS_LEN_MAX: u64 = 1 << 20;
 pub const API_CONNECTIONS_MAX: usize = 32;
 /// Handshakes at once: who has no certificate gets no further, and takes no connection from who has.
 pub const API_HANDSHAKES_MAX: usize = 256;
-/// Streams of lines at once, each with a journalctl.
+/// Streams of lines and of terminals at once; of lines, each has a journalctl.
 pub const API_STREAMS_MAX: usize = 16;
 /// A peer that is gone, or takes nothing, is given up after this.
 pub const API_SILENCE: Duration = Duration::from_secs(30);
