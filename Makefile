@@ -17,6 +17,7 @@ BUILD := build --quiet --locked --workspace --bin
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
 	@echo '     CAPTURE=file.itch   trade against a recording; ACCEL=kvm|tcg CPUS=4 MEM=2048 override'
+	@echo '     CREDENTIALS=dir     its files are credentials of the host; see docs/operating.md'
 	@echo '     STRATEGY=crate      trade with a strategy of your own; see docs/strategy.md'
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'

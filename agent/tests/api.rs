@@ -288,7 +288,7 @@ fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
     std::fs::write(desk.directory.join("soon.yaml"), "services: {a: {image: soon}}").unwrap();
     let apply = |file: &str, more: &[&str]| {
         desk.asked.lock().unwrap().clear();
-        let words = [&["--select", "site=ny4", "apply", file, "--wait", "20s"], more].concat();
+        let words = [&["--select", "site=ny4", "apply", file, "--wait=20s"], more].concat();
         let output = qctl(&words, &desk.directory);
         let asked = desk.asked.lock().unwrap().clone();
         let applied = asked.into_iter().filter(|it| matches!(it.request, Request::Apply { .. }));

@@ -6,6 +6,7 @@ use crate::checkout::ImageFiles;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How guests are run.
@@ -42,11 +43,25 @@ const PROBE_LIMIT: Duration = Duration::from_secs(20);
 /// What the firmware writes to the serial line when it has come to choosing what to boot.
 const BOOT_MANAGER: &str = "BdsDxe";
 
+/// What QEMU says where KVM gives a guest up, which then stands still and does not end.
+const GIVEN_UP: &str = "KVM internal error";
+
+/// What was chosen: it holds for every machine of this process.
+static CHOSEN: Mutex<Option<(Accel, String)>> = Mutex::new(None);
+
 /// Takes the accelerator that `ACCEL=` asks for, or the best that works; says which and why.
 ///
 /// # Errors
 /// `ACCEL=` names none, or KVM is demanded and does not work.
 pub fn choose(image: &ImageFiles, directory: &Path) -> Result<(Accel, String)> {
+    let mut chosen = CHOSEN.lock().expect("no probe panics");
+    if let Some(chosen) = &*chosen {
+        return Ok(chosen.clone());
+    }
+    Ok(chosen.insert(probe(image, directory)?).clone())
+}
+
+fn probe(image: &ImageFiles, directory: &Path) -> Result<(Accel, String)> {
     let works = |accel| runs_a_guest(image, directory, accel);
     match std::env::var("ACCEL").as_deref() {
         Ok("tcg") => Ok((Accel::Tcg, "ACCEL=tcg".into())),
@@ -69,7 +84,9 @@ fn runs_a_guest(image: &ImageFiles, directory: &Path, accel: Accel) -> Result<bo
     if accel == Accel::Kvm && !Path::new("/dev/kvm").exists() {
         return Ok(false);
     }
-    let log = directory.join("probe.log");
+    let (log, errors) = (directory.join("probe.log"), directory.join("probe.errors"));
+    let read =
+        |file| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned();
     let script = "cp /usr/share/OVMF/OVMF_VARS_4M.fd /tmp/vars.fd; exec qemu-system-x86_64 \"$@\" -machine q35 -smp 4 -m 256 \
         -display none -nodefaults -nic none -no-reboot -serial file:/vm/probe.log \
         -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
@@ -80,14 +97,17 @@ fn runs_a_guest(image: &ImageFiles, directory: &Path, accel: Accel) -> Result<bo
         .args(accel.options())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(&errors)?)
         .spawn()?;
     let start = Instant::now();
     let mut works = false;
-    while !works && start.elapsed() < PROBE_LIMIT && qemu.try_wait()?.is_none() {
+    while !works
+        && start.elapsed() < PROBE_LIMIT
+        && qemu.try_wait()?.is_none()
+        && !read(&errors).contains(GIVEN_UP)
+    {
         std::thread::sleep(Duration::from_millis(50));
-        let text = std::fs::read(&log).unwrap_or_default();
-        works = String::from_utf8_lossy(&text).contains(BOOT_MANAGER);
+        works = read(&log).contains(BOOT_MANAGER);
     }
     let _ = qemu.kill();
     qemu.wait()?;

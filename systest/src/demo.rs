@@ -1,10 +1,15 @@
-//! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C.
+//! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C. The guest has a network and an API, and
+//! `target/run/qctl` asks it.
 
-use crate::checkout::{ImageFiles, root};
+use crate::checkout::{ImageFiles, program, root};
+use crate::desk::{API, API_FILE, AUTHORITY, Desk};
 use crate::vm::{Machine, Vm};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,11 +25,14 @@ const CAPTURE_MAX: usize = 48 << 20;
 /// The image can't be built, or the guest does not come up.
 pub fn run(seconds: Option<u64>) -> Result<()> {
     let begin = Instant::now();
+    let _turn = take_turn()?;
     let mut machine = Machine::from_environment()?;
     machine.capture = capture()?;
     let image = ImageFiles::build("demo")?;
     let built = begin.elapsed();
     let interrupted = Interrupt::catch()?;
+    let desk = open_desk()?;
+    give_api(&mut machine, &desk)?;
     let mut vm = Vm::start(&image, &machine)?;
     println!(
         "boot: {} CPUs, {} MiB, {} ({})",
@@ -55,7 +63,7 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
         if ready.is_none() && vm.console().contains("quietcore: ready") {
             ready = Some(Instant::now());
             screen.footer = format!(
-                "built in {} s, trading {} s after power-on, {} s in all; Ctrl-C ends it",
+                "built in {} s, trading {} s after power-on, {} s in all; {QCTL} get asks it from another terminal; Ctrl-C ends it",
                 built.as_secs(),
                 vm.started.elapsed().as_secs(),
                 begin.elapsed().as_secs()
@@ -73,6 +81,62 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
         }
     }
     println!("\n{}\nended", screen.footer);
+    Ok(())
+}
+
+/// Where a terminal beside this one finds what asks the guest, below the checkout's root.
+const DESK: &str = "target/run";
+const QCTL: &str = "target/run/qctl";
+
+/// One demonstration of a checkout at a time, since each has its files in [`DESK`]. Dropping it gives the turn to another.
+fn take_turn() -> Result<Flock<File>> {
+    let path = root().join("target/run.lock");
+    let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| anyhow!("another make run of this checkout is running: end it first"))
+}
+
+/// Certificates for the guest and for an admin, and a qctl that knows both. They are gone when the guest is.
+fn open_desk() -> Result<Desk> {
+    let directory = root().join(DESK);
+    // Of one whose power was cut.
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)
+            .with_context(|| format!("remove {}", directory.display()))?;
+    }
+    let desk = Desk::new(&directory)?;
+    desk.add(AUTHORITY, "vm", "admin")?;
+    let (qctl, file) = (program("qctl"), root().join(QCTL));
+    let script = format!(
+        "#!/bin/sh\nQCTL_HOSTS='{}' exec '{}' --on vm \"$@\"\n",
+        desk.hosts().display(),
+        qctl.display()
+    );
+    std::fs::write(&file, script).with_context(|| format!("write {}", file.display()))?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+    let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
+    // It belongs to whoever called sudo.
+    if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
+        let authority = std::fs::read_dir(desk.file(AUTHORITY))?;
+        let files = authority.chain(std::fs::read_dir(&directory)?);
+        for path in files.map(|entry| entry.map(|entry| entry.path())).chain([Ok(directory)]) {
+            std::os::unix::fs::chown(path?, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(desk)
+}
+
+/// The guest on a network, with its API behind a port of the desk's.
+fn give_api(machine: &mut Machine, desk: &Desk) -> Result<()> {
+    let own = machine.credentials.iter().any(|file| file.ends_with(API));
+    ensure!(
+        !own,
+        "CREDENTIALS: leave {API} out; the machine gets one whose certificates {QCTL} has"
+    );
+    machine.network = true;
+    machine.api = Some(desk.port);
+    machine.files.push((API_FILE, desk.credential()?));
+    machine.fw_cfg.push((API, API_FILE));
     Ok(())
 }
 

@@ -15,6 +15,8 @@ mod bench_host;
 pub mod checkout;
 /// `make run`: a trading VM with a live view.
 pub mod demo;
+/// An operator's desk: certificates, and qctl that asks the guest.
+pub mod desk;
 /// A web server for the guest.
 pub mod http;
 /// A network for guests alone.

@@ -47,6 +47,8 @@ pub struct Machine {
     pub files: Vec<(&'static str, String)>,
     /// Credentials for systemd by QEMU's fw_cfg: name, and the file in the machine's directory.
     pub fw_cfg: Vec<(&'static str, &'static str)>,
+    /// Files that are credentials for systemd by their names, by fw_cfg too.
+    pub credentials: Vec<PathBuf>,
     /// Credentials for systemd by SMBIOS, table 11: `NAME=BASE64`.
     pub smbios: Vec<String>,
     /// Commands that change the disk first: `$esp` is its ESP, for mtools; `/image`, `/keys` and, with
@@ -74,17 +76,57 @@ impl Default for Machine {
             reboots: false,
             files: Vec::new(),
             fw_cfg: Vec::new(),
+            credentials: Vec::new(),
             smbios: Vec::new(),
             esp: None,
         }
     }
 }
 
+/// Where systemd looks for credentials among fw_cfg's files.
+const FW_CFG: &str = "opt/io.systemd.credentials/";
+/// Longest name of such a file: QEMU's limit (docs/specs/fw_cfg.rst: 56 bytes with the NUL at its end).
+const FW_CFG_NAME_MAX: usize = 55;
+
+/// The files in the directory `CREDENTIALS=`, each a credential of its name.
+///
+/// # Errors
+/// It can't be read, or a file's name is none that a host heeds.
+fn given_credentials() -> Result<Vec<PathBuf>> {
+    let Some(directory) = std::env::var_os("CREDENTIALS").filter(|path| !path.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let named = || format!("CREDENTIALS={}", directory.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&directory).with_context(named)? {
+        let path = entry?.path();
+        let name = name_of(&path);
+        let known = name.strip_prefix("quietcore.").is_some_and(|rest| {
+            !rest.is_empty()
+                && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        });
+        ensure!(
+            known && FW_CFG.len() + name.len() <= FW_CFG_NAME_MAX && path.is_file(),
+            "{}: {name:?} is no credential; files are named as in docs/operating.md, quietcore.NAME, with at most {} bytes",
+            named(),
+            FW_CFG_NAME_MAX - FW_CFG.len()
+        );
+        files.push(path);
+    }
+    ensure!(!files.is_empty(), "{}: there is no file in it", named());
+    files.sort();
+    Ok(files)
+}
+
+fn name_of(file: &Path) -> &str {
+    file.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
 impl Machine {
-    /// With `CPUS=` and `MEM=` of the environment.
+    /// With `CPUS=`, `MEM=` and `CREDENTIALS=` of the environment.
     ///
     /// # Errors
-    /// A value that is no number or too small for the image.
+    /// A value that is no number or too small for the image, a file that is no credential.
     pub fn from_environment() -> Result<Self> {
         let number = |name: &str, default: u32, min: u32| match std::env::var(name) {
             Ok(text) if !text.is_empty() => match text.parse() {
@@ -96,6 +138,7 @@ impl Machine {
         Ok(Self {
             cpus: number("CPUS", 4, 3)?,
             memory_mib: number("MEM", 2048, 1024)?,
+            credentials: given_credentials()?,
             ..Self::default()
         })
     }
@@ -283,6 +326,10 @@ fn prepare(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()
     for (name, content) in &machine.files {
         std::fs::write(directory.join(name), content)?;
     }
+    for file in &machine.credentials {
+        std::fs::copy(file, directory.join(name_of(file)))
+            .with_context(|| format!("copy {}", file.display()))?;
+    }
     let mut script = String::from("cp /usr/share/OVMF/OVMF_VARS_4M.fd /vm/vars.fd");
     if machine.secure_boot {
         script += ENROL;
@@ -363,8 +410,9 @@ fn arguments(machine: &Machine) -> Vec<String> {
     if machine.kernel.is_some() {
         text += " -kernel /vm/kernel.efi";
     }
-    for (name, file) in &machine.fw_cfg {
-        text += &format!(" -fw_cfg name=opt/io.systemd.credentials/{name},file=/vm/{file}");
+    let given = machine.credentials.iter().map(|file| (name_of(file), name_of(file)));
+    for (name, file) in machine.fw_cfg.iter().copied().chain(given) {
+        text += &format!(" -fw_cfg name={FW_CFG}{name},file=/vm/{file}");
     }
     for value in &machine.smbios {
         text += &format!(" -smbios type=11,value=io.systemd.credential.binary:{value}");

@@ -34,7 +34,7 @@ pub struct Apply {
     staged: bool,
     /// Wait until all of it runs and has proved itself, for this time at most; exit code 1 if it does not. An update's
     /// trial takes a minute if its file says nothing else.
-    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "5m",
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5m",
           conflicts_with_all = ["dry_run", "staged", "try_for"])]
     wait: Option<Duration>,
     /// Of several hosts, so many first, as 2 or 10%; the others once it has proved itself there. Who comes after one where it

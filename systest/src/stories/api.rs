@@ -2,105 +2,36 @@
 
 use super::loaded::FETCH;
 use super::{Booted, Verdict, terminal};
-use crate::checkout::program;
+use crate::desk::{AUTHORITY, Desk};
 use crate::http;
 use crate::rig::{IMAGE, pack};
 use anyhow::{Context, Result, ensure};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(60);
 /// A compose file that is taken back, under TCG beside another machine.
 const BACK: Duration = Duration::from_secs(120);
 
-/// The file with the host's certificate, in the machine's directory.
-pub const API_FILE: &str = "api.toml";
-
-/// An authority with the certificates that it gave, and the hosts that qctl knows by them.
-pub struct Desk {
-    directory: PathBuf,
-    /// The port of this machine behind which the guest listens.
-    pub port: u16,
+/// The operator's desk: a reader, an operator and an admin of the guest.
+///
+/// # Errors
+/// qctl refuses.
+pub fn desk() -> Result<Desk> {
+    let name = format!("quietcore-desk-{}", std::process::id());
+    let desk = Desk::new(&std::env::temp_dir().join(name))?;
+    for (name, role) in [("rita", "reader"), ("oscar", "operator"), ("adam", "admin")] {
+        desk.add(AUTHORITY, name, role)?;
+    }
+    Ok(desk)
 }
 
-impl Desk {
-    /// Makes an authority, a host's certificate, and one for a reader, an operator and an admin.
-    ///
-    /// # Errors
-    /// qctl refuses.
-    pub fn new() -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let name = format!("quietcore-desk-{}-{port}", std::process::id());
-        let desk = Self { directory: std::env::temp_dir().join(name), port };
-        std::fs::create_dir_all(&desk.directory)?;
-        desk.must(&["ca", "new", "ca"])?;
-        desk.certify("ca", "vm")?;
-        for (name, role) in [("rita", "reader"), ("oscar", "operator"), ("adam", "admin")] {
-            desk.add("ca", name, role)?;
-        }
-        Ok(desk)
-    }
-
-    fn certify(&self, ca: &str, name: &str) -> Result<String> {
-        self.must(&["ca", "host", ca, name, "--address", "127.0.0.1"])
-    }
-
-    fn add(&self, ca: &str, name: &str, role: &str) -> Result<()> {
-        self.must(&["ca", "client", ca, name, "--role", role])?;
-        let (url, identity) =
-            (format!("https://127.0.0.1:{}", self.port), format!("{ca}/{name}.pem"));
-        let authority = format!("{ca}/ca.pem");
-        self.must(&["hosts", "add", name, &url, "--authority", &authority, "--identity", &identity])
-            .map(drop)
-    }
-
-    /// What the guest is given.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub fn credential(&self) -> Result<String> {
-        let path = self.file("ca/vm.api");
-        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    /// qctl with these arguments, which knows the hosts.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut qctl = Command::new(program("qctl"));
-        qctl.args(arguments).current_dir(&self.directory);
-        qctl.env("QCTL_HOSTS", self.file("hosts.toml"));
-        qctl
-    }
-
-    /// qctl's exit code and everything that it said.
-    fn qctl(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let output = self.command(arguments).output().context("start qctl")?;
-        let said = [output.stdout, output.stderr].concat();
-        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
-    }
-
-    fn must(&self, arguments: &[&str]) -> Result<String> {
-        let (done, said) = self.qctl(arguments)?;
-        ensure!(done, "qctl {}: {said}", arguments.join(" "));
-        Ok(said)
-    }
-
-    fn refused(&self, arguments: &[&str], why: &str) -> Result<()> {
-        let (done, said) = self.qctl(arguments)?;
-        ensure!(!done && said.contains(why), "qctl {}: {said}", arguments.join(" "));
-        Ok(())
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+/// # Errors
+/// It is done, or refused for another reason.
+fn refused(desk: &Desk, arguments: &[&str], why: &str) -> Result<()> {
+    let (done, said) = desk.qctl(arguments)?;
+    ensure!(!done && said.contains(why), "qctl {}: {said}", arguments.join(" "));
+    Ok(())
 }
 
 const PID: &str = "systemctl show -p MainPID --value quietcore-api";
@@ -118,11 +49,12 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     std::fs::write(desk.file("same.yaml"), &compose)?;
     let quiet = compose.replace("restart: always", "restart: on-failure");
     std::fs::write(desk.file("quiet.yaml"), quiet)?;
-    desk.refused(
+    refused(
+        &desk,
         &["--on", "rita", "apply", "same.yaml"],
         "rita is a reader, and this is for an operator",
     )?;
-    desk.refused(&["--on", "oscar", "secret", "rm", "x"], "this is for an admin")?;
+    refused(&desk, &["--on", "oscar", "secret", "rm", "x"], "this is for an admin")?;
     desk.must(&["--on", "oscar", "apply", "--dry-run", "quiet.yaml"])?;
     let diff = desk.must(&["--on", "oscar", "diff", "quiet.yaml"])?;
     ensure!(diff.contains("+    restart: on-failure"), "{diff}");
@@ -131,7 +63,7 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     let back = "until qctl events | grep -q 'nobody kept it'; do sleep 0.5; done; qctl diff /etc/quietcore/compose.yaml";
     let back = booted.shell.check(back, BACK)?;
     ensure!(!back.contains("restart"), "it was not taken back: {back}");
-    desk.refused(&["--on", "oscar", "keep"], "nothing is applied on trial")?;
+    refused(&desk, &["--on", "oscar", "keep"], "nothing is applied on trial")?;
     let kill = desk.must(&["--on", "oscar", "kill"])?;
     booted.shell.wait_status("trading stops", ANSWER, |status| status["ready"] == false)?;
     desk.must(&["--on", "oscar", "resume"])?;
@@ -165,7 +97,7 @@ fn sit_at_a_terminal(booted: &mut Booted, desk: &Desk) -> Result<()> {
     let program = ["--image", IMAGE, "--", "/lines", "terminal"];
     terminal::sit(&desk.command(&[&["--on", "oscar", "debug", "-it"], &program[..]].concat()))?;
     let reader = [&["--on", "rita", "debug"], &program[..]].concat();
-    desk.refused(&reader, "this is for an operator")?;
+    refused(desk, &reader, "this is for an operator")?;
     booted.shell.check("qctl image rm test/lines:1", ANSWER).map(drop)
 }
 
@@ -178,13 +110,14 @@ fn rotate(booted: &mut Booted, desk: &Desk) -> Result<()> {
     let path = desk.file("next/vm.api");
     let bad = desk.file("bad.api");
     std::fs::write(&bad, "version = 1\n")?;
-    desk.refused(
+    refused(
+        desk,
         &["--on", "adam", "secret", "set", "quietcore.api", shown(&bad)],
         "missing field",
     )?;
     desk.must(&["--on", "adam", "secret", "set", "quietcore.api", shown(&path)])?;
     desk.must(&["--on", "nora", "status"])?;
-    desk.refused(&["--on", "adam", "status"], "certificate")?;
+    refused(desk, &["--on", "adam", "status"], "certificate")?;
     let after = booted.shell.check(PID, ANSWER)?;
     ensure!(before == after, "the API was process {before} and is {after}");
     let sealed = booted.shell.check(

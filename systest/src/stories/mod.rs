@@ -59,6 +59,7 @@ mod updates;
 mod volumes;
 
 use crate::checkout::ImageFiles;
+use crate::desk::{API, API_FILE, Desk};
 use crate::registry::Registry;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -87,7 +88,7 @@ pub struct Booted {
     /// The registry that its policy names, if it has one.
     pub registry: Option<Registry>,
     /// Who asks it over the network, if it has an API.
-    pub desk: Option<api::Desk>,
+    pub desk: Option<Desk>,
 }
 
 /// Time that a guest may take to be ready: five times what it takes on an idle machine under TCG.
@@ -312,16 +313,16 @@ fn run_beside(image: &ImageFiles, wanted: &(dyn Fn(&str) -> bool + Sync), tally:
 
 /// The machine that stories share: with a recording, a network, a registry and an API.
 fn boot_shared(image: &ImageFiles) -> Result<Booted> {
-    let (registry, desk) = (Registry::start(image)?, api::Desk::new()?);
+    let (registry, desk) = (Registry::start(image)?, api::desk()?);
     let machine = Machine {
         capture: trading::capture(),
         network: true,
         api: Some(desk.port),
         files: vec![
             (images::POLICY_FILE, images::policy(&registry)?),
-            (api::API_FILE, desk.credential()?),
+            (API_FILE, desk.credential()?),
         ],
-        fw_cfg: vec![("quietcore.images", images::POLICY_FILE), ("quietcore.api", api::API_FILE)],
+        fw_cfg: vec![("quietcore.images", images::POLICY_FILE), (API, API_FILE)],
         ..Machine::default()
     };
     Ok(Booted { registry: Some(registry), desk: Some(desk), ..boot(image, &machine)? })

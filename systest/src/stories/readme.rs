@@ -3,11 +3,20 @@
 use super::Verdict;
 use crate::checkout::{ImageFiles, root, shared_data};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How long each `make run` goes on after the host is ready.
 const SECONDS_TO_RUN: &str = "5";
+
+/// What asks the machine of [`RUN`], while that runs.
+const ASK: &str = "target/run/qctl ";
+const RUN: &str = "make run";
+/// From an empty target directory, beside another machine.
+const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// Its command that is a story of its own, since it can be told beside others.
 const REPRODUCIBLE: &str = "make reproducible";
@@ -52,7 +61,7 @@ fn work(commands: &[String]) -> Result<Verdict> {
             }
         };
         let start = Instant::now();
-        let said = run(&line)?;
+        let said = if line == RUN { run_and_ask()? } else { run(&line)? };
         println!("  {command} ({} s)", start.elapsed().as_secs());
         if !std::mem::replace(&mut shown, true) {
             println!("{}", end(&said, 32));
@@ -69,6 +78,45 @@ pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
     let said = run(REPRODUCIBLE)?;
     let verdict = said.lines().find_map(|line| line.strip_prefix("reproducible: "));
     Ok(Verdict::Proved(verdict.context("make reproducible gave no verdict")?.to_owned()))
+}
+
+/// Runs the demonstration, asks it what the README does, and ends it with Ctrl-C; returns its standard output.
+fn run_and_ask() -> Result<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
+    let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with(ASK)).collect();
+    ensure!(!commands.is_empty(), "no {ASK}in the README");
+    let directory = std::env::temp_dir().join(format!("quietcore-run-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let file = directory.join("said");
+    let output = std::fs::File::create(&file)?;
+    let mut demonstration = Command::new("sh")
+        .args(["-c", RUN])
+        .process_group(0)
+        .current_dir(root())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()?;
+    let start = Instant::now();
+    let mut ask = || -> Result<()> {
+        let ready = format!("{ASK}ready --timeout 5");
+        while let Err(error) = run(&ready) {
+            let left = demonstration.try_wait()?.is_none() && start.elapsed() < RUN_LIMIT;
+            ensure!(left, "{RUN}: {error:#}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        for command in &commands {
+            println!("  {command}\n{}", run(command)?.trim_end());
+        }
+        Ok(())
+    };
+    let asked = ask();
+    let _ = killpg(Pid::from_raw(demonstration.id().cast_signed()), Signal::SIGINT);
+    demonstration.wait()?;
+    let said = std::fs::read_to_string(&file)?;
+    std::fs::remove_dir_all(&directory)?;
+    asked.with_context(|| end(&said, 40))?;
+    ensure!(said.contains("\nended\n"), "{RUN} did not end by Ctrl-C:\n{}", end(&said, 40));
+    Ok(said)
 }
 
 /// Runs a command, which must succeed; returns its standard output.
