@@ -28,6 +28,11 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
     let _turn = take_turn()?;
     let mut machine = Machine::from_environment()?;
     machine.capture = capture()?;
+    let own = machine.credentials.iter().any(|file| file.ends_with(API));
+    ensure!(
+        !own,
+        "CREDENTIALS: leave {API} out; the machine gets one whose certificates {QCTL} has"
+    );
     let image = ImageFiles::build("demo")?;
     let built = begin.elapsed();
     let interrupted = Interrupt::catch()?;
