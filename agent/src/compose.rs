@@ -21,6 +21,8 @@ pub mod disks;
 pub mod grants;
 /// Health checks.
 pub mod health;
+/// Where what an error names stands.
+pub mod lines;
 /// What a service has by `x-quietcore`.
 mod own;
 /// What a file leaves to where it is applied from.
@@ -70,6 +72,14 @@ pub enum ComposeError {
         found: u64,
         /// What can be.
         max: u64,
+    },
+    /// One of the others, and where.
+    #[error("line {line}: {error}")]
+    At {
+        /// The line of the text that was read, from 1 on.
+        line: usize,
+        /// The other.
+        error: Box<Self>,
     },
 }
 
@@ -298,6 +308,13 @@ pub const VOLUMES: &str = "/var/lib/quietcore/volumes/";
 /// # Errors
 /// [`ComposeError`] names line or key, and the remedy.
 pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
+    parse_text(text, cores).map_err(|error| match lines::line_of(text, &error.to_string()) {
+        Some(line) => ComposeError::At { line, error: error.into() },
+        None => error,
+    })
+}
+
+fn parse_text(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
     let limit = |what, found, max| match found > max {
         true => Err(ComposeError::Limit { what, found, max }),
         false => Ok(()),
@@ -308,13 +325,13 @@ pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError>
     let mut file: Value = serde_yaml_ng::from_str(text).map_err(schema)?;
     let merged = file.apply_merge();
     merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
-    let (services, top) = top_level(file, text)?;
+    let (services, top) = top_level(file)?;
     limit("services", services.len() as u64, SERVICES_MAX as u64)?;
     grants::check_top(&top)?;
     let (mut read, mut left) = (Vec::new(), COMPOSE_SIZE_MAX);
     for (name, mut value) in services {
         grants::put_in(&name, &mut value, &top, &mut left)?;
-        read.push(parse_value(&name, value, cores).map_err(|error| at_line(error, &name, text))?);
+        read.push(parse_value(&name, value, cores)?);
     }
     read.sort_by(|a: &Service, b| a.name.cmp(&b.name));
     check_dependencies(&read)?;
@@ -340,13 +357,22 @@ fn parse_value(name: &str, mut value: Value, cores: &CorePlan) -> Result<Service
     }
     let source = serde_yaml_ng::to_string(&value);
     let source = source.map_err(|error| ComposeError::Schema(error.to_string()))?;
-    let raw = serde_yaml_ng::from_value(value)
-        .map_err(|error| ComposeError::Schema(format!("services.{name}: {error}")))?;
+    let raw = serde_yaml_ng::from_value(value).map_err(|error| refused(name, &error))?;
     Checker { name, cores }.check(&raw, source)
 }
 
+fn refused(name: &str, error: &serde_yaml_ng::Error) -> ComposeError {
+    let said = error.to_string();
+    let never =
+        schema::NEVER.iter().find(|(key, _)| said.starts_with(&format!("unknown field `{key}`")));
+    ComposeError::Schema(match never {
+        Some((key, remedy)) => format!("services.{name}.{key}: not supported: {remedy}"),
+        None => format!("services.{name}: {said}"),
+    })
+}
+
 /// The services of a file, and what they use of its top, if the other keys say nothing that is not supported.
-fn top_level(file: Value, text: &str) -> Result<(Vec<(String, Value)>, Mapping), ComposeError> {
+fn top_level(file: Value) -> Result<(Vec<(String, Value)>, Mapping), ComposeError> {
     let refuse = |what: String| Err(ComposeError::Schema(what));
     let Value::Mapping(file) = file else { return refuse("a file has the key services".into()) };
     let (mut found, mut top) = (None, Mapping::new());
@@ -358,10 +384,8 @@ fn top_level(file: Value, text: &str) -> Result<(Vec<(String, Value)>, Mapping),
             Some(key) if key.starts_with("x-") => {}
             other => {
                 let key = other.unwrap_or("?");
-                let line =
-                    line_of(text, None, key).map_or(String::new(), |n| format!(" at line {n}"));
                 let known = "name, services, volumes, configs and secrets";
-                return refuse(format!("unknown key `{key}`{line}; there are {known}"));
+                return refuse(format!("{key}: unknown key; there are {known}"));
             }
         }
     }
@@ -370,30 +394,6 @@ fn top_level(file: Value, text: &str) -> Result<(Vec<(String, Value)>, Mapping),
     };
     let named = |(key, value): (Value, Value)| Some((key.as_str()?.to_owned(), value));
     Ok((services.into_iter().filter_map(named).collect(), top))
-}
-
-/// Says in which line of the text the key of an unknown-field error stands.
-fn at_line(error: ComposeError, service: &str, text: &str) -> ComposeError {
-    let ComposeError::Schema(said) = &error else { return error };
-    let field = said.split_once("unknown field `").and_then(|(_, rest)| rest.split('`').next());
-    match field.and_then(|field| line_of(text, Some(service), field)) {
-        Some(line) => ComposeError::Schema(format!("{said} at line {line}")),
-        None => error,
-    }
-}
-
-/// The first line that starts with a key, behind the one that starts with its parent.
-fn line_of(text: &str, parent: Option<&str>, key: &str) -> Option<usize> {
-    let starts = |line: &str, key: &str| {
-        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
-    };
-    let lines: Vec<&str> = text.lines().collect();
-    let from = match parent {
-        Some(parent) => lines.iter().position(|line| starts(line, parent))?,
-        None => 0,
-    };
-    let at = lines[from..].iter().position(|line| starts(line, key))?;
-    Some(from + at + 1)
 }
 
 /// Every service that another waits for is there, and none waits for itself.

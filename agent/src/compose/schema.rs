@@ -4,6 +4,36 @@
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// Keys of a service that hosts have no use for, and what to do instead.
+pub const NEVER: &[(&str, &str)] = &[
+    (
+        "build",
+        "images are built elsewhere; name one of a registry's, or one that qctl image load brought",
+    ),
+    ("cgroup_parent", HOSTS),
+    ("container_name", "a container has its service's name; leave it out"),
+    ("devices", HOSTS),
+    ("dns", NETWORK),
+    ("expose", PORTS),
+    ("ipc", HOSTS),
+    ("links", NETWORK),
+    ("logging", "lines go to the journal, and on to where quietcore.logs says; leave it out"),
+    ("networks", NETWORK),
+    ("pid", HOSTS),
+    ("ports", PORTS),
+    ("privileged", HOSTS),
+    ("runtime", HOSTS),
+    ("scale", "a service is one container of this host; leave it out"),
+    ("stdin_open", TERMINAL),
+    ("tty", TERMINAL),
+    ("userns_mode", HOSTS),
+];
+const HOSTS: &str = "no container gets the host; cap_add has what can be had";
+const NETWORK: &str =
+    "a container has the host's network, or none with network_mode: none; leave it out";
+const PORTS: &str = "a container listens at the host's own ports; leave it out, or write x-quietcore.ports for two versions at once";
+const TERMINAL: &str = "qctl debug -it sits at a container's terminal; leave it out";
+
 /// One word or a list of them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]

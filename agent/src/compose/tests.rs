@@ -17,7 +17,7 @@ fn a_hot_core_is_refused_by_name() {
     let error = service("    cpuset: \"1-2\"\n").unwrap_err().to_string();
     assert_eq!(
         error,
-        "services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1"
+        "line 4: services.a.cpuset: \"1-2\": CPU 2 is hot, for the engine only; housekeeping CPUs are 0-1"
     );
     assert!(service("    cpuset: 7\n").unwrap_err().to_string().contains("not on this host"));
     assert_eq!(service("    cpuset: 1\n").unwrap().cpuset, "1");
@@ -27,9 +27,17 @@ fn a_hot_core_is_refused_by_name() {
 #[test]
 fn an_unknown_key_is_an_error_with_its_line() {
     let error = service("    privileged: true\n").unwrap_err().to_string();
-    assert!(error.contains("privileged") && error.contains("line 4"), "{error}");
+    assert!(error.starts_with("line 4: services.a.privileged: not supported"), "{error}");
     let error = parse("services: {}\nnetworks:\n  a: {}\n", &cores()).unwrap_err().to_string();
-    assert!(error.contains("`networks` at line 2"), "{error}");
+    assert!(error.starts_with("line 2: networks: unknown key"), "{error}");
+}
+
+#[test]
+fn what_hosts_have_no_use_for_is_refused_with_what_to_do_instead() {
+    for (key, remedy) in schema::NEVER {
+        let error = service(&format!("    {key}: x\n")).unwrap_err().to_string();
+        assert_eq!(error, format!("line 4: services.a.{key}: not supported: {remedy}"));
+    }
 }
 
 #[test]

@@ -1,20 +1,20 @@
 //! `qctl config`: what a compose file means here, without an agent.
 
+use super::declare::in_file;
 use crate::compose::health::Probe;
 use crate::compose::project::{Surroundings, resolve};
 use crate::compose::{Condition, Restart, Service, parse};
 use abi::hostplan::CorePlan;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// Prints the services of a file, for a host on which all of so many CPUs are for housekeeping.
 pub fn show(file: &Path, profiles: &[String], cpus: u32) -> Result<()> {
-    let named = || file.display().to_string();
     let text = resolve(file, &Surroundings::of(file, profiles)?)?;
     let present = format!("0-{}", cpus.saturating_sub(1));
     let cores = CorePlan::from_kernel(&present, "").map_err(anyhow::Error::msg)?;
-    let services = parse(&text, &cores).with_context(named)?;
+    let services = parse(&text, &cores).map_err(|error| in_file(file, &error.into()))?;
     let services: serde_json::Map<String, Value> =
         services.iter().map(|service| (service.name.clone(), meaning(service))).collect();
     println!("{}", serde_json::to_string_pretty(&json!({ "services": services }))?);

@@ -4,10 +4,11 @@ use super::Output;
 use super::client::{Client, unexpected};
 use super::fleet::Share;
 use super::settle;
+use crate::compose::lines::line_of;
 use crate::compose::project::{Surroundings, resolve};
 use crate::protocol::{Request, Response, RolloutStep};
 use crate::status::{Container, Status};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
@@ -61,6 +62,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// An error with the line of the file as it is written: what was read is what [`resolve`] made of it.
+pub fn in_file(file: &Path, error: &anyhow::Error) -> anyhow::Error {
+    let said = format!("{error:#}");
+    let told = said.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+    let Some((_, what)) = told.filter(|(line, _)| line.parse::<usize>().is_ok()) else {
+        return anyhow!("{}: {said}", file.display());
+    };
+    let own = std::fs::read_to_string(file).ok().and_then(|text| line_of(&text, what));
+    let line = own.map_or_else(String::new, |line| format!(":{line}"));
+    anyhow!("{}{line}: {what}", file.display())
+}
+
 /// Applies a file, after its variables, files and profiles were put in here.
 pub fn apply(client: &mut Client, wanted: &Apply) -> Result<()> {
     let file = &wanted.file;
@@ -68,7 +81,7 @@ pub fn apply(client: &mut Client, wanted: &Apply) -> Result<()> {
     let try_seconds = wanted.try_for.map(|time| time.as_secs());
     let (dry_run, staged) = (wanted.dry_run, wanted.staged);
     let request = Request::Apply { compose, dry_run, try_seconds, staged };
-    let answer = client.ask(&request).with_context(|| file.display().to_string())?;
+    let answer = client.ask(&request).map_err(|error| in_file(file, &error))?;
     let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
     changes.iter().for_each(|line| println!("{line}"));
     if let Some(seconds) = try_seconds {
@@ -88,7 +101,7 @@ pub fn diff(client: &mut Client, file: &Path, profiles: &[String]) -> Result<()>
     };
     print!("{}", crate::files::differences(&declared, &compose));
     let request = Request::Apply { compose, dry_run: true, try_seconds: None, staged: false };
-    let answer = client.ask(&request).with_context(|| file.display().to_string())?;
+    let answer = client.ask(&request).map_err(|error| in_file(file, &error))?;
     let Response::Changes(changes) = answer else { return Err(unexpected("changes")) };
     changes.iter().filter(|line| !line.starts_with('=')).for_each(|line| println!("{line}"));
     Ok(())
@@ -265,4 +278,25 @@ pub fn describe(client: &mut Client, name: &str) -> Result<()> {
         println!("\n! {problem}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_file;
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_has_the_line_of_the_file_as_it_is_written() {
+        let file = std::env::temp_dir().join(format!("qctl-lines-{}.yaml", std::process::id()));
+        std::fs::write(&file, "services:\n  a:\n    extends: {service: b}\n    cpus: 9\n").unwrap();
+        for (said, shown) in [
+            ("line 49: services.a.cpus: \"9\": no", ":4: services.a.cpus: \"9\": no"),
+            ("line 49: volumes.a: no", ": volumes.a: no"),
+            ("not there at line 3", ": not there at line 3"),
+        ] {
+            let error = in_file(&file, &anyhow!("{said}")).to_string();
+            assert_eq!(error, format!("{}{shown}", file.display()));
+        }
+        std::fs::remove_file(file).unwrap();
+    }
 }
