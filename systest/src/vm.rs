@@ -88,32 +88,27 @@ const FW_CFG: &str = "opt/io.systemd.credentials/";
 /// Longest name of such a file: QEMU's limit (docs/specs/fw_cfg.rst: 56 bytes with the NUL at its end).
 const FW_CFG_NAME_MAX: usize = 55;
 
-/// The files in the directory `CREDENTIALS=`, each a credential of its name.
+/// The files in a directory, each a credential of its name.
 ///
 /// # Errors
-/// It can't be read, or a file's name is none that a host heeds.
-fn given_credentials() -> Result<Vec<PathBuf>> {
-    let Some(directory) = std::env::var_os("CREDENTIALS").filter(|path| !path.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let named = || format!("CREDENTIALS={}", directory.display());
+/// It can't be read, has none, or one with a name that no host heeds.
+fn credentials(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&directory).with_context(named)? {
+    for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let name = name_of(&path);
         let known = name.strip_prefix("quietcore.").is_some_and(|rest| {
-            !rest.is_empty()
-                && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            !rest.is_empty() && rest.bytes().all(fits)
         });
+        let longest = FW_CFG_NAME_MAX - FW_CFG.len();
         ensure!(
-            known && FW_CFG.len() + name.len() <= FW_CFG_NAME_MAX && path.is_file(),
-            "{}: {name:?} is no credential; files are named as in docs/operating.md, quietcore.NAME, with at most {} bytes",
-            named(),
-            FW_CFG_NAME_MAX - FW_CFG.len()
+            known && name.len() <= longest && path.is_file(),
+            "{name:?} is no credential; files are named as in docs/operating.md, quietcore.NAME, with at most {longest} bytes"
         );
         files.push(path);
     }
-    ensure!(!files.is_empty(), "{}: there is no file in it", named());
+    ensure!(!files.is_empty(), "there is no file in it");
     files.sort();
     Ok(files)
 }
@@ -135,10 +130,14 @@ impl Machine {
             },
             _ => Ok(default),
         };
+        let given = std::env::var_os("CREDENTIALS").filter(|path| !path.is_empty());
+        let given = given.map(PathBuf::from).map(|directory| {
+            credentials(&directory).with_context(|| format!("CREDENTIALS={}", directory.display()))
+        });
         Ok(Self {
             cpus: number("CPUS", 4, 3)?,
             memory_mib: number("MEM", 2048, 1024)?,
-            credentials: given_credentials()?,
+            credentials: given.transpose()?.unwrap_or_default(),
             ..Self::default()
         })
     }
@@ -418,4 +417,26 @@ fn arguments(machine: &Machine) -> Vec<String> {
         text += &format!(" -smbios type=11,value=io.systemd.credential.binary:{value}");
     }
     text.split_whitespace().map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::credentials;
+
+    #[test]
+    fn files_that_no_host_heeds_are_refused() {
+        let directory = std::env::temp_dir().join(format!("credentials-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        assert!(credentials(&directory).is_err(), "an empty directory");
+        let host = directory.join("quietcore.host");
+        std::fs::write(&host, "version = 1\n").unwrap();
+        assert_eq!(credentials(&directory).unwrap(), [host]);
+        for name in ["host.toml", "quietcore.", "quietcore.a,b", "quietcore.with-too-long-a-name"] {
+            std::fs::write(directory.join(name), "").unwrap();
+            let error = credentials(&directory).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("at most 28 bytes"), "{error}");
+            std::fs::remove_file(directory.join(name)).unwrap();
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }
