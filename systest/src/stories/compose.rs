@@ -153,11 +153,12 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
 }
 
 fn compare_file(image: &ImageFiles, file: &Path) -> Result<(usize, u32)> {
-    let directory = file.parent().context("a file is somewhere")?;
-    let name = file.file_name().unwrap_or_default();
+    let checkout = root();
+    let name = file.strip_prefix(&checkout)?;
     let mut qctl = Command::new(program("qctl"));
     qctl.arg("config").arg(file);
-    let mut docker = image.in_tools(&[(directory, "/files")]);
+    // All of it, since a file may extend another one's services.
+    let mut docker = image.in_tools(&[(&checkout, "/files")]);
     docker
         .args(["sh", "-euc", "cd /files; docker-compose -f \"$0\" config --format json"])
         .arg(name);
