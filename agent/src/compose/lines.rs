@@ -22,14 +22,15 @@ pub fn line_of(text: &str, said: &str) -> Option<usize> {
 fn find(lines: &[&str], from: usize, parent: Option<usize>, path: &str) -> Option<(usize, usize)> {
     let inside = block(lines, from, parent);
     let first = indent(lines[*inside.first()?]);
-    inside.into_iter().filter(|at| indent(lines[*at]) == first).find_map(|at| {
-        let key = key_of(lines[at])?;
-        let rest = path.strip_prefix(key)?;
-        match rest.strip_prefix('.') {
-            Some(rest) => Some(find(lines, at + 1, Some(first), rest).unwrap_or((at, first))),
-            None => rest.is_empty().then_some((at, first)),
-        }
-    })
+    let siblings = inside.into_iter().filter(|at| indent(lines[*at]) == first);
+    let matching = siblings.filter_map(|at| {
+        let rest = path.strip_prefix(key_of(lines[at])?)?;
+        (rest.is_empty() || rest.starts_with('.')).then_some((at, rest))
+    });
+    // A name may have points in it: the longest that fits.
+    let (at, rest) = matching.min_by_key(|(_, rest)| rest.len())?;
+    let deeper = rest.strip_prefix('.').and_then(|rest| find(lines, at + 1, Some(first), rest));
+    Some(deeper.unwrap_or((at, first)))
 }
 
 /// The lines with something in them that are below a parent with this indent. A list may stand as far left as its key.
@@ -72,6 +73,8 @@ services:
     healthcheck:
       test: [CMD, x]
     restart: ever
+  a.c:
+    image: three
 volumes:
   data: {}
 ";
@@ -87,7 +90,8 @@ volumes:
             ("services.a: unknown field `healthcheck`, expected one of", Some(13)),
             ("services.a: unknown variant `ever`, expected one of `no`", Some(15)),
             ("services.a.other: not there", Some(10)),
-            ("volumes.data: no", Some(17)),
+            ("services.a.c.image: no", Some(17)),
+            ("volumes.data: no", Some(19)),
             ("unknown key `volumes`", None),
             ("mapping values are not allowed in this context at line 1 column 2", None),
         ] {
