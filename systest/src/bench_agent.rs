@@ -3,7 +3,7 @@
 
 use crate::checkout::ImageFiles;
 use crate::rig::{IMAGE, Rig, Victim};
-use crate::stories::{loaded, powercut};
+use crate::stories::{loaded, powercut, ready};
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -366,7 +366,7 @@ pub fn agent(
     ensure!(foreign == 0, "{foreign} foreign context switches on the hot cores");
     note("rollouts_with_pulls", json!(rollout_count));
     note("hot_core_foreign_switches", json!(foreign));
-    powercut::cuts(&image, cut_count, seed)?;
+    powercut::cuts(&mut ready(&image)?, cut_count, seed)?;
     note("power_cuts", json!(cut_count));
     let lines = lines(&image, line_count, seed)?;
     for (name, value) in [

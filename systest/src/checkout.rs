@@ -67,6 +67,17 @@ impl ImageFiles {
         }
     }
 
+    /// The debug image, with the kernel that `KERNEL=` names, that was built before.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn find_debug() -> Result<Self> {
+        match std::env::var("KERNEL").as_deref() {
+            Ok("") | Ok("debian") | Err(_) => Self::find("debug"),
+            Ok(own) => Self::find(&format!("debug-{own}")),
+        }
+    }
+
     /// A profile that was built before.
     ///
     /// # Errors

@@ -3,12 +3,13 @@
 
 use crate::checkout::{ImageFiles, program, root};
 use crate::desk::{API, API_FILE, AUTHORITY, Desk};
+use crate::interrupt::Interrupt;
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{SigSet, Signal};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -109,7 +110,8 @@ fn open_desk() -> Result<Desk> {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("remove {}", directory.display()))?;
     }
-    let desk = Desk::new(&directory)?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let desk = Desk::new(&directory, port)?;
     desk.add(AUTHORITY, "vm", "admin")?;
     let (qctl, file) = (program("qctl"), root().join(QCTL));
     let script = format!(
@@ -223,27 +225,6 @@ fn plain(page: &[u8]) -> String {
         rest = &after[end..];
     }
     out + rest
-}
-
-/// Ctrl-C, noticed instead of obeyed.
-struct Interrupt {
-    signals: nix::sys::signalfd::SignalFd,
-}
-
-impl Interrupt {
-    fn catch() -> Result<Self> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGINT);
-        mask.add(Signal::SIGTERM);
-        mask.thread_block()?;
-        let flags =
-            nix::sys::signalfd::SfdFlags::SFD_NONBLOCK | nix::sys::signalfd::SfdFlags::SFD_CLOEXEC;
-        Ok(Self { signals: nix::sys::signalfd::SignalFd::with_flags(&mask, flags)? })
-    }
-
-    fn is_raised(&self) -> bool {
-        matches!(self.signals.read_signal(), Ok(Some(_)))
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use crate::checkout::program;
 use anyhow::{Context, Result, ensure};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The file with the guest's certificate, in the machine's directory.
 pub const API_FILE: &str = "api.toml";
@@ -24,12 +24,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Makes an authority and the guest's certificate.
+    /// Makes an authority and the certificate of the guest whose API is behind this port.
     ///
     /// # Errors
     /// qctl refuses.
-    pub fn new(directory: &Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    pub fn new(directory: &Path, port: u16) -> Result<Self> {
         let desk = Self { directory: directory.to_owned(), port };
         std::fs::create_dir_all(directory)
             .with_context(|| format!("make {}", directory.display()))?;
@@ -104,6 +103,21 @@ impl Desk {
         let (done, said) = self.qctl(arguments)?;
         ensure!(done, "qctl {}: {said}", arguments.join(" "));
         Ok(said)
+    }
+}
+
+impl Desk {
+    /// Repeats qctl with these arguments until it succeeds.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
+        let start = Instant::now();
+        while let (false, said) = self.qctl(arguments)? {
+            ensure!(start.elapsed() < limit, "qctl {}: {said}", arguments.join(" "));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
     }
 }
 

@@ -17,20 +17,30 @@ pub mod checkout;
 pub mod demo;
 /// An operator's desk: certificates, and qctl that asks the guest.
 pub mod desk;
+/// Limits for guests, in time that their process could run.
+pub mod guest_clock;
 /// A web server for the guest.
 pub mod http;
+/// Ctrl-C, noticed instead of obeyed.
+pub mod interrupt;
 /// A network for guests alone.
 pub mod lan;
 /// A program at a terminal.
 pub mod pty;
+/// QEMU's machine protocol.
+pub mod qmp;
 /// A registry of images.
 pub mod registry;
 /// Releases, good and broken.
 pub mod releases;
 /// The agent with containerd and journald, without a guest.
 pub mod rig;
+/// Stories, each in a process of its own.
+pub mod runner;
 /// A shell in the guest.
 pub mod shell;
+/// Machines that are booted once, and gone on from.
+pub mod snapshot;
 /// Storage of others: NFS and iSCSI.
 pub mod storage;
 /// What is proved in a booted VM.

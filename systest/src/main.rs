@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use systest::{bench, demo, stories};
+use std::path::PathBuf;
+use systest::{bench, demo, runner};
 
 /// Boot, show and prove Quietcore in QEMU.
 #[derive(Debug, Parser)]
@@ -23,8 +24,16 @@ enum Command {
     },
     /// Prove what a booted image promises.
     Stories {
-        /// Only this one.
+        /// Only those whose names begin so.
         name: Option<String>,
+    },
+    /// Tell one story in this process.
+    #[command(hide = true)]
+    Tell {
+        /// Its name.
+        name: String,
+        /// Where its report goes.
+        directory: PathBuf,
     },
     /// Measure an area and write target/reports/AREA.json.
     Bench {
@@ -38,7 +47,8 @@ enum Command {
 fn act(command: &Command) -> Result<()> {
     match command {
         Command::Run { seconds } => demo::run(*seconds),
-        Command::Stories { name } => stories::run(name.as_deref()),
+        Command::Stories { name } => runner::run(name.as_deref()),
+        Command::Tell { name, directory } => runner::tell(name, directory),
         Command::Bench { area } => bench::bench(area),
         Command::Report => bench::report(),
     }

@@ -68,17 +68,6 @@ impl Registry {
         Ok(())
     }
 
-    /// Starts the server again, with what it had, if it was ended.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn ensure_runs(&mut self) -> Result<()> {
-        if self.server.try_wait()?.is_some() {
-            self.server = serve(&self.image, &self.directory)?;
-        }
-        self.wait()
-    }
-
     /// Ends the server.
     ///
     /// # Errors

@@ -1,13 +1,17 @@
 //! A shell in the guest, on the debug profile's virtio console.
 
+use crate::guest_clock::GuestClock;
 use crate::vm::Vm;
 use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bytes of a line that the guest's terminal takes.
 const LINE_MAX: usize = 2000;
+
+/// Time that a shell which is there may take for an answer.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// What the guest's unit writes before it starts the shell.
 const BANNER: &str = "quietcore-shell: here";
@@ -26,6 +30,7 @@ pub struct Shell {
     stream: UnixStream,
     pending: Vec<u8>,
     commands: u32,
+    clock: GuestClock,
     /// Whether the other end is gone.
     is_closed: bool,
 }
@@ -37,10 +42,27 @@ impl Shell {
     /// # Errors
     /// It does not within the limit.
     pub fn connect(vm: &mut Vm, limit: Duration) -> Result<Self> {
+        let mut shell = Self::open(vm)?;
+        shell.await_boot(vm, limit)?;
+        Ok(shell)
+    }
+
+    fn open(vm: &mut Vm) -> Result<Self> {
         let stream = vm.connect("shell.sock")?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let mut shell = Self { stream, pending: Vec::new(), commands: 0, is_closed: false };
-        shell.await_boot(vm, limit)?;
+        let clock = vm.clock.clone();
+        Ok(Self { stream, pending: Vec::new(), commands: 0, clock, is_closed: false })
+    }
+
+    /// Connects to a guest that goes on from a snapshot: its shell waits already, and its clock stood still since then.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn resume(vm: &mut Vm) -> Result<Self> {
+        let mut shell = Self::open(vm)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        shell.send(&format!("date --set=@{now} > /dev/null; echo hello-$((20 + 22))\n"))?;
+        shell.read_until("hello-42", ANSWER).with_context(|| vm.console_end())?;
         Ok(shell)
     }
 
@@ -49,17 +71,17 @@ impl Shell {
     /// # Errors
     /// It is not within the limit.
     pub fn await_boot(&mut self, vm: &mut Vm, limit: Duration) -> Result<()> {
-        let start = Instant::now();
+        let deadline = self.clock.deadline(limit);
         while self.read_until(BANNER, Duration::from_secs(1)).is_err() {
             if vm.has_ended() || self.is_closed {
                 bail!("QEMU ended; the console:\n{}", vm.console_end());
             }
-            if start.elapsed() > limit {
-                bail!("no shell after {} s; the console:\n{}", limit.as_secs(), vm.console_end());
+            if deadline.is_over() {
+                bail!("no shell after {}; the console:\n{}", deadline.name(), vm.console_end());
             }
         }
         // systemd resets the terminal once more before the shell reads from it, and what came is lost.
-        while start.elapsed() < limit {
+        while !deadline.is_over() {
             self.send("stty -echo; echo hello-$((20 + 22))\n")?;
             if self.read_until("hello-42", Duration::from_secs(2)).is_ok() {
                 return Ok(());
@@ -79,7 +101,7 @@ impl Shell {
 
     /// Reads up to and with `marker`; returns what stood before it.
     fn read_until(&mut self, marker: &str, limit: Duration) -> Result<String> {
-        let start = Instant::now();
+        let deadline = self.clock.deadline(limit);
         let mut buffer = [0; 65536];
         loop {
             let text = String::from_utf8_lossy(&self.pending).replace('\r', "");
@@ -101,8 +123,8 @@ impl Shell {
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
-            if start.elapsed() > limit {
-                bail!("the guest did not answer within {} s; so far: {text}", limit.as_secs());
+            if deadline.is_over() {
+                bail!("the guest did not answer within {}; so far: {text}", deadline.name());
             }
         }
     }
@@ -160,14 +182,14 @@ impl Shell {
         limit: Duration,
         wanted: impl Fn(&serde_json::Value) -> bool,
     ) -> Result<serde_json::Value> {
-        let start = Instant::now();
+        let deadline = self.clock.deadline(limit);
         loop {
             let status = self.status();
             match status {
                 Ok(status) if wanted(&status) => return Ok(status),
                 Err(error) if self.has_booted() => return Err(error),
-                other if start.elapsed() > limit => {
-                    bail!("not within {} s: {what}; the last status: {other:?}", limit.as_secs())
+                other if deadline.is_over() => {
+                    bail!("not within {}: {what}; the last status: {other:?}", deadline.name())
                 }
                 _ => std::thread::sleep(Duration::from_millis(500)),
             }

@@ -2,13 +2,15 @@
 
 use crate::accel::{self, Accel};
 use crate::checkout::{ImageFiles, keys, root};
+use crate::guest_clock::GuestClock;
 use crate::lan;
+use crate::snapshot::Snapshot;
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a machine is made of.
 #[derive(Debug, Clone)]
@@ -154,6 +156,10 @@ pub struct Vm {
     pub accel: Accel,
     /// Why it runs so.
     pub accel_reason: String,
+    /// Limits for what it does.
+    pub clock: GuestClock,
+    /// What its disk lies over, if not the image alone.
+    snapshot: Option<PathBuf>,
 }
 
 /// The data disk: room for slots, journal and containers. It is sparse.
@@ -165,13 +171,47 @@ impl Vm {
     /// # Errors
     /// QEMU or one of its files can't be had.
     pub fn start(image: &ImageFiles, machine: &Machine) -> Result<Self> {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-vm-{}-{}", std::process::id(), unique()));
-        std::fs::create_dir_all(&directory)?;
+        let directory = temporary()?;
+        Self::start_in(directory, image, machine)
+    }
+
+    /// [`Self::start`], with the machine's files in this directory.
+    ///
+    /// # Errors
+    /// QEMU or one of its files can't be had.
+    pub fn start_in(directory: PathBuf, image: &ImageFiles, machine: &Machine) -> Result<Self> {
         let (accel, accel_reason) = accel::choose(image, &directory)?;
         prepare(image, machine, &directory)?;
-        let qemu = power_on(image, machine, &directory, accel)?;
-        Ok(Self { qemu, directory, started: Instant::now(), accel, accel_reason })
+        Self::power_on(image, machine, directory, (accel, accel_reason), None)
+    }
+
+    /// Goes on from a snapshot of such a machine: in the same instant, on a disk of its own.
+    ///
+    /// # Errors
+    /// QEMU or one of its files can't be had.
+    pub fn resume(snapshot: &Snapshot, image: &ImageFiles, machine: &Machine) -> Result<Self> {
+        let directory = temporary()?;
+        let accel = accel::choose(image, &directory)?;
+        snapshot.unpack(image, &directory)?;
+        let from = Some(snapshot.directory.clone());
+        let mut vm = Self::power_on(image, machine, directory, accel, from)?;
+        snapshot.load(&mut vm)?;
+        Ok(vm)
+    }
+
+    fn power_on(
+        image: &ImageFiles,
+        machine: &Machine,
+        directory: PathBuf,
+        (accel, accel_reason): (Accel, String),
+        snapshot: Option<PathBuf>,
+    ) -> Result<Self> {
+        let incoming = if snapshot.is_some() { &["-incoming", "defer"][..] } else { &[] };
+        let qemu = power_on(image, machine, &directory, snapshot.as_deref(), accel, incoming)?;
+        let clock = GuestClock::default();
+        clock.follow(qemu.id());
+        let started = Instant::now();
+        Ok(Self { qemu, directory, started, accel, accel_reason, clock, snapshot })
     }
 
     /// Cuts the power and switches it on again, with the same disk, firmware variables and TPM.
@@ -182,7 +222,7 @@ impl Vm {
         self.qemu.kill().context("end QEMU")?;
         self.qemu.wait()?;
         // What the console showed was before; and the sockets of a QEMU that is not quite gone would take us in.
-        for name in ["serial.log", "serial.sock", "shell.sock", "view.sock"] {
+        for name in ["serial.log", "serial.sock", "shell.sock", "view.sock", "qmp.sock"] {
             match std::fs::remove_file(self.directory.join(name)) {
                 // A QEMU that had the time took its sockets with it.
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -192,8 +232,20 @@ impl Vm {
             }
         }
         place_kernel(machine, &self.directory)?;
-        self.qemu = power_on(image, machine, &self.directory, self.accel)?;
+        let snapshot = self.snapshot.as_deref();
+        self.qemu = power_on(image, machine, &self.directory, snapshot, self.accel, &[])?;
+        self.clock.follow(self.qemu.id());
         self.started = Instant::now();
+        Ok(())
+    }
+
+    /// Waits until QEMU, which was told to end, has ended, and leaves its files where they are.
+    ///
+    /// # Errors
+    /// Its end can't be waited for.
+    pub fn leave(mut self) -> Result<()> {
+        self.qemu.wait().context("wait for QEMU's end")?;
+        self.directory = PathBuf::new();
         Ok(())
     }
 
@@ -234,13 +286,14 @@ impl Vm {
         text: &str,
         limit: Duration,
     ) -> Result<Duration> {
+        let deadline = self.clock.deadline(limit);
         loop {
             if self.console().matches(text).count() >= times {
                 return Ok(self.started.elapsed());
             }
             let ended = self.has_ended();
-            if ended || self.started.elapsed() > limit {
-                let why = if ended { "QEMU ended" } else { "time is up" };
+            if ended || deadline.is_over() {
+                let why = if ended { "QEMU ended".into() } else { deadline.name() + " are over" };
                 bail!("{why} before the console showed {text:?}; its end:\n{}", self.console_end());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -273,13 +326,17 @@ fn power_on(
     image: &ImageFiles,
     machine: &Machine,
     directory: &Path,
+    snapshot: Option<&Path>,
     accel: Accel,
+    more: &[&str],
 ) -> Result<Child> {
-    let mut command = image.in_tools(&[(directory, "/vm"), (&image.directory, "/image")]);
+    let mut binds = vec![(directory, "/vm"), (image.directory.as_path(), "/image")];
+    binds.extend(snapshot.map(|snapshot| (snapshot, "/snapshot")));
+    let mut command = image.in_tools(&binds);
     if machine.tpm {
         command.args(["sh", "-euc", WITH_TPM, "with-tpm"]);
     }
-    command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine));
+    command.arg("qemu-system-x86_64").args(accel.options()).args(arguments(machine)).args(more);
     if let Some(name) = &machine.lan {
         command = lan::in_namespace(name, command);
     }
@@ -311,10 +368,14 @@ impl Drop for Vm {
     }
 }
 
-fn unique() -> u128 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos())
+/// A directory for one machine's files.
+fn temporary() -> Result<PathBuf> {
+    let unique = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    let name = format!("quietcore-vm-{}-{unique}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("make {}", directory.display()))?;
+    Ok(directory)
 }
 
 /// Our keys into the firmware's variables: platform key, key-exchange key, and the one that signs.
@@ -372,10 +433,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     };
     let mut text = format!(
         "-machine {machine_type} -smp {cpus} -m {memory} -display none -monitor none \
-         -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 \
+         -uuid 6f1e7a52-0f5c-4c62-9d5b-0b7e2f6f2a11 -qmp unix:/vm/qmp.sock,server=on,wait=off \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
-         -device virtio-rng-pci -chardev socket,id=serial,path=/vm/serial.sock,server=on,wait=off,logfile=/vm/serial.log -serial chardev:serial -device virtio-serial-pci \
+         -device virtio-rng-pci -chardev socket,id=serial,path=/vm/serial.sock,server=on,wait=off,logfile=/vm/serial.log,logappend=on -serial chardev:serial -device virtio-serial-pci \
          -chardev socket,id=shell,path=/vm/shell.sock,server=on,wait=off -device virtconsole,chardev=shell \
          -chardev socket,id=view,path=/vm/view.sock,server=on,wait=off \
          -device virtserialport,chardev=view,name=quietcore.view"

@@ -2,10 +2,10 @@
 
 use super::loaded::FETCH;
 use super::{Booted, Verdict, terminal};
-use crate::desk::{AUTHORITY, Desk};
+use crate::desk::{API, AUTHORITY, Desk};
 use crate::http;
 use crate::rig::{IMAGE, pack};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ const BACK: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// qctl refuses.
-pub fn desk() -> Result<Desk> {
-    let name = format!("quietcore-desk-{}", std::process::id());
-    let desk = Desk::new(&std::env::temp_dir().join(name))?;
+fn desk(port: u16) -> Result<Desk> {
+    let name = format!("quietcore-desk-{port}");
+    let desk = Desk::new(&std::env::temp_dir().join(name), port)?;
     for (name, role) in [("rita", "reader"), ("oscar", "operator"), ("adam", "admin")] {
         desk.add(AUTHORITY, name, role)?;
     }
@@ -38,7 +38,10 @@ const PID: &str = "systemctl show -p MainPID --value quietcore-api";
 
 /// The story.
 pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> {
-    let desk = booted.desk.take().context("no desk")?;
+    let desk = desk(booted.api)?;
+    super::give_credential(booted, API, &desk.credential()?, "quietcore-agent")?;
+    booted.shell.check("qctl ready --timeout 60", ANSWER)?;
+    desk.wait(&["--on", "rita", "status"], BACK)?;
     let status = desk.must(&["--on", "rita", "status", "-o", "json"])?;
     let status: serde_json::Value = serde_json::from_str(&status)?;
     ensure!(status["ready"] == true, "{status}");
@@ -121,7 +124,7 @@ fn rotate(booted: &mut Booted, desk: &Desk) -> Result<()> {
     let after = booted.shell.check(PID, ANSWER)?;
     ensure!(before == after, "the API was process {before} and is {after}");
     let sealed = booted.shell.check(
-        "qctl secret ls; cat /var/lib/quietcore/agent/secrets/quietcore.api.sealed | base64 -d | grep -c 'PRIVATE KEY' || true; qctl secret rm quietcore.api",
+        "qctl secret ls; cat /var/lib/quietcore/agent/secrets/quietcore.api.sealed | base64 -d | grep -c 'PRIVATE KEY' || true",
         ANSWER,
     )?;
     ensure!(sealed == "quietcore.api\n0\n", "secrets: {sealed}");

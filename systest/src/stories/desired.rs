@@ -1,10 +1,11 @@
 //! What a host is to run comes signed: from a web server, a registry, and by hand. And what its journal says goes out. Both by
 //! credentials that it is given while it runs.
 
-use super::{Booted, Verdict};
+use super::loaded::FETCH;
+use super::{Booted, Verdict, give_credential, images};
 use crate::checkout::program;
 use crate::http;
-use crate::stories::loaded::FETCH;
+use crate::registry::Registry;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -19,8 +20,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A look each five seconds and a container's start, under TCG beside another machine.
 const SEEN: Duration = Duration::from_secs(120);
 
-/// Where systemd-creds' work lies for units to load: as if it had come from the ESP.
-const CREDENTIALS: &str = "/run/credstore";
+/// Who reads what the host is to run.
+const FOLLOWERS: &str = "quietcore-agent quietcore-follow";
 
 /// The desk's end: keys, compose files, what is published.
 struct Desk {
@@ -68,14 +69,6 @@ impl Desk {
     }
 }
 
-/// Gives the host a credential and starts who reads it.
-fn tell(booted: &mut Booted, name: &str, text: &str, units: &str) -> Result<()> {
-    let script = format!(
-        "mkdir -p -m 700 {CREDENTIALS}; cat > {CREDENTIALS}/{name} <<'END'\n{text}\nEND\nsystemctl restart {units}"
-    );
-    booted.shell.check(&script, ANSWER).map(drop)
-}
-
 fn wait(booted: &mut Booted, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
     booted.shell.wait_status(what, SEEN, is)
 }
@@ -103,37 +96,17 @@ fn wait_serial(booted: &mut Booted, serial: u64) -> Result<()> {
 
 /// The story.
 pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
-    let mut registry = booted.registry.take().context("no registry")?;
+    let mut registry = Registry::start(&booted.image)?;
+    images::give_policy(booted, &images::policy(&registry)?)?;
     let directory = registry.file("desk");
     fs::create_dir_all(directory.join("web"))?;
     let key = registry.signing_key("desk/state")?;
     registry.signing_key("desk/stranger")?;
     let base = booted.shell.check("cat /etc/quietcore/compose.yaml", ANSWER)?;
     let desk = Desk { directory, base, key };
-    let told = by_the_web(booted, &desk)
-        .and_then(|()| {
-            registry.ensure_runs()?;
-            let envelope = desk.publish(5, &desk.compose(9473)?, "state")?;
-            fs::copy(envelope, registry.file("desired.json"))?;
-            let kind = "application/vnd.dsse.envelope.v1+json";
-            registry.push_artefact("desk/desired", "production", kind, "desired.json")?;
-            let url = format!("oci://10.0.2.2:{}/desk/desired:production", registry.port);
-            tell(
-                booted,
-                "quietcore.desired",
-                &desk.credential(&url),
-                "quietcore-agent quietcore-follow",
-            )?;
-            wait_serial(booted, 5).context("from a registry")
-        })
-        .and_then(|()| by_hand(booted, &desk, &mut registry));
-    booted.registry = Some(registry);
-    let clean = format!(
-        "systemctl stop quietcore-follow; rm -rf {CREDENTIALS}/quietcore.desired /var/lib/quietcore/agent/desired.json /run/quietcore/desired; systemctl restart quietcore-agent; qctl apply /etc/quietcore/compose.yaml"
-    );
-    booted.shell.check(&clean, ANSWER)?;
-    told?;
-    wait(booted, "ready without it", |status| status["ready"] == true && !has_told(status))?;
+    by_the_web(booted, &desk)?;
+    by_a_registry(booted, &desk, &registry)?;
+    by_hand(booted, &desk, &mut registry)?;
     Ok(Verdict::Proved(
         "a host ran what was signed for it, from a web server, a registry and by hand; a stranger's, an older one and one \
          that wants a hot core were named and not taken; it said what somebody had changed by hand, took it back when told, \
@@ -145,7 +118,7 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
 fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
     let port = http::serve(desk.directory.join("web"))?;
     let url = format!("http://10.0.2.2:{port}/desired.json");
-    tell(booted, "quietcore.desired", &desk.credential(&url), "quietcore-agent quietcore-follow")?;
+    give_credential(booted, "quietcore.desired", &desk.credential(&url), FOLLOWERS)?;
     wait_problem(booted, &format!("desired state: {url}: http status: 404"))?;
     desk.publish(2, &desk.compose(9471)?, "state")?;
     wait_serial(booted, 2)?;
@@ -180,12 +153,18 @@ fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
     wait_serial(booted, 4)
 }
 
+fn by_a_registry(booted: &mut Booted, desk: &Desk, registry: &Registry) -> Result<()> {
+    let envelope = desk.publish(5, &desk.compose(9473)?, "state")?;
+    fs::copy(envelope, registry.file("desired.json"))?;
+    let kind = "application/vnd.dsse.envelope.v1+json";
+    registry.push_artefact("desk/desired", "production", kind, "desired.json")?;
+    let url = format!("oci://10.0.2.2:{}/desk/desired:production", registry.port);
+    give_credential(booted, "quietcore.desired", &desk.credential(&url), FOLLOWERS)?;
+    wait_serial(booted, 5).context("from a registry")
+}
+
 /// As from a stick; then an agent that starts with nobody to ask.
-fn by_hand(
-    booted: &mut Booted,
-    desk: &Desk,
-    registry: &mut crate::registry::Registry,
-) -> Result<()> {
+fn by_hand(booted: &mut Booted, desk: &Desk, registry: &mut Registry) -> Result<()> {
     registry.stop()?;
     desk.publish(6, &desk.compose(9474)?, "state")?;
     let web = http::serve(desk.directory.join("web"))?;
@@ -245,7 +224,7 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     let target = format!(
         "version = 1\n[[target]]\nname = \"desk\"\nkind = \"loki\"\nurl = \"http://10.0.2.2:{port}\"\n"
     );
-    tell(booted, "quietcore.logs", &target, "quietcore-forward")?;
+    give_credential(booted, "quietcore.logs", &target, "quietcore-forward")?;
     let mark = format!("forwarded-{port}");
     booted.shell.check(&format!("echo {mark}-1 | systemd-cat"), ANSWER)?;
     let wait = |text: &str| {
@@ -265,10 +244,6 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     )?;
     wait(&format!("{mark}-2"))?;
     let doubled = taken.lock().expect("no reader panics").matches(&format!("{mark}-1\"")).count();
-    let clean = format!(
-        "systemctl stop quietcore-forward; rm {CREDENTIALS}/quietcore.logs; rm -r /var/lib/quietcore/forward"
-    );
-    booted.shell.check(&clean, ANSWER)?;
     ensure!(doubled <= 2, "a line came {doubled} times over one kill");
     Ok(Verdict::Proved(
         "the journal, containers' lines and the host's own, reached a stand-in of Loki's push API, and went on where it was \
@@ -280,8 +255,7 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
 /// The story: no registry of packages has a Vault to ask, but a server that is none, behind TLS with an authority of its own,
 /// shows that it is asked and how it ends. What Vault answers is in the agent's tests.
 pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
-    let registry = booted.registry.as_mut().context("the machine has no registry")?;
-    registry.ensure_runs()?;
+    let registry = Registry::start(&booted.image)?;
     let (port, file) = (registry.port, registry.file("authority/ca.crt"));
     let authority = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let config = |authority: &str| {
@@ -290,16 +264,13 @@ pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
         )
     };
     let units = "quietcore-agent quietcore-vault";
-    tell(booted, "quietcore.vault", &config(""), units)?;
+    give_credential(booted, "quietcore.vault", &config(""), units)?;
     wait_problem(booted, "certificate").context("one that nobody vouches for")?;
-    tell(booted, "quietcore.vault", &config(&authority), units)?;
+    give_credential(booted, "quietcore.vault", &config(&authority), units)?;
     wait_problem(booted, "log in by AppRole: status 404").context("one that is no Vault")?;
     let closed = "stat -c '%a %U' /run/quietcore/vault; systemctl stop quietcore-vault";
     let closed = booted.shell.check(closed, ANSWER)?;
     ensure!(closed == "700 quietcore-vault\n", "where secrets come in is {closed}");
-    let clean =
-        format!("rm {CREDENTIALS}/quietcore.vault; systemctl restart quietcore-agent; qctl ready");
-    booted.shell.check(&clean, ANSWER)?;
     Ok(Verdict::Proved(
         "a process of its own asked who was named, over TLS: one that nobody vouches for is told nothing, what one that is no \
          Vault answers stands in the status"

@@ -29,8 +29,8 @@ rm -rf /var/lib/containerd/* /run/containerd/*
 systemctl start containerd quietcore-agent
 "#;
 
-/// The file with the policy, in the machine's directory.
-pub const POLICY_FILE: &str = "images.toml";
+/// Who reads the policy: it asks nobody, it judges.
+const READERS: &str = "quietcore-agent quietcore-pull";
 
 fn exporter() -> PathBuf {
     program("quietcore-exporter")
@@ -46,6 +46,16 @@ pub fn policy(registry: &Registry) -> Result<String> {
     registry.policy(&format!(
         "mirrors = [\"10.0.2.2:1\"]\nrate_bytes_per_second = {RATE}\nsigners = [\"\"\"\n{key}\n\"\"\"]"
     ))
+}
+
+/// Tells a running host which registries it may ask.
+///
+/// # Errors
+/// The units that read it do not start.
+pub fn give_policy(booted: &mut Booted, policy: &str) -> Result<()> {
+    super::give_credential(booted, "quietcore.images", policy, READERS)?;
+    booted.shell.wait_status("the agent is back", RUNS, |status| status["ready"] == true)?;
+    Ok(())
 }
 
 /// The image's compose file and one service more, of this image.
@@ -85,14 +95,9 @@ fn wait_running(booted: &mut Booted) -> Result<()> {
 
 /// The story.
 pub fn images_are_fetched_and_judged(booted: &mut Booted) -> Result<Verdict> {
-    let mut registry = booted.registry.take().context("no registry")?;
-    let verdict = with(booted, &mut registry);
-    booted.registry = Some(registry);
-    booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
-    verdict
-}
-
-fn with(booted: &mut Booted, registry: &mut Registry) -> Result<Verdict> {
+    let mut registry = Registry::start(&booted.image)?;
+    give_policy(booted, &policy(&registry)?)?;
+    let registry = &mut registry;
     let at = format!("10.0.2.2:{}", registry.port);
     let name = |digest: &str| format!("{at}/desk/exporter@{digest}");
     // Refused before anything is asked for.

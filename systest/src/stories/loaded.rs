@@ -2,14 +2,13 @@
 //! and the network is used as fast as it goes. Every interrupt that a hot core takes in ten seconds, and
 //! every switch to somebody else, is counted by the kernel.
 
-use super::images::POLICY_FILE;
+use super::images::give_policy;
 use super::own::is_own;
 use super::quiet::counted_switch;
-use super::{Booted, READY_LIMIT, Verdict, boot};
+use super::{Booted, Verdict, ready};
 use crate::checkout::{ImageFiles, program};
 use crate::http;
 use crate::registry::Registry;
-use crate::vm::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -254,16 +253,6 @@ impl Drop for Web {
     }
 }
 
-/// The machine that this is measured on: it needs a network, and leave to ask a registry.
-fn machine(policy: String) -> Machine {
-    Machine {
-        network: true,
-        files: vec![(POLICY_FILE, policy)],
-        fw_cfg: vec![("quietcore.images", POLICY_FILE)],
-        ..Machine::default()
-    }
-}
-
 /// Starts this much of [`WORK`], and a loop on each hot core. The server's files are there until [`Web`] is dropped.
 fn start(booted: &mut Booted, work: &[(&str, &str)], images: &[String]) -> Result<Web> {
     let web = Web::new()?;
@@ -289,9 +278,9 @@ fn count(booted: &mut Booted, work: &[(&str, &str)], time: &str, limit: Duration
     read(&booted.shell.check(&measure, limit).context("count")?)
 }
 
-/// A host that trades, with a registry of images to pull one after the other.
-fn host(image: &ImageFiles) -> Result<(Booted, Registry, Vec<String>)> {
-    let registry = Registry::start(image)?;
+/// A registry that the host may ask, with images to pull one after the other.
+fn give_images(booted: &mut Booted) -> Result<(Registry, Vec<String>)> {
+    let registry = Registry::start(&booted.image)?;
     let at = format!("10.0.2.2:{}", registry.port);
     let exporter = program("quietcore-exporter");
     let mut images = Vec::new();
@@ -299,10 +288,8 @@ fn host(image: &ImageFiles) -> Result<(Booted, Registry, Vec<String>)> {
         let digest = registry.push("load/image", &exporter, PADDING)?;
         images.push(format!("{at}/load/image@{digest}"));
     }
-    let policy = registry.policy("unsigned = true")?;
-    let mut booted = boot(image, &machine(policy))?;
-    booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
-    Ok((booted, registry, images))
+    give_policy(booted, &registry.policy("unsigned = true")?)?;
+    Ok((registry, images))
 }
 
 /// Context switches away from a loop on each hot core while so many versions of a service were rolled out, each with a pull
@@ -311,7 +298,8 @@ fn host(image: &ImageFiles) -> Result<(Booted, Registry, Vec<String>)> {
 /// # Errors
 /// The guest does not get there.
 pub fn rollouts(image: &ImageFiles, wanted: u64) -> Result<u64> {
-    let (mut booted, _registry, images) = host(image)?;
+    let mut booted = ready(image)?;
+    let (_registry, images) = give_images(&mut booted)?;
     let pull = &WORK[..1];
     let _web = start(&mut booted, pull, &images)?;
     let time = format!(
@@ -324,12 +312,12 @@ pub fn rollouts(image: &ImageFiles, wanted: u64) -> Result<u64> {
 
 /// The story. A second time of counting is granted: in the first the core may still have had to do with the engine that
 /// was stopped there.
-pub fn hot_cores_are_quiet_under_load(image: &ImageFiles) -> Result<Verdict> {
-    let (mut booted, _registry, images) = host(image)?;
-    let _web = start(&mut booted, WORK, &images)?;
-    let mut count = || count(&mut booted, WORK, TEN_SECONDS, LIMIT);
+pub fn hot_cores_are_quiet_under_load(booted: &mut Booted) -> Result<Verdict> {
+    let own = is_own(&booted.image);
+    let (_registry, images) = give_images(booted)?;
+    let _web = start(booted, WORK, &images)?;
+    let mut count = || count(booted, WORK, TEN_SECONDS, LIMIT);
     let first = count()?;
-    let own = is_own(image);
     let (which, count) = match first.findings(own).is_empty() {
         true => ("first", first),
         false => ("second", count()?),

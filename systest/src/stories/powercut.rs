@@ -1,10 +1,8 @@
 //! The power goes while versions come and go: what was applied is there afterwards, whole, runs by itself, and the next one
 //! takes its place.
 
-use super::{Booted, READY_LIMIT, Verdict, boot, seed};
-use crate::checkout::ImageFiles;
+use super::{Booted, READY_LIMIT, Verdict, ready_machine, seed};
 use crate::shell::Shell;
-use crate::vm::Machine;
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -54,16 +52,14 @@ fn has_settled(status: &Value) -> bool {
 ///
 /// # Errors
 /// What was applied is not there, does not run again, or something is left over.
-pub fn cuts(image: &ImageFiles, count: u32, seed: u64) -> Result<()> {
+pub fn cuts(booted: &mut Booted, count: u32, seed: u64) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let machine = Machine::default();
-    let mut booted = boot(image, &machine)?;
-    booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
+    let (image, machine) = (booted.image.clone(), ready_machine()?);
     for number in 1..=count {
-        apply(&mut booted, number)?;
+        apply(booted, number)?;
         let after = random.next_u64() % LONGEST_MS;
         std::thread::sleep(Duration::from_millis(after));
-        booted.vm.cut_power(image, &machine)?;
+        booted.vm.cut_power(&image, &machine)?;
         booted.shell = Shell::connect(&mut booted.vm, READY_LIMIT)?;
         let told = format!("seed {seed}: cut {number}, {after} ms after it was applied");
         booted
@@ -74,15 +70,15 @@ pub fn cuts(image: &ImageFiles, count: u32, seed: u64) -> Result<()> {
         let kept = booted.shell.check(kept, ANSWER)?;
         ensure!(kept == format!("2\n{number}\n2\n"), "{told}: {kept:?}");
     }
-    apply(&mut booted, count + 1)?;
+    apply(booted, count + 1)?;
     booted.shell.wait_status("the next version runs", READY_LIMIT, has_settled)?;
     Ok(())
 }
 
 /// The story.
-pub fn what_was_applied_outlives_the_power(image: &ImageFiles) -> Result<Verdict> {
+pub fn what_was_applied_outlives_the_power(booted: &mut Booted) -> Result<Verdict> {
     let seed = seed()?;
-    cuts(image, CUTS, seed)?;
+    cuts(booted, CUTS, seed)?;
     Ok(Verdict::Proved(format!(
         "power cuts up to {} s after a version of two services was applied: {CUTS}; the host traded again, what was applied ran, well and once, and the next version took its place (seed {seed})",
         LONGEST_MS / 1000

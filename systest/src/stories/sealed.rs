@@ -1,7 +1,7 @@
-//! A host with a TPM: its data is sealed, opens by itself for a boot that we signed and for no other, and with
+//! A host with Secure Boot and a TPM: what we signed boots and nothing else; its data is sealed, opens by itself for a boot that we signed and for no other, and with
 //! the recovery key for whoever has that.
 
-use super::{READY_LIMIT, Verdict, boot};
+use super::{READY_LIMIT, Verdict, boot, secureboot};
 use crate::checkout::{ImageFiles, keys};
 use crate::shell::Shell;
 use crate::vm::Machine;
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The image's own UKI before it was signed, with a signature over the same boot by another key; `/keys` are not
-/// used.
+/// The image's own UKI, which the firmware takes since it has our signature, with a signature over the same boot for the TPM
+/// by another key.
 const STRANGER: &str = r#"cd /tmp
 openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out pcr.key 2> /dev/null
 openssl pkey -in pcr.key -pubout -out pcr.pub
@@ -23,7 +23,8 @@ for part in linux osrel cmdline initrd uname sbat; do
     sections="$sections --$part=$part"
 done
 /usr/lib/systemd/systemd-measure sign $sections --bank=sha256 --phase=: --private-key=pcr.key --public-key=pcr.pub > pcrsig
-ukify build --stub=/image/uki.unsigned.efi --sbat="$(tr -d '\0' < sbat)" --section=.pcrsig:@pcrsig --output=/stranger/uki.efi
+ukify build --stub=/image/uki.unsigned.efi --sbat="$(tr -d '\0' < sbat)" --section=.pcrsig:@pcrsig --output=strange.efi
+osslsigncode sign -certs /keys/db.crt -key /keys/db.key -h sha256 -in strange.efi -out /stranger/uki.efi
 "#;
 
 fn stranger(image: &ImageFiles) -> Result<PathBuf> {
@@ -52,8 +53,11 @@ fn recovery_key(console: &str) -> Option<String> {
 
 /// The story.
 pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
-    let machine = Machine { tpm: true, reboots: true, ..Machine::default() };
+    let esp = Some(secureboot::addons());
+    let machine =
+        Machine { secure_boot: true, tpm: true, reboots: true, esp, ..Machine::default() };
     let mut booted = boot(image, &machine)?;
+    secureboot::ensure_only_what_is_signed(&mut booted.shell)?;
     booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
     let mounted = booted.shell.check("grep ' /var ' /proc/mounts", LIMIT)?;
     ensure!(mounted.starts_with("/dev/mapper/var "), "/var is not sealed: {mounted}");
@@ -90,7 +94,7 @@ pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
         "the recovery key opens another /var: {mounted}"
     );
     Ok(Verdict::Proved(
-        "with a TPM the data partition is made sealed and opens for the signed boot by itself; for a boot that a stranger signed it asks, and opens with the recovery key, which was shown once and is in no log"
+        "Secure Boot with our keys: loader, UKI and an addon of ours boot, a stranger's addon is left out, the kernel locks down (integrity); with a TPM the data partition is made sealed and opens for the signed boot by itself; for a boot that a stranger signed it asks, and opens with the recovery key, which was shown once and is in no log"
             .into(),
     ))
 }

@@ -1,7 +1,7 @@
 //! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not tried
 //! again, a stranger's is refused.
 
-use super::{Booted, READY_LIMIT, Verdict, boot};
+use super::{Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
 use crate::checkout::{ImageFiles, root};
 use crate::http;
 use crate::releases::{Broken, Signed, broken, build, describe, version_after};
@@ -162,9 +162,8 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
         },
     ];
     let port = http::serve(root().join("target/releases"))?;
-    let machine = Machine { network: true, reboots: true, ..Machine::default() };
-    let mut host = Host { booted: boot(image, &machine)?, port };
-    host.booted.shell.wait_status("it trades", READY_LIMIT, |status| status["ready"] == true)?;
+    let machine = Machine { reboots: true, ..ready_machine()? };
+    let mut host = Host { booted: ready_with(image, &machine)?, port };
     // A compose file that names images of this version, which the next one does not bring.
     let apply = "qctl apply /etc/quietcore/compose.yaml";
     host.booted.shell.check(apply, Duration::from_secs(60))?;
