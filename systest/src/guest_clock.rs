@@ -33,7 +33,8 @@ impl GuestClock {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // Behind the name, in brackets, come state, and as the twelfth and thirteenth user and system time.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+        let ticks =
+            fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
         ticks.sum::<f64>() / TICKS_PER_SECOND
     }
 
@@ -93,7 +94,11 @@ impl Deadline {
         let (wall, waited) = (self.start.elapsed(), self.kept_waiting());
         let slow = waited.as_secs_f64() > SLOW_SHARE * wall.as_secs_f64();
         let slow = if slow {
-            format!(" (slow machine: it had no CPU for {} of {} s)", waited.as_secs(), wall.as_secs())
+            format!(
+                " (slow machine: it had no CPU for {} of {} s)",
+                waited.as_secs(),
+                wall.as_secs()
+            )
         } else {
             String::new()
         };

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use systest::{bench, demo, runner};
 
 /// Boot, show and prove Quietcore in QEMU.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::statvfs::statvfs;
 use nix::sys::time::TimeValLike;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
@@ -93,8 +94,21 @@ pub fn tell(name: &str, directory: &Path) -> Result<()> {
         Ok(Verdict::Skipped(why)) => (Outcome::Skipped, why),
         Err(error) => (Outcome::Failed, format!("{error:#}")),
     };
+    reap();
     report.cpu_seconds = cpu_seconds()?;
     std::fs::write(directory.join(REPORT), serde_json::to_vec(&report)?).context("write the report")
+}
+
+/// Waits a while for the ends of processes whose parents have ended: their CPU seconds count once they are waited for, and the
+/// first process of a PID namespace, which this is, is their parent now.
+fn reap() {
+    for _ in 0..20 {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 fn on_ready(run: fn(&mut Booted) -> Result<Verdict>, report: &mut Report) -> Result<Verdict> {
@@ -188,12 +202,15 @@ impl Tally {
     fn add(&mut self, story: &Story, wall: Duration, report: &Report) {
         let name = story.name;
         let figure = format!("{} s, {:.0} CPU s", wall.as_secs(), report.cpu_seconds);
-        self.figures.insert(format!("{}_cpu_seconds", name.replace('-', "_")), round(report.cpu_seconds));
-        self.figures.insert(format!("{}_seconds", name.replace('-', "_")), round(wall.as_secs_f64()));
+        self.figures
+            .insert(format!("{}_cpu_seconds", name.replace('-', "_")), round(report.cpu_seconds));
+        self.figures
+            .insert(format!("{}_seconds", name.replace('-', "_")), round(wall.as_secs_f64()));
         if let Some(seconds) = report.ready_cpu_seconds {
             self.figures.insert("ready_cpu_seconds".into(), round(seconds));
         }
-        self.start_cpu_seconds = self.start_cpu_seconds.max(report.start_cpu_seconds.unwrap_or(0.0));
+        self.start_cpu_seconds =
+            self.start_cpu_seconds.max(report.start_cpu_seconds.unwrap_or(0.0));
         let text = &report.text;
         match report.outcome {
             Outcome::Proved => {
@@ -220,7 +237,8 @@ fn round(seconds: f64) -> Value {
 
 /// The stories whose CPU seconds are over their limits, on a machine that is so much slower than the one of the limits.
 fn grown(figures: &Map<String, Value>, slower: f64) -> Vec<String> {
-    let limits = STORIES.iter().map(|story| (story.name, f64::from(story.cpu_seconds_max) * slower));
+    let limits =
+        STORIES.iter().map(|story| (story.name, f64::from(story.cpu_seconds_max) * slower));
     let used = |name: &str| {
         figures.get(&format!("{}_cpu_seconds", name.replace('-', "_"))).and_then(Value::as_f64)
     };
@@ -241,7 +259,12 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
     let interrupt = Interrupt::catch()?;
     let wanted: Vec<&Story> =
         STORIES.iter().filter(|story| story.name.starts_with(prefix.unwrap_or_default())).collect();
-    ensure!(!wanted.is_empty(), "no story {}...; there are {}", prefix.unwrap_or_default(), names().join(", "));
+    ensure!(
+        !wanted.is_empty(),
+        "no story {}...; there are {}",
+        prefix.unwrap_or_default(),
+        names().join(", ")
+    );
     let scratch = Scratch::new(if prefix.is_none() { SPACE } else { SPACE_LEFT })?;
     let image = ImageFiles::build("debug")?;
     let (accel, why) = accel::choose(&image, &scratch.0)?;
@@ -298,7 +321,9 @@ fn told(
                     let mut tally = tally.lock().expect("no story panics");
                     match report {
                         Ok(report) => tally.add(story, start.elapsed(), &report),
-                        Err(error) => tally.fail(format!("story {}: FAILED: {error:#}", story.name)),
+                        Err(error) => {
+                            tally.fail(format!("story {}: FAILED: {error:#}", story.name))
+                        }
                     }
                 }
             });

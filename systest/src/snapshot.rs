@@ -36,7 +36,10 @@ impl Snapshot {
     /// # Errors
     /// The machine does not become ready, or can't be saved.
     pub fn of(image: &ImageFiles, machine: &Machine) -> Result<Self> {
-        ensure!(machine.esp.is_none() && !machine.tpm, "a machine with a changed disk or a TPM can't be saved");
+        ensure!(
+            machine.esp.is_none() && !machine.tpm,
+            "a machine with a changed disk or a TPM can't be saved"
+        );
         let all = root().join("target/snapshots");
         std::fs::create_dir_all(&all).with_context(|| format!("make {}", all.display()))?;
         let variant = image.directory.file_name().context("the image's name")?.to_string_lossy();
@@ -70,7 +73,8 @@ impl Snapshot {
         for name in FILES {
             let from = self.directory.join(name);
             if from.exists() {
-                std::fs::copy(&from, directory.join(name)).with_context(|| format!("copy {name}"))?;
+                std::fs::copy(&from, directory.join(name))
+                    .with_context(|| format!("copy {name}"))?;
             }
         }
         let binds: [(&Path, &str); 3] =

@@ -373,8 +373,7 @@ fn temporary() -> Result<PathBuf> {
     let unique = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     let name = format!("quietcore-vm-{}-{unique}", std::process::id());
     let directory = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("make {}", directory.display()))?;
+    std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     Ok(directory)
 }
 
