@@ -207,8 +207,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The longest: the host stops in thirty, of which the engine has the first ten (quietcore-agent.service).
 pub const STOP_GRACE_MAX: Duration = Duration::from_secs(15);
 
-/// A container that has not been well yet is looked at so often, or as often as it says.
-pub const PROBE_STARTING: Duration = Duration::from_secs(1);
+/// A container that has not been well yet is looked at so often, or as often as it says: each time the main loop comes round,
+/// since whoever waits for a host waits for this.
+pub const PROBE_STARTING: Duration = Duration::from_millis(250);
 /// One question of a port, whatever its own limit is (up to an hour can be written).
 pub const PROBE_TIME_MAX: Duration = Duration::from_secs(3600);
 /// A question to who asks ports: the checks of a canary.

@@ -58,6 +58,7 @@ impl Place {
 }
 
 /// An image whose manifest and configuration have the digests they are named by, and whose layers are there.
+#[derive(Debug)]
 pub struct Image {
     /// The name it is known by.
     pub name: String,

@@ -8,7 +8,7 @@ use crate::images::policy::Policy;
 use crate::images::store::{Named, Store};
 use crate::images::wanted::{self, Places};
 use crate::limits::REFUSED_PAUSE;
-use crate::ociarchive;
+use crate::ociarchive::{self, Image};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +45,8 @@ pub struct Supply {
     places: Places,
     store: Store,
     policy: Policy,
-    /// Names and digests of what came with the OS.
-    shipped: BTreeMap<String, String>,
+    /// What came with the OS, by name.
+    shipped: BTreeMap<String, Image>,
     wanted: BTreeSet<String>,
     log: EventLog,
     /// Images that were fetched and not taken: why, and when.
@@ -78,11 +78,11 @@ impl Supply {
         })
     }
 
-    /// Puts what came with the OS into containerd.
+    /// Reads what came with the OS: containerd gets of it what is declared.
     ///
     /// # Errors
-    /// An archive is damaged, or containerd does not take it.
-    pub async fn import_shipped(&mut self, containerd: &mut Containerd) -> Result<()> {
+    /// An archive is damaged.
+    pub fn read_shipped(&mut self) -> Result<()> {
         let entries = std::fs::read_dir(&self.archives)
             .with_context(|| format!("read {}", self.archives.display()))?;
         let mut archives: Vec<PathBuf> = entries
@@ -92,10 +92,15 @@ impl Supply {
         archives.sort();
         for path in archives {
             let image = ociarchive::read(&path)?;
-            containerd.import(&image).await?;
-            info!(image = image.name, "image {} is in containerd", image.name);
-            self.shipped.insert(image.name, image.target.digest().to_string());
+            self.shipped.insert(image.name.clone(), image);
         }
+        Ok(())
+    }
+
+    /// One of them, into containerd.
+    async fn import_shipped(&self, containerd: &mut Containerd, image: &Image) -> Result<()> {
+        containerd.import(image).await?;
+        info!(image = image.name, "image {} is in containerd", image.name);
         Ok(())
     }
 
@@ -116,9 +121,11 @@ impl Supply {
                 said.insert(name.clone(), Missing::Refused(why.clone()));
                 continue;
             }
-            let kept = match self.store.find(name) {
-                Some(named) => self.take(containerd, &named).await,
-                None => self.policy.admit(name).map_err(Into::into).map(|_| {
+            let shipped = self.shipped.get(name);
+            let kept = match (shipped, self.store.find(name)) {
+                (Some(image), _) => self.import_shipped(containerd, image).await,
+                (None, Some(named)) => self.take(containerd, &named).await,
+                (None, None) => self.policy.admit(name).map_err(Into::into).map(|_| {
                     wanted.insert(name.clone());
                 }),
             };
@@ -178,7 +185,7 @@ impl Supply {
     /// The digest of an image that this host has.
     pub fn digest(&self, name: &str) -> Option<String> {
         let kept = || self.store.find(name).map(|named| named.digest);
-        self.shipped.get(name).cloned().or_else(kept)
+        self.shipped.get(name).map(|image| image.target.digest().to_string()).or_else(kept)
     }
 
     /// Whether this image could be had, in principle.
@@ -186,7 +193,8 @@ impl Supply {
     /// # Errors
     /// Why it can't.
     pub fn check(&self, containerd: Option<&Containerd>, name: &str) -> Result<()> {
-        let is_there = containerd.is_none_or(|containerd| containerd.has_image(name));
+        let is_there = self.shipped.contains_key(name)
+            || containerd.is_none_or(|containerd| containerd.has_image(name));
         if !is_there && self.store.find(name).is_none() {
             self.policy.admit(name)?;
         }
@@ -244,7 +252,8 @@ impl Supply {
             from: from.into(),
             declared: declared.iter().any(|service| service.image == name),
         };
-        let shipped = self.shipped.iter().map(|(name, digest)| line(name, digest, "os"));
+        let shipped = self.shipped.values();
+        let shipped = shipped.map(|image| line(&image.name, image.target.digest().as_ref(), "os"));
         let kept = self.store.all();
         let kept = kept.iter().map(|named| {
             line(&named.name, &named.digest, if named.pinned { "archive" } else { "registry" })

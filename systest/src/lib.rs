@@ -3,6 +3,8 @@
 
 /// Which accelerator really works here.
 pub mod accel;
+/// `make shell`: a terminal at a debug machine.
+pub mod attach;
 /// Figures: measured, written down, printed beside their bars.
 pub mod bench;
 /// The agent's figures: kills, lines, what it costs.

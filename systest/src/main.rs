@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use systest::{bench, demo, runner};
+use systest::{attach, bench, demo, runner};
 
 /// Boot, show and prove Quietcore in QEMU.
 #[derive(Debug, Parser)]
@@ -27,6 +27,14 @@ enum Command {
         /// Only those whose names begin so.
         name: Option<String>,
     },
+    /// Print the stories' names and the CPU seconds that each may take.
+    List,
+    /// A shell in a debug machine that is ready, from its snapshot; a script on standard input is run there.
+    Shell {
+        /// The directory of a machine that a story left (KEEP=1), instead of a new one.
+        #[arg(long, env = "AT")]
+        at: Option<PathBuf>,
+    },
     /// Tell one story in this process.
     #[command(hide = true)]
     Tell {
@@ -48,6 +56,9 @@ fn act(command: &Command) -> Result<()> {
     match command {
         Command::Run { seconds } => demo::run(*seconds),
         Command::Stories { name } => runner::run(name.as_deref()),
+        Command::List => runner::list(),
+        Command::Shell { at: Some(directory) } => attach::attach(directory),
+        Command::Shell { at: None } => attach::shell(),
         Command::Tell { name, directory } => runner::tell(name, directory),
         Command::Bench { area } => bench::bench(area),
         Command::Report => bench::report(),

@@ -70,6 +70,17 @@ pub fn names() -> Vec<&'static str> {
     STORIES.iter().map(|story| story.name).collect()
 }
 
+/// Prints them, with the CPU seconds that each may take.
+///
+/// # Errors
+/// None.
+pub fn list() -> Result<()> {
+    for story in STORIES {
+        println!("{:<24} {:>5} CPU s", story.name, story.cpu_seconds_max);
+    }
+    Ok(())
+}
+
 /// Tells one story in this process, and writes its report into `directory`.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ impl Agent {
 
     async fn connect(&mut self) -> Result<Containerd> {
         let mut containerd = Containerd::connect(&self.paths.containerd).await?;
-        self.supply.import_shipped(&mut containerd).await?;
+        self.supply.read_shipped()?;
         containerd.adopt().await?;
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
         let watching = tokio::spawn(async move {
