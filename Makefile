@@ -9,10 +9,11 @@ SEED ?=
 RECORDING ?=
 SEEDS ?= 100000
 TARGET := x86_64-unknown-linux-gnu
-# Of the whole workspace, so that what two programs share is compiled once.
-BUILD := build --quiet --locked --workspace --bin
+LIST ?=
+# Of the whole workspace, so that what two programs share is compiled once. On a terminal cargo shows how far it is.
+BUILD := build $(shell [ -t 2 ] || echo --quiet) --locked --workspace --bin
 
-.PHONY: help run test check image release audit lock reproduce keys addon reproducible story sim backtest bench report setup clean
+.PHONY: help run test check certify image release audit lock reproduce keys addon reproducible story shell sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -21,6 +22,7 @@ help:
 	@echo '     STRATEGY=crate      trade with a strategy of your own; see docs/strategy.md'
 	@echo 'make test                format, lints, unit and property tests, stories in QEMU'
 	@echo 'make check               the same without QEMU'
+	@echo 'make certify             all of it at full size, on both kernels of ours too, and every image built twice: hours'
 	@echo 'make image PROFILE=...   build target/image/PROFILE: production, demo or debug'
 	@echo '     KERNEL=quietcore|rt    with our own kernel, built from kernel-config'
 	@echo 'make addon HOST=host.toml   a host with cores or kernel words of its own: target/cores.addon.efi'
@@ -32,7 +34,8 @@ help:
 	@echo '     WAIVERS=file.toml FAIL_AT=high   what is let pass, and what is not'
 	@echo 'make keys                   development keys for Secure Boot in target/keys; KEYS=directory for others'
 	@echo 'make reproducible           build the production image twice and compare every artefact'
-	@echo 'make story NAME=...      one story'
+	@echo 'make story NAME=prefix   the stories whose names begin so; LIST=1 lists all, KEEP=1 leaves the machine'
+	@echo 'make shell               a shell in a debug machine that is ready, in seconds; a script on standard input is run'
 	@echo 'make backtest RECORDING=file.itch  a strategy over a recorded day; STRATEGY=crate for your own'
 	@echo 'make sim SEEDS=100000       the engine on a simulated machine that loses power; SEED=n repeats one'
 	@echo 'make bench AREA=...         measure and write target/reports/AREA.json: image, engine, host, agent; make report'
@@ -97,8 +100,21 @@ sim: setup
 reproducible: setup
 	@./image/as-root image/reproducible
 
+# What `make test` leaves out for time: its story of builds is told only when what they depend on has changed.
+certify: export KILLS := 1000
+certify: export LINES := 10000000
+certify: check
+	$(MAKE) sim SEEDS=100000
+	./image/as-root image/reproducible
+	./image/as-root target/debug/systest stories
+	./image/as-root env KERNEL=quietcore target/debug/systest stories
+	./image/as-root env KERNEL=rt target/debug/systest stories
+
 story: setup
-	@$(CARGO) $(BUILD) systest && ./image/as-root target/debug/systest stories $(NAME)
+	@$(CARGO) $(BUILD) systest && ./image/as-root target/debug/systest $(if $(LIST),list,stories $(NAME))
+
+shell: setup
+	@$(CARGO) $(BUILD) systest && ./image/as-root target/debug/systest shell
 
 bench: setup
 	@$(if $(filter engine,$(AREA)),./image/setup valgrind && image/compile --quiet engine engine-bench)

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// `qctl audit`.
 mod audit;
+/// `qctl top --boot`.
+mod boot;
 /// `qctl ca`.
 mod ca;
 /// The way to an agent.
@@ -101,6 +103,9 @@ enum Command {
         /// Use colour although the output is not a terminal.
         #[arg(long)]
         colour: bool,
+        /// Until the agent answers, show how far the host's boot is.
+        #[arg(long, hide = true)]
+        boot: bool,
     },
     /// Wait until the engine trades and every container runs.
     Ready {
@@ -385,14 +390,17 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Debug(wanted) => return debug::run(target, wanted),
         _ => {}
     }
-    let mut client = Client::connect(target)?;
+    let mut client = match command {
+        Command::Top { boot: true, .. } => boot::wait_for_agent(target)?,
+        _ => Client::connect(target)?,
+    };
     let client = &mut client;
     match command {
         Command::Status { output: Output::Table } => {
             print!("{}", view::page(&client.status()?, std::io::stdout().is_terminal()));
         }
         Command::Status { output } => output.print(&client.status()?)?,
-        Command::Top { colour } => top(client, *colour || std::io::stdout().is_terminal())?,
+        Command::Top { colour, .. } => top(client, *colour || std::io::stdout().is_terminal())?,
         Command::Apply(wanted) => declare::apply(client, wanted)?,
         Command::Keep => client.done(&Request::Keep {})?,
         Command::Diff { file, profile } => declare::diff(client, file, profile)?,

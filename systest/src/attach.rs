@@ -25,7 +25,11 @@ const FOR_A_PERSON: &str = "stty sane; export TERM=xterm; PS1='quietcore# '\n";
 /// The machine does not start, or the script fails.
 pub fn shell() -> Result<()> {
     let image = ImageFiles::build("debug")?;
-    let mut booted = if std::env::var("BOOT").is_ok() { crate::stories::boot(&image, &crate::stories::ready_machine()?)? } else { ready(&image)? };
+    let mut booted = if std::env::var("BOOT").is_ok() {
+        crate::stories::boot(&image, &crate::stories::ready_machine()?)?
+    } else {
+        ready(&image)?
+    };
     if std::io::stdin().is_terminal() {
         let directory = booted.vm.directory.clone();
         // One connection at a time.

@@ -1,8 +1,10 @@
 //! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C. The guest has a network and an API, and
 //! `target/run/qctl` asks it.
 
+use crate::boot_progress::{BOOTING, BootProgress};
 use crate::checkout::{ImageFiles, program, root};
 use crate::desk::{API, API_FILE, AUTHORITY, Desk};
+use crate::guest_clock::Deadline;
 use crate::interrupt::Interrupt;
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -14,8 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Time from QEMU's start to the first page.
-const VIEW_LIMIT: Duration = Duration::from_secs(300);
+/// Time from QEMU's start to a host that is ready, in which the guest could run: twenty times what it takes.
+const READY_LIMIT: Duration = Duration::from_secs(900);
 
 /// Bytes of a recording: with its messages unpacked it must fit into the exchange's container.
 const CAPTURE_MAX: usize = 48 << 20;
@@ -54,6 +56,8 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
     let mut view = vm.connect("view.sock")?;
     view.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut screen = Screen::new();
+    let mut boot = BootProgress::default();
+    let deadline = vm.clock.deadline(READY_LIMIT);
     let end = seconds.map(Duration::from_secs);
     let mut ready = None;
     let mut buffer = [0; 16384];
@@ -61,10 +65,13 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
         && end.is_none_or(|end| ready.is_none_or(|at: Instant| at.elapsed() < end))
     {
         match view.read(&mut buffer) {
-            Ok(len) if len > 0 => screen.show(&buffer[..len])?,
+            Ok(len) if len > 0 => screen.show(&buffer[..len], &boot)?,
             Ok(_) => std::thread::sleep(Duration::from_millis(200)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error).context("the guest's live view"),
+        }
+        if ready.is_none() && !screen.has_page {
+            boot.update(&vm.console(), screen.units.take(), vm.started.elapsed())?;
         }
         if ready.is_none() && vm.console().contains("quietcore: ready") {
             ready = Some(Instant::now());
@@ -76,18 +83,29 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
             );
         }
         if vm.has_ended() {
-            bail!("the machine ended by itself:\n{}", vm.console());
+            bail!("the machine ended by itself ({}); the console:\n{}", boot.text(), vm.console());
         }
-        if ready.is_none() && vm.started.elapsed() > VIEW_LIMIT {
-            bail!(
-                "the host was not ready after {} s; the console:\n{}",
-                VIEW_LIMIT.as_secs(),
-                vm.console()
-            );
+        if ready.is_none() && deadline.is_over() {
+            bail!("{}", not_ready(&machine, &vm, &deadline, &boot));
         }
     }
     println!("\n{}\nended", screen.footer);
     Ok(())
+}
+
+/// Why a boot did not come to its end, as far as can be seen from outside, and what to do.
+fn not_ready(machine: &Machine, vm: &Vm, deadline: &Deadline, boot: &BootProgress) -> String {
+    format!(
+        "the host was not ready after {}; it came as far as: {}. It has {} CPUs, {} MiB and {}. \
+         On a busy machine end what else runs; MEM=4096 gives it more memory, ACCEL=tcg emulates where KVM does not work. \
+         The end of the console:\n{}",
+        deadline.name(),
+        boot.text(),
+        machine.cpus,
+        machine.memory_mib,
+        vm.accel.name(),
+        vm.console_end()
+    )
 }
 
 /// Where a terminal beside this one finds what asks the guest, below the checkout's root.
@@ -183,6 +201,10 @@ struct Screen {
     terminal: bool,
     pending: Vec<u8>,
     footer: String,
+    /// Whether the host has shown a page of its own.
+    has_page: bool,
+    /// What it said last about the units of its boot.
+    units: Option<String>,
 }
 
 /// How the guest ends a page: clear what is below.
@@ -191,22 +213,31 @@ const PAGE_END: &[u8] = b"\x1b[J";
 impl Screen {
     fn new() -> Self {
         let terminal = std::io::stdout().is_terminal();
-        Self { terminal, pending: Vec::new(), footer: "booting; Ctrl-C ends it".into() }
+        let footer = "booting; Ctrl-C ends it".into();
+        Self { terminal, pending: Vec::new(), footer, has_page: false, units: None }
     }
 
-    fn show(&mut self, bytes: &[u8]) -> Result<()> {
+    fn show(&mut self, bytes: &[u8], boot: &BootProgress) -> Result<()> {
         self.pending.extend_from_slice(bytes);
         while let Some(at) =
             self.pending.windows(PAGE_END.len()).position(|window| window == PAGE_END)
         {
             let page: Vec<u8> = self.pending.drain(..at + PAGE_END.len()).collect();
+            let text = plain(&page);
+            if text.starts_with(BOOTING) {
+                self.units = Some(text);
+                continue;
+            }
+            if !std::mem::replace(&mut self.has_page, true) {
+                boot.end()?;
+            }
             let mut out = std::io::stdout();
             if self.terminal {
                 out.write_all(if page.starts_with(b"\x1b[H") { b"\x1b[2J" } else { b"" })?;
                 out.write_all(&page)?;
                 write!(out, "\r\n{}", self.footer)?;
             } else {
-                writeln!(out, "{}\n{}", plain(&page), self.footer)?;
+                writeln!(out, "{text}\n{}", self.footer)?;
             }
             out.flush()?;
         }

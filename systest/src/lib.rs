@@ -13,6 +13,8 @@ mod bench_agent;
 mod bench_engine;
 /// A host's figures, on our own kernel.
 mod bench_host;
+/// Progress of a boot, for a person.
+mod boot_progress;
 /// What a checkout is made of: paths, the image's parts.
 pub mod checkout;
 /// `make run`: a trading VM with a live view.

@@ -5,6 +5,7 @@ use crate::accel;
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
 use crate::stories::{Booted, STORIES, Start, Story, Verdict, own, ready};
+use crate::vm::keeps;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::statvfs::statvfs;
@@ -127,6 +128,12 @@ fn on_ready(run: fn(&mut Booted) -> Result<Verdict>, report: &mut Report) -> Res
     report.ready_cpu_seconds = booted.ready_cpu_seconds;
     report.start_cpu_seconds = Some(cpu_seconds()? + booted.vm.clock.cpu_seconds());
     let verdict = run(&mut booted);
+    if keeps() {
+        match &verdict {
+            Ok(Verdict::Proved(said) | Verdict::Skipped(said)) => println!("{said}"),
+            Err(error) => println!("FAILED: {error:#}"),
+        }
+    }
     if verdict.is_err() {
         show_guest(&mut booted);
     }
@@ -285,6 +292,7 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
         .into_iter()
         .filter(|story| !matches!(story.start, Start::OwnKernel(_)) || prefix.is_some() || is_own)
         .partition(|story| matches!(story.start, Start::Alone(_) | Start::OwnKernel(_)));
+    let _busy = Busy::start()?;
     let tally = Mutex::new(Tally::default());
     told(&beside, AT_ONCE, &scratch.0, &interrupt, &tally);
     told(&alone, 1, &scratch.0, &interrupt, &tally);
@@ -353,6 +361,33 @@ fn write(tally: &mut Tally) -> Result<()> {
     }
     tally.figures.insert("stories_passed".into(), json!(tally.passed));
     crate::bench::write_figures("stories", std::mem::take(&mut tally.figures))
+}
+
+/// Processes that keep as many CPUs busy as `BUSY=` says: the stories must pass beside them, only later.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn start() -> Result<Self> {
+        let count = match std::env::var("BUSY").as_deref() {
+            Ok("") | Err(_) => 0,
+            Ok(text) => text.parse().with_context(|| format!("BUSY={text}: write a number"))?,
+        };
+        let start = |_| {
+            let mut loops = Command::new("setpriv");
+            loops.args(["--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"]).process_group(0);
+            loops.spawn().context("start a busy loop")
+        };
+        (0..count).map(start).collect::<Result<_>>().map(Self)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for busy in &mut self.0 {
+            let _ = busy.kill();
+            let _ = busy.wait();
+        }
+    }
 }
 
 /// A directory for the files of all stories. Dropping it removes it.

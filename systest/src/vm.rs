@@ -359,8 +359,22 @@ fn place_kernel(machine: &Machine, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether machines are left when their story is told (`KEEP=1`).
+pub fn keeps() -> bool {
+    std::env::var("KEEP").is_ok_and(|text| text == "1")
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
+        if keeps() && self.directory.is_dir() && !self.has_ended() {
+            let directory = self.directory.display();
+            println!(
+                "the machine is left: make shell AT={directory} from another terminal; Ctrl-C ends it"
+            );
+            while !self.has_ended() {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
         // in-tools passes the end of its parent on to QEMU (unshare --kill-child).
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();

@@ -251,7 +251,10 @@ impl Containerd {
             image: service.image.clone(),
             runtime: Some(Runtime {
                 name: RUNTIME.into(),
-                options: Some(prost_types::Any { type_url: RUNTIME_OPTIONS.into(), value: CRUN.to_vec() }),
+                options: Some(prost_types::Any {
+                    type_url: RUNTIME_OPTIONS.into(),
+                    value: CRUN.to_vec(),
+                }),
             }),
             spec: Some(spec),
             snapshotter: SNAPSHOTTER.into(),

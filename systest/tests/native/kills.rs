@@ -58,7 +58,7 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
     // A day's messages, asked for again at every start, would make each start longer than the one before.
     let server = format!("127.0.0.1:{}", bench.port + 4);
     bench.start_exchange(&["--rate", "500", "--request-window", "50", "--snapshots", &server]);
-    let (mut traded, mut recorded) = (0, BTreeSet::new());
+    let (mut traded, mut heard, mut recorded) = (0, 0, BTreeSet::new());
     for kill in 0..kills {
         bench.start_engine();
         // Two of three die while they trade, at any instant of it; the others while they start.
@@ -67,17 +67,23 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
             traded += 1;
         }
         std::thread::sleep(Duration::from_millis(kill * 7 % 60));
+        heard = heard.max(bench.get(Counter::SessionMessagesIn));
         bench.end_engine("-KILL");
         // The ring keeps the last four runs.
         recorded.extend(numbers_recorded(&bench));
     }
     bench.start_engine();
-    bench.wait_trading();
+    // Each run hears the session from its first message. Once this one has heard what another had, and has orders of its own,
+    // whose ends come behind everything else, it knows its position, however long this machine takes for that.
+    bench.wait("the session is heard again", |page| {
+        page.get(Counter::SessionMessagesIn) >= heard && page.get(Counter::OrdersSent) > 0
+    });
     std::thread::sleep(Duration::from_millis(200));
     bench.end_engine("-TERM");
     let ours = bench.get(Counter::Position) as i64;
     let ledger = Ledger::read(bench.port + 3);
-    assert_eq!(ours, ledger.position, "the engine's position against the exchange's");
+    let left = bench.get(Counter::OrdersOpen);
+    assert_eq!(ours, ledger.position, "the engine's position against the exchange's; {left} open");
     assert!(ledger.reused.is_empty(), "numbers used twice: {:?}", ledger.reused);
     let open: Vec<_> = ledger.open.iter().filter(|(_, open)| **open > 0).collect();
     assert!(open.is_empty(), "open at the exchange after the end: {open:?}");
