@@ -25,8 +25,8 @@ pub fn build(version: Version, extra: Option<&Path>) -> Result<PathBuf> {
     let mut command = Command::new(root().join("image/release"));
     command.arg("debug").env("VERSION", version.to_string());
     command.env("EXTRA", extra.unwrap_or(Path::new("")));
-    // As the image of the stories was built; and nobody builds these again.
-    command.env("LOCK", "any").env("BUNDLED", "no");
+    // As the image of the stories was built; and nobody builds these again, or installs them.
+    command.env("LOCK", "any").env("PARTS", "update");
     ensure!(command.status().context("start image/release")?.success(), "no release {version}");
     Ok(root().join(format!("target/releases/debug-{version}")))
 }
