@@ -1,10 +1,11 @@
 //! An operator's desk: an authority with the certificates that it gave, and the guest as a host that qctl knows by them.
 
 use crate::checkout::program;
+use crate::guest_clock::Deadline;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The file with the guest's certificate, in the machine's directory.
 pub const API_FILE: &str = "api.toml";
@@ -110,11 +111,10 @@ impl Desk {
     /// Repeats qctl with these arguments until it succeeds.
     ///
     /// # Errors
-    /// It does not within the limit.
-    pub fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
-        let start = Instant::now();
+    /// It does not before the deadline.
+    pub fn wait(&self, arguments: &[&str], deadline: &Deadline) -> Result<()> {
         while let (false, said) = self.qctl(arguments)? {
-            ensure!(start.elapsed() < limit, "qctl {}: {said}", arguments.join(" "));
+            ensure!(!deadline.is_over(), "qctl {}: {said}", arguments.join(" "));
             std::thread::sleep(Duration::from_millis(500));
         }
         Ok(())

@@ -106,6 +106,15 @@ impl Deadline {
     }
 }
 
+/// The limit for something that this machine does, as many times as long as there are processes that want each of its CPUs.
+pub fn limit_under_load(limit: Duration) -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Two processes on each CPU, of machines and their servers, are what the limits allow for.
+    limit.mul_f64((load / (2 * cpus) as f64).max(1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

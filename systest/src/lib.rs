@@ -29,6 +29,8 @@ pub mod http;
 pub mod interrupt;
 /// A network for guests alone.
 pub mod lan;
+/// A machine as it is described.
+pub mod machine;
 /// A program at a terminal.
 pub mod pty;
 /// QEMU's machine protocol.
@@ -39,7 +41,7 @@ pub mod registry;
 pub mod releases;
 /// The agent with containerd and journald, without a guest.
 pub mod rig;
-/// Stories, each in a process of its own.
+/// Stories, two at a time, and what they cost.
 pub mod runner;
 /// A shell in the guest.
 pub mod shell;
@@ -49,5 +51,7 @@ pub mod snapshot;
 pub mod storage;
 /// What is proved in a booted VM.
 pub mod stories;
+/// A story in a process of its own.
+pub mod story_process;
 /// A virtual machine.
 pub mod vm;

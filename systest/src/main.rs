@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use systest::{attach, bench, demo, runner};
+use systest::{attach, bench, demo, runner, story_process};
 
 /// Boot, show and prove Quietcore in QEMU.
 #[derive(Debug, Parser)]
@@ -59,7 +59,7 @@ fn act(command: &Command) -> Result<()> {
         Command::List => runner::list(),
         Command::Shell { at: Some(directory) } => attach::attach(directory),
         Command::Shell { at: None } => attach::shell(),
-        Command::Tell { name, directory } => runner::tell(name, directory),
+        Command::Tell { name, directory } => story_process::tell(name, directory),
         Command::Bench { area } => bench::bench(area),
         Command::Report => bench::report(),
     }

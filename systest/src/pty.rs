@@ -1,5 +1,6 @@
 //! A program at a terminal, with somebody who types.
 
+use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -79,7 +80,7 @@ impl Pty {
                 self.shown.drain(..at + text.len());
                 return true;
             }
-            let left = limit.saturating_sub(start.elapsed());
+            let left = limit_under_load(limit).saturating_sub(start.elapsed());
             let Ok(piece) = self.pieces.recv_timeout(left) else { return false };
             self.shown += &String::from_utf8_lossy(&piece);
         }
@@ -105,7 +106,7 @@ impl Pty {
             if let Some(status) = self.program.try_wait()? {
                 return Ok(status);
             }
-            ensure!(start.elapsed() < limit, "it does not end; {:?}", self.shown);
+            ensure!(start.elapsed() < limit_under_load(limit), "it does not end; {:?}", self.shown);
             std::thread::sleep(Duration::from_millis(50));
         }
     }

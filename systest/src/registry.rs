@@ -3,6 +3,7 @@
 //! vouches for it.
 
 use crate::checkout::{self, ImageFiles};
+use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::net::TcpListener;
@@ -62,7 +63,11 @@ impl Registry {
     fn wait(&self) -> Result<()> {
         let start = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            ensure!(start.elapsed() < START_LIMIT, "the registry does not answer: {}", self.log());
+            ensure!(
+                start.elapsed() < limit_under_load(START_LIMIT),
+                "the registry does not answer: {}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())

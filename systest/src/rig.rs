@@ -2,6 +2,7 @@
 //! namespaces, so that it can be killed a thousand times in the time that one boot takes.
 
 use crate::checkout::{ImageFiles, program, root};
+use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -168,7 +169,7 @@ impl Rig {
             if status.as_ref().is_ok_and(&wanted) {
                 return Ok(start.elapsed());
             }
-            if start.elapsed() > limit {
+            if start.elapsed() > limit_under_load(limit) {
                 bail!("not within {} s: {what}; {status:?}; {}", limit.as_secs(), self.said());
             }
             std::thread::sleep(Duration::from_millis(20));

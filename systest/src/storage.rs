@@ -2,6 +2,7 @@
 //! guest reaches them at 10.0.2.2. What Ganesha has is in its memory, what tgt has in a file.
 
 use crate::checkout::ImageFiles;
+use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -81,7 +82,8 @@ impl Storage {
         let has_begun = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let is_there = self.directory.join("serves");
         while !(is_there.exists() && has_begun(self.nfs)) {
-            let runs = self.servers.try_wait()?.is_none() && start.elapsed() < START_LIMIT;
+            let runs = self.servers.try_wait()?.is_none()
+                && start.elapsed() < limit_under_load(START_LIMIT);
             let said = |name: &str| {
                 let text = std::fs::read_to_string(self.directory.join(name)).unwrap_or_default();
                 let from = text.len().saturating_sub(1000);

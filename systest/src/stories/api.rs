@@ -41,7 +41,7 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     let desk = desk(booted.api)?;
     super::give_credential(booted, API, &desk.credential()?, "quietcore-agent")?;
     booted.shell.check("qctl ready --timeout 60", ANSWER)?;
-    desk.wait(&["--on", "rita", "status"], BACK)?;
+    desk.wait(&["--on", "rita", "status"], &booted.vm.clock.deadline(BACK))?;
     let status = desk.must(&["--on", "rita", "status", "-o", "json"])?;
     let status: serde_json::Value = serde_json::from_str(&status)?;
     ensure!(status["ready"] == true, "{status}");

@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(60);
 /// A look each five seconds and a container's start, under TCG beside another machine.
@@ -227,10 +227,11 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     give_credential(booted, "quietcore.logs", &target, "quietcore-forward")?;
     let mark = format!("forwarded-{port}");
     booted.shell.check(&format!("echo {mark}-1 | systemd-cat"), ANSWER)?;
+    let clock = booted.vm.clock.clone();
     let wait = |text: &str| {
-        let start = Instant::now();
+        let deadline = clock.deadline(SEEN);
         while !taken.lock().expect("no reader panics").contains(text) {
-            ensure!(start.elapsed() < SEEN, "{text} was not forwarded");
+            ensure!(!deadline.is_over(), "{text} was not forwarded");
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())

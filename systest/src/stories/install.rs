@@ -38,12 +38,9 @@ pub fn disk_is_installed(image: &ImageFiles) -> Result<Verdict> {
     vm.wait_for("empty; all of it is lost: type its name again", READY_LIMIT)?;
     console.write_all(b"/dev/vda\n")?;
     vm.wait_for("quietcore: installed", READY_LIMIT * 2)?;
+    let deadline = vm.clock.deadline(READY_LIMIT);
     while !vm.has_ended() {
-        ensure!(
-            vm.started.elapsed() < READY_LIMIT * 3,
-            "it does not restart: {}",
-            vm.console_end()
-        );
+        ensure!(!deadline.is_over(), "it does not restart: {}", vm.console_end());
         std::thread::sleep(Duration::from_millis(200));
     }
     // The stick is pulled out.

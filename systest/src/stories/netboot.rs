@@ -78,9 +78,10 @@ fn by_ipxe(image: &ImageFiles, directory: &Path) -> Result<()> {
     let machine = Machine { diskless: true, lan: Some(lan.name().into()), ..Machine::default() };
     let mut vm = Vm::start(image, &machine)?;
     let wait_failures = |vm: &Vm, count: usize| -> Result<()> {
+        let deadline = vm.clock.deadline(READY_LIMIT);
         while vm.console().matches(FAILURE).count() < count {
             let text = || format!("{}\n{}", vm.console_end(), lan.log());
-            ensure!(vm.started.elapsed() < READY_LIMIT, "no {FAILURE:?} ({count}):\n{}", text());
+            ensure!(!deadline.is_over(), "no {FAILURE:?} ({count}):\n{}", text());
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())

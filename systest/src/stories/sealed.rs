@@ -72,10 +72,9 @@ pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
     ensure!(logged.trim() == "0", "the recovery key is in the journal");
     booted.shell.check("sync", LIMIT)?;
     booted.vm.cut_power(image, &machine)?;
-    booted
-        .vm
-        .wait_for("quietcore: ready", READY_LIMIT)
-        .context("the next boot opens it by itself")?;
+    let mut shell = Shell::connect(&mut booted.vm, READY_LIMIT).context("the next boot")?;
+    let mounted = shell.check("grep ' /var ' /proc/mounts", LIMIT)?;
+    ensure!(mounted.starts_with("/dev/mapper/var "), "it did not open by itself: {mounted}");
     let console = booted.vm.console();
     ensure!(!console.contains("Please enter"), "it asked for a key");
     ensure!(recovery_key(&console).is_none(), "the recovery key is shown again");

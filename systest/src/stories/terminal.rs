@@ -3,6 +3,7 @@
 
 use super::Verdict;
 use crate::checkout::ImageFiles;
+use crate::guest_clock::limit_under_load;
 use crate::pty::Pty;
 use crate::rig::{IMAGE, Rig};
 use anyhow::{Result, ensure};
@@ -40,7 +41,7 @@ pub fn sit(qctl: &Command) -> Result<()> {
 /// Keys go to the program once qctl knows that it runs; a new size is told a moment later.
 fn type_until(pty: &mut Pty, keys: &str, answer: &str) -> Result<()> {
     let start = Instant::now();
-    while start.elapsed() < ANSWER {
+    while start.elapsed() < limit_under_load(ANSWER) {
         pty.keys(keys)?;
         if pty.shows(answer, Duration::from_secs(2)) {
             return Ok(());

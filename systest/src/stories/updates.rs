@@ -75,9 +75,9 @@ impl Host {
     fn restart(&mut self, expected: Version, limit: Duration) -> Result<u32> {
         // The shell may end before it answers.
         let _ = self.booted.shell.run("qctl reboot --holding", Duration::from_secs(60));
-        let (start, mut boots) = (Instant::now(), 0);
-        while start.elapsed() < limit {
-            let left = limit.saturating_sub(start.elapsed());
+        let (deadline, mut boots) = (self.booted.vm.clock.deadline(limit), 0);
+        while !deadline.is_over() {
+            let left = deadline.left();
             self.booted.shell.await_boot(&mut self.booted.vm, left)?;
             boots += 1;
             let settled = self.booted.shell.wait_status("it has proved itself", left, |status| {
@@ -91,7 +91,7 @@ impl Host {
                 Err(error) => return Err(error),
             }
         }
-        bail!("{expected} does not run after {} s", limit.as_secs())
+        bail!("{expected} does not run after {}", deadline.name())
     }
 
     /// A release that breaks at its boot: after its tries the host is back on `good` by itself, and does not
