@@ -232,7 +232,7 @@ fn resources(service: &Service, facts: &Facts) -> Value {
     if let Some(pids) = service.pids {
         resources["pids"] = json!({ "limit": pids });
     }
-    // cgroup v2's own files: what runc calls a reservation of memory is memory.low, which only asks.
+    // cgroup v2's own files: what the specification calls a reservation of memory is memory.low, which only asks.
     let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
     let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
     let files = weight.into_iter().chain(memory).map(|(file, value)| (file, value.to_string()));

@@ -46,19 +46,32 @@ const BOOT_MANAGER: &str = "BdsDxe";
 /// What QEMU says where KVM gives a guest up, which then stands still and does not end.
 const GIVEN_UP: &str = "KVM internal error";
 
-/// What was chosen: it holds for every machine of this process.
+/// What was chosen: it holds for every machine of this process, and for the stories that it starts.
 static CHOSEN: Mutex<Option<(Accel, String)>> = Mutex::new(None);
+
+/// What whoever started this process has chosen: an accelerator, and why.
+pub const CHOSEN_BEFORE: [&str; 2] = ["QUIETCORE_ACCEL", "QUIETCORE_ACCEL_WHY"];
 
 /// Takes the accelerator that `ACCEL=` asks for, or the best that works; says which and why.
 ///
 /// # Errors
 /// `ACCEL=` names none, or KVM is demanded and does not work.
-pub fn choose(image: &ImageFiles, directory: &Path) -> Result<(Accel, String)> {
+pub fn choose(image: &ImageFiles) -> Result<(Accel, String)> {
     let mut chosen = CHOSEN.lock().expect("no probe panics");
     if let Some(chosen) = &*chosen {
         return Ok(chosen.clone());
     }
-    Ok(chosen.insert(probe(image, directory)?).clone())
+    if let [Ok(name), Ok(why)] = CHOSEN_BEFORE.map(std::env::var)
+        && let Some(accel) = [Accel::Kvm, Accel::Tcg].into_iter().find(|it| it.name() == name)
+    {
+        return Ok(chosen.insert((accel, why)).clone());
+    }
+    let name = format!("quietcore-probe-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory)?;
+    let probed = probe(image, &directory);
+    let _ = std::fs::remove_dir_all(&directory);
+    Ok(chosen.insert(probed?).clone())
 }
 
 fn probe(image: &ImageFiles, directory: &Path) -> Result<(Accel, String)> {

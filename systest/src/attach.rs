@@ -1,11 +1,13 @@
 //! `make shell`: this terminal at the shell of a debug machine, which goes on from the snapshot of one that is ready.
 
 use crate::checkout::ImageFiles;
+use crate::interrupt::Interrupt;
 use crate::stories::ready;
-use anyhow::{Context, Result, bail};
+use crate::story_process::{StoryProcess, enter};
+use crate::vm::connect;
+use anyhow::{Context, Result, bail, ensure};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,18 +20,27 @@ const SCRIPT: Duration = Duration::from_secs(600);
 /// A shell that a person types at: its lines are edited and echoed by the guest's terminal.
 const FOR_A_PERSON: &str = "stty sane; export TERM=xterm; PS1='quietcore# '\n";
 
-/// Starts a machine and attaches to it until the person leaves; then it is gone. What comes by a pipe is a script instead:
-/// it is run, and its exit code is that of this program.
+/// Starts a machine and attaches to it until the person leaves, or this process is interrupted; then it is gone. What comes by a
+/// pipe is a script instead, which must succeed.
 ///
 /// # Errors
 /// The machine does not start, or the script fails.
 pub fn shell() -> Result<()> {
-    let image = ImageFiles::build("debug")?;
-    let mut booted = if std::env::var("BOOT").is_ok() {
-        crate::stories::boot(&image, &crate::stories::ready_machine()?)?
-    } else {
-        ready(&image)?
-    };
+    ImageFiles::build("debug")?;
+    let interrupt = Interrupt::catch()?;
+    let name = format!("quietcore-shell-{}", std::process::id());
+    let mut process = StoryProcess::start_shell(std::env::temp_dir().join(name))?;
+    ensure!(process.wait_end(&interrupt)?.success(), "it said why above");
+    Ok(())
+}
+
+/// The part of [`shell`] in namespaces of its own.
+///
+/// # Errors
+/// As there.
+pub fn shell_inside() -> Result<()> {
+    enter()?;
+    let mut booted = ready(&ImageFiles::find_debug()?)?;
     if std::io::stdin().is_terminal() {
         let directory = booted.vm.directory.clone();
         // One connection at a time.
@@ -71,9 +82,8 @@ impl Drop for Raw {
 /// # Errors
 /// There is no such machine.
 pub fn attach(directory: &Path) -> Result<()> {
-    let path = directory.join("shell.sock");
-    let mut guest =
-        UnixStream::connect(&path).with_context(|| format!("connect to {}", path.display()))?;
+    let mut guest = connect(directory, "shell.sock")
+        .with_context(|| format!("the machine in {}", directory.display()))?;
     println!("the machine's files are in {}; Ctrl-] leaves\r", directory.display());
     guest.write_all(FOR_A_PERSON.as_bytes())?;
     let raw = Raw::new()?;

@@ -16,14 +16,14 @@ const BARS: &[(&str, &str, f64)] = &[
     ("ready_seconds", "at most", 60.0),
     ("initrd_bytes", "at most", 2_000_000.0),
     ("uki_bytes", "at most", 16_000_000.0),
-    ("root_bytes", "at most", 150_000_000.0),
-    ("netboot_bytes", "at most", 170_000_000.0),
+    ("root_bytes", "at most", 75_000_000.0),
+    ("netboot_bytes", "at most", 120_000_000.0),
     ("processes_at_rest", "at most", 25.0),
     ("ram_at_rest_bytes", "at most", 250_000_000.0),
-    // Somewhat above what was measured, 101 to 104: the boot does not grow unseen, and a busy machine has some that end later.
-    ("units_started", "at most", 106.0),
-    // 503 to 551 were seen: a slower machine polls more often until it is ready.
-    ("processes_forked_to_ready", "at most", 650.0),
+    // Somewhat above what was measured, 81: the boot does not grow unseen, and a busy machine has some that end later.
+    ("units_started", "at most", 86.0),
+    // 439 to 453 were seen: a slower machine polls more often until it is ready.
+    ("processes_forked_to_ready", "at most", 550.0),
     ("bytes_read_to_ready", "at most", 66_000_000.0),
     ("hot_core_timer_irqs_per_10s", "at most", 10.0),
     ("hot_core_foreign_switches_per_10s", "at most", 0.0),

@@ -35,6 +35,9 @@ enum Command {
         #[arg(long, env = "AT")]
         at: Option<PathBuf>,
     },
+    /// The part of `shell` in namespaces of its own.
+    #[command(hide = true)]
+    ShellInside,
     /// Tell one story in this process.
     #[command(hide = true)]
     Tell {
@@ -59,6 +62,7 @@ fn act(command: &Command) -> Result<()> {
         Command::List => runner::list(),
         Command::Shell { at: Some(directory) } => attach::attach(directory),
         Command::Shell { at: None } => attach::shell(),
+        Command::ShellInside => attach::shell_inside(),
         Command::Tell { name, directory } => story_process::tell(name, directory),
         Command::Bench { area } => bench::bench(area),
         Command::Report => bench::report(),

@@ -10,7 +10,7 @@ use nix::sys::statvfs::statvfs;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -120,7 +120,6 @@ fn named(prefix: &str) -> Vec<&'static Story> {
 /// # Errors
 /// At least one failed, or took more CPU seconds than are its own.
 pub fn run(prefix: Option<&str>) -> Result<()> {
-    let interrupt = Interrupt::catch()?;
     let wanted = named(prefix.unwrap_or_default());
     ensure!(
         !wanted.is_empty(),
@@ -130,8 +129,9 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
     );
     let scratch = Scratch::new(if prefix.is_none() { SPACE } else { SPACE_LEFT })?;
     let image = ImageFiles::build("debug")?;
-    let (accel, why) = accel::choose(&image, &scratch.0)?;
-    println!("machine: {}, because {why}", accel.name());
+    let accel = accel::choose(&image)?;
+    println!("machine: {}, because {}", accel.0.name(), accel.1);
+    let interrupt = Interrupt::catch()?;
     let is_own = own::is_own(&image);
     let (alone, beside): (Vec<&Story>, Vec<&Story>) = wanted
         .into_iter()
@@ -139,8 +139,9 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
         .partition(|story| matches!(story.start, Start::Alone(_) | Start::OwnKernel(_)));
     let _busy = Busy::start()?;
     let tally = Mutex::new(Tally::default());
-    told(&beside, AT_ONCE, &scratch.0, &interrupt, &tally);
-    told(&alone, 1, &scratch.0, &interrupt, &tally);
+    let tell = |story: &Story| StoryProcess::start(story, &scratch.0, &accel);
+    told(&beside, AT_ONCE, &tell, &interrupt, &tally);
+    told(&alone, 1, &tell, &interrupt, &tally);
     let mut tally = tally.into_inner().expect("no story panics");
     if interrupt.is_raised() {
         bail!("interrupted; machines and their files are gone");
@@ -168,7 +169,7 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
 fn told(
     stories: &[&Story],
     at_once: usize,
-    scratch: &Path,
+    tell: &(dyn Fn(&Story) -> Result<StoryProcess> + Sync),
     interrupt: &Interrupt,
     tally: &Mutex<Tally>,
 ) {
@@ -180,7 +181,7 @@ fn told(
                 while let (false, Some(story)) = (interrupt.is_raised(), next()) {
                     let start = Instant::now();
                     let report = ensure_space(SPACE_LEFT)
-                        .and_then(|()| StoryProcess::start(story, scratch))
+                        .and_then(|()| tell(story))
                         .and_then(|mut telling| telling.wait(interrupt));
                     let mut tally = tally.lock().expect("no story panics");
                     match report {

@@ -3,6 +3,7 @@
 
 use crate::accel;
 use crate::checkout::{ImageFiles, root};
+use crate::machine::arguments;
 use crate::qmp::Qmp;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -12,6 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Time that a guest may take from power-on to a host that is ready and at rest.
@@ -22,6 +24,14 @@ const FILES: [&str; 3] = ["vars.fd", "serial.log", "capture.img"];
 
 /// CPU seconds from power-on to ready.
 const READY_CPU_SECONDS: &str = "ready_cpu_seconds";
+
+/// CPU milliseconds that this process has spent on making snapshots: no story's own.
+static MAKING_CPU_MS: AtomicU64 = AtomicU64::new(0);
+
+/// CPU seconds of the machines that this process has booted to be saved.
+pub fn making_cpu_seconds() -> f64 {
+    Duration::from_millis(MAKING_CPU_MS.load(Ordering::Relaxed)).as_secs_f64()
+}
 
 /// What was saved.
 #[derive(Debug, Clone)]
@@ -43,7 +53,7 @@ impl Snapshot {
         let all = root().join("target/snapshots");
         std::fs::create_dir_all(&all).with_context(|| format!("make {}", all.display()))?;
         let variant = image.directory.file_name().context("the image's name")?.to_string_lossy();
-        let directory = all.join(format!("{variant}-{}", identity(image, machine, &all)?));
+        let directory = all.join(format!("{variant}-{}", identity(image, machine)?));
         // Others wait here for the one who makes it.
         let lock = File::create(directory.with_extension("lock"))?;
         let _turn = Flock::lock(lock, FlockArg::LockExclusive)
@@ -110,13 +120,14 @@ fn mapped() -> serde_json::Value {
 
 /// A hash of all that a saved machine depends on: image, tools, accelerator, devices and the recording's bytes. The API's
 /// port on this machine, and what a restart of the guest is, may differ.
-fn identity(image: &ImageFiles, machine: &Machine, scratch: &Path) -> Result<String> {
+fn identity(image: &ImageFiles, machine: &Machine) -> Result<String> {
     let machine = Machine { api: None, reboots: false, ..machine.clone() };
     let inputs = std::fs::read(image.directory.join("inputs")).context("the image's inputs")?;
-    let (accel, _) = accel::choose(image, scratch)?;
+    let (accel, _) = accel::choose(image)?;
     let mut hash = Sha256::new();
     hash.update(&inputs);
-    hash.update(format!("{machine:?} {:?} {}", accel.options(), image.tools.display()));
+    hash.update(format!("{machine:?} {:?} {:?}", accel.options(), arguments(&machine)));
+    hash.update(image.tools.as_os_str().as_encoded_bytes());
     if let Some(capture) = &machine.capture {
         hash.update(std::fs::read(capture).with_context(|| capture.display().to_string())?);
     }
@@ -130,7 +141,8 @@ fn remove_older(all: &Path, prefix: &str, except: &Path) {
         let hash = name.strip_prefix(prefix).unwrap_or_default();
         let is_snapshot = hash.len() >= 16 && hash.bytes().take(16).all(|b| b.is_ascii_hexdigit());
         if is_snapshot && path.is_dir() && path != except {
-            let _ = std::fs::remove_dir_all(path);
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(path.with_extension("lock"));
         }
     }
 }
@@ -153,6 +165,8 @@ fn make(image: &ImageFiles, machine: &Machine, directory: &Path) -> Result<()> {
     qmp.execute("migrate", json!({ "uri": "file:/vm/state" }))?;
     let end = qmp.wait("query-migrate", "status", &["completed", "failed"])?;
     ensure!(end == "completed", "the machine can't be saved: {}", vm.console_end());
+    let cost = Duration::from_secs_f64(vm.clock.cpu_seconds());
+    MAKING_CPU_MS.fetch_add(cost.as_millis() as u64, Ordering::Relaxed);
     qmp.execute("quit", json!({}))?;
     vm.leave()?;
     std::fs::write(partial.join(READY_CPU_SECONDS), format!("{cpu:.1}\n"))?;

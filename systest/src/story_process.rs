@@ -1,22 +1,29 @@
 //! A story in a process of its own: the first of a PID namespace, with a directory for its files. What it leaves behind, also
 //! when it is killed, ends and is removed with it.
 
+use crate::accel::{Accel, CHOSEN_BEFORE};
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
+use crate::snapshot::making_cpu_seconds;
 use crate::stories::{Booted, STORIES, Start, Story, Verdict, ready};
 use crate::vm::keeps;
 use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::SigSet;
 use nix::sys::time::TimeValLike;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 /// Where a story's process writes its report, in its directory.
 const REPORT: &str = "report.json";
+
+/// Where `ip netns` keeps names.
+const NETWORKS: &str = "/run/netns";
 
 /// A story's end, from its process to the runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,13 +51,14 @@ pub enum Outcome {
     Failed,
 }
 
-/// CPU seconds of this process and of its children that it has waited for.
+/// CPU seconds of this process and of its children that it has waited for, but for a snapshot that others have too.
 fn cpu_seconds() -> Result<f64> {
     let of = |who| -> Result<f64> {
         let usage = getrusage(who)?;
         Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
     };
-    Ok(of(UsageWho::RUSAGE_SELF)? + of(UsageWho::RUSAGE_CHILDREN)?)
+    let all = of(UsageWho::RUSAGE_SELF)? + of(UsageWho::RUSAGE_CHILDREN)?;
+    Ok((all - making_cpu_seconds()).max(0.0))
 }
 
 /// Tells one story in this process, and writes its report into `directory`.
@@ -58,6 +66,7 @@ fn cpu_seconds() -> Result<f64> {
 /// # Errors
 /// There is no such story, or the report can't be written. That the story failed stands in the report.
 pub fn tell(name: &str, directory: &Path) -> Result<()> {
+    enter()?;
     let story = STORIES.iter().find(|story| story.name == name).context("no such story")?;
     let mut report = Report {
         outcome: Outcome::Failed,
@@ -82,12 +91,29 @@ pub fn tell(name: &str, directory: &Path) -> Result<()> {
     std::fs::write(directory.join(REPORT), serde_json::to_vec(&report)?).context("write the report")
 }
 
+/// What the first process of the namespaces does: names of network namespaces are its own and gone with it, and signals that
+/// the runner takes over by itself are not blocked here, nor in what is started from here.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn enter() -> Result<()> {
+    SigSet::all().thread_unblock()?;
+    std::fs::create_dir_all(NETWORKS).with_context(|| format!("make {NETWORKS}"))?;
+    let none = None::<&str>;
+    mount(Some("tmpfs"), NETWORKS, Some("tmpfs"), MsFlags::empty(), none)
+        .with_context(|| format!("a {NETWORKS} of its own"))
+}
+
 /// Waits a while for the ends of processes whose parents have ended: their CPU seconds count once they are waited for, and the
 /// first process of a PID namespace, which this is, is their parent now.
 fn reap() {
-    for _ in 0..20 {
+    let mut looks = 0;
+    while looks < 20 {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(WaitStatus::StillAlive) => {
+                looks += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
             Ok(_) => {}
             Err(_) => return,
         }
@@ -120,6 +146,18 @@ fn show_guest(booted: &mut Booted) {
     }
 }
 
+/// This program as the first process of a PID namespace, with a mount namespace and a directory for temporary files. It ends
+/// with the thread that starts it, and all others in there with it.
+fn contained(directory: &Path) -> Result<Command> {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"])
+        .args(["--kill-child", "--mount-proc"])
+        .arg(std::env::current_exe()?)
+        .env("TMPDIR", directory);
+    Ok(command)
+}
+
 /// A story's process, with its directory.
 pub struct StoryProcess {
     child: Child,
@@ -127,21 +165,18 @@ pub struct StoryProcess {
 }
 
 impl StoryProcess {
-    /// Starts it: the first process of a PID namespace, whose end takes all others with it, and which ends with this one.
+    /// Starts it.
     ///
     /// # Errors
     /// util-linux is not there, or the directory can't be made.
-    pub fn start(story: &Story, scratch: &Path) -> Result<Self> {
+    pub fn start(story: &Story, scratch: &Path, accel: &(Accel, String)) -> Result<Self> {
         let directory = scratch.join(story.name);
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"])
-            .args(["--kill-child", "--mount-proc"])
-            .arg(std::env::current_exe()?)
+        let child = contained(&directory)?
             .args(["tell", story.name])
             .arg(&directory)
-            .env("TMPDIR", &directory)
+            .envs(CHOSEN_BEFORE.into_iter().zip([accel.0.name(), &accel.1]))
             // The terminal's Ctrl-C is the runner's to handle.
             .process_group(0)
             .spawn()
@@ -149,12 +184,26 @@ impl StoryProcess {
         Ok(Self { child, directory })
     }
 
-    /// Waits for its end; kills it when the runner is interrupted.
+    /// Starts a shell for the terminal of this process; `directory` is removed in the end.
     ///
     /// # Errors
-    /// It ended without a report, or was killed.
-    pub fn wait(&mut self, interrupt: &Interrupt) -> Result<Report> {
-        while self.child.try_wait()?.is_none() {
+    /// util-linux is not there, or the directory can't be made.
+    pub fn start_shell(directory: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("make {}", directory.display()))?;
+        let child = contained(&directory)?.arg("shell-inside").spawn();
+        Ok(Self { child: child.context("start setpriv and unshare, of util-linux")?, directory })
+    }
+
+    /// Waits for its end; kills it when this process is interrupted.
+    ///
+    /// # Errors
+    /// It was killed.
+    pub fn wait_end(&mut self, interrupt: &Interrupt) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
             if interrupt.is_raised() {
                 self.child.kill()?;
                 self.child.wait()?;
@@ -162,6 +211,14 @@ impl StoryProcess {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Waits for a story's end.
+    ///
+    /// # Errors
+    /// It ended without a report, or was killed.
+    pub fn wait(&mut self, interrupt: &Interrupt) -> Result<Report> {
+        self.wait_end(interrupt)?;
         let report = std::fs::read(self.directory.join(REPORT));
         let report = report.context("its process ended without a report; it said why above")?;
         serde_json::from_slice(&report).context("its report")

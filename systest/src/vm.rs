@@ -8,10 +8,12 @@ pub use crate::machine::Machine;
 use crate::machine::{arguments, name_of};
 use crate::snapshot::Snapshot;
 use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A running machine. Dropping it ends QEMU and removes its files.
@@ -49,7 +51,7 @@ impl Vm {
     /// # Errors
     /// QEMU or one of its files can't be had.
     pub fn start_in(directory: PathBuf, image: &ImageFiles, machine: &Machine) -> Result<Self> {
-        let (accel, accel_reason) = accel::choose(image, &directory)?;
+        let (accel, accel_reason) = accel::choose(image)?;
         prepare(image, machine, &directory)?;
         Self::power_on(image, machine, directory, (accel, accel_reason), None)
     }
@@ -60,7 +62,7 @@ impl Vm {
     /// QEMU or one of its files can't be had.
     pub fn resume(snapshot: &Snapshot, image: &ImageFiles, machine: &Machine) -> Result<Self> {
         let directory = temporary()?;
-        let accel = accel::choose(image, &directory)?;
+        let accel = accel::choose(image)?;
         snapshot.unpack(image, &directory)?;
         let from = Some(snapshot.directory.clone());
         let mut vm = Self::power_on(image, machine, directory, accel, from)?;
@@ -174,16 +176,28 @@ impl Vm {
     /// # Errors
     /// QEMU did not make it.
     pub fn connect(&mut self, name: &str) -> Result<UnixStream> {
-        let path = self.directory.join(name);
-        for _ in 0..200 {
-            if let Ok(stream) = UnixStream::connect(&path) {
+        let deadline = self.clock.deadline(SOCKET_LIMIT);
+        while !deadline.is_over() {
+            if let Ok(stream) = connect(&self.directory, name) {
                 return Ok(stream);
             }
             ensure!(!self.has_ended(), "QEMU ended:\n{}", self.console());
             std::thread::sleep(Duration::from_millis(50));
         }
-        bail!("no socket {} after 10 s", path.display())
+        bail!("no socket {name} in {} after {}", self.directory.display(), deadline.name())
     }
+}
+
+/// Time for QEMU's start.
+const SOCKET_LIMIT: Duration = Duration::from_secs(30);
+
+/// Connects to a socket of a machine, by its directory's descriptor: a path of more than 107 bytes is no socket's (unix(7)).
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(directory: &Path, name: &str) -> std::io::Result<UnixStream> {
+    let directory = File::open(directory)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
 /// The TPM in the background, then QEMU in the place of the shell.
@@ -209,9 +223,12 @@ fn power_on(
     if let Some(name) = &machine.lan {
         command = lan::in_namespace(name, command);
     }
-    let log = std::fs::File::create(directory.join("qemu.log"))?;
+    // It ends with the thread that starts it, whatever ends that.
+    let mut lived = Command::new("setpriv");
+    lived.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    let mut command = lived;
+    let log = File::create(directory.join("qemu.log"))?;
     // A group of its own: the terminal's Ctrl-C is ours to handle.
-    let mut command = command;
     let command =
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().context("start QEMU")
@@ -228,9 +245,9 @@ fn place_kernel(machine: &Machine, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether machines are left when their story is told (`KEEP=1`).
+/// Whether this is a story's process, and leaves its machines when they are not needed any more (`KEEP=1`).
 pub fn keeps() -> bool {
-    std::env::var("KEEP").is_ok_and(|text| text == "1")
+    std::process::id() == 1 && std::env::var("KEEP").is_ok_and(|text| text == "1")
 }
 
 impl Drop for Vm {

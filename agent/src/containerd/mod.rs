@@ -39,7 +39,7 @@ const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 /// What that runtime is told: a message `containerd.runc.v1.Options` (core/runtime/v2/runc/options/oci.proto), whose sixth
-/// field, of bytes, names the program that makes containers. crun is a fifth of runc's size and starts one without Go's runtime.
+/// field, a string, names the program that makes containers. crun is a fifth of runc's size and starts one without Go's runtime.
 const RUNTIME_OPTIONS: &str = "containerd.runc.v1.Options";
 const CRUN: &[u8] = b"\x32\x04crun";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";

@@ -2,7 +2,7 @@
 //! credentials that it is given while it runs.
 
 use super::loaded::FETCH;
-use super::{Booted, Verdict, give_credential, images};
+use super::{Booted, CREDENTIALS, Verdict, give_credential, images};
 use crate::checkout::program;
 use crate::http;
 use crate::registry::Registry;
@@ -107,6 +107,11 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     by_the_web(booted, &desk)?;
     by_a_registry(booted, &desk, &registry)?;
     by_hand(booted, &desk, &mut registry)?;
+    let without = format!(
+        "systemctl stop quietcore-follow; rm -rf {CREDENTIALS}/quietcore.desired /var/lib/quietcore/agent/desired.json /run/quietcore/desired; systemctl restart quietcore-agent; qctl apply /etc/quietcore/compose.yaml"
+    );
+    booted.shell.check(&without, ANSWER)?;
+    wait(booted, "ready without it", |status| status["ready"] == true && !has_told(status))?;
     Ok(Verdict::Proved(
         "a host ran what was signed for it, from a web server, a registry and by hand; a stranger's, an older one and one \
          that wants a hot core were named and not taken; it said what somebody had changed by hand, took it back when told, \

@@ -78,10 +78,10 @@ pub enum Verdict {
 pub struct Booted {
     /// What it was booted from.
     pub image: ImageFiles,
+    /// Its shell. It goes before the machine, which may be left (`KEEP=1`) for another one.
+    pub shell: Shell,
     /// The machine.
     pub vm: Vm,
-    /// Its shell.
-    pub shell: Shell,
     /// A port of this machine's loopback, behind which the guest's API is once it has one; 0 where there is no network.
     pub api: u16,
     /// CPU seconds from power-on to ready of the machine that was saved, if it goes on from a snapshot.
@@ -219,8 +219,12 @@ pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
 /// # Errors
 /// No port is free for its API.
 pub fn ready_machine() -> Result<Machine> {
-    let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    Ok(Machine { capture: trading::capture(), network: true, api: Some(api), ..Machine::default() })
+    let api = Some(free_port()?);
+    Ok(Machine { capture: trading::capture(), network: true, api, ..Machine::default() })
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Goes on from the snapshot of [`ready_machine`] with a machine that differs from it in nothing that was saved.
@@ -229,6 +233,9 @@ pub fn ready_machine() -> Result<Machine> {
 /// There is no snapshot and none can be made, or the guest does not answer.
 pub fn ready_with(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     let snapshot = Snapshot::of(image, machine)?;
+    // Making it takes a minute, in which somebody else may have taken a port that was free.
+    let api = machine.api.map(|_| free_port()).transpose()?;
+    let machine = &Machine { api, ..machine.clone() };
     let mut vm = Vm::resume(&snapshot, image, machine)?;
     let shell = Shell::resume(&mut vm)?;
     let ready_cpu_seconds = Some(snapshot.ready_cpu_seconds()?);

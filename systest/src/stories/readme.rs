@@ -2,6 +2,7 @@
 
 use super::Verdict;
 use crate::checkout::{ImageFiles, root, shared_data};
+use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -15,12 +16,14 @@ const SECONDS_TO_RUN: &str = "5";
 /// What asks the machine of [`RUN`], while that runs.
 const ASK: &str = "target/run/qctl ";
 const RUN: &str = "make run";
+/// From an empty target directory.
+const RUN_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Its command that is a story of its own, since it can be told beside others.
 const REPRODUCIBLE: &str = "make reproducible";
 
-/// The commands in the README's code blocks but [`REPRODUCIBLE`] and those that have run by now: `make test`, which is what
-/// runs us, `make sim`, and a story that the shared machine has told. Those that measure, or the others.
+/// The commands in the README's code blocks but [`REPRODUCIBLE`] and those that run anyway: `make test`, which is what runs us,
+/// `make sim`, and a story. Those that measure, or the others.
 fn commands(measure: bool) -> Result<Vec<String>> {
     let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
     ensure!(readme.lines().any(|line| line == REPRODUCIBLE), "no {REPRODUCIBLE} in the README");
@@ -100,11 +103,13 @@ fn run_and_ask() -> Result<String> {
         .stdout(output.try_clone()?)
         .stderr(output)
         .spawn()?;
+    let start = Instant::now();
     let mut ask = || -> Result<()> {
         let ready = format!("{ASK}ready --timeout 5");
         while let Err(error) = run(&ready) {
-            // It gives up by itself, and says why.
-            ensure!(demonstration.try_wait()?.is_none(), "{RUN}: {error:#}");
+            let left = demonstration.try_wait()?.is_none()
+                && start.elapsed() < limit_under_load(RUN_LIMIT);
+            ensure!(left, "{RUN}: {error:#}");
             std::thread::sleep(Duration::from_millis(500));
         }
         for command in &commands {

@@ -75,6 +75,7 @@ pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
     let mut shell = Shell::connect(&mut booted.vm, READY_LIMIT).context("the next boot")?;
     let mounted = shell.check("grep ' /var ' /proc/mounts", LIMIT)?;
     ensure!(mounted.starts_with("/dev/mapper/var "), "it did not open by itself: {mounted}");
+    booted.vm.wait_for("quietcore: ready", READY_LIMIT)?;
     let console = booted.vm.console();
     ensure!(!console.contains("Please enter"), "it asked for a key");
     ensure!(recovery_key(&console).is_none(), "the recovery key is shown again");

@@ -55,7 +55,7 @@ fn recording() -> Option<(PathBuf, PathBuf)> {
     (files.0.exists() && files.1.exists()).then_some(files)
 }
 
-/// The recording that the shared boot gets as a disk.
+/// The recording that a ready machine has as a disk.
 pub fn capture() -> Option<PathBuf> {
     recording().map(|(itch, _)| itch)
 }

@@ -187,6 +187,17 @@ pub fn host_is_tuned(booted: &mut Booted) -> Result<Verdict> {
 /// A host with one core more for housekeeping, and a word that changes nothing.
 const OWN: &str = "version = 1\n[cores]\nhot = \"3-N\"\n[kernel]\nwords = [\"audit=0\"]\n";
 
+/// Which registry it may ask.
+const POLICY: &str = "version = 1\n[[registry]]\nname = \"registry.example\"\nunsigned = true\n";
+
+/// An image of that registry is admitted, one of another is not.
+const ADMITTED: &str = r#"
+for registry in registry.example other.example; do
+    printf 'services:\n  a:\n    image: %s/a@sha256:%064d\n' $registry 0 > /run/a.yaml
+    qctl apply --dry-run /run/a.yaml > /run/a.out 2>&1; echo $registry $?
+done; grep -c 'other.example is not in quietcore.images' /run/a.out
+"#;
+
 /// Has udev set every card as this line of a .link file says, and verifies.
 fn short_rings(booted: &mut Booted, line: &str) -> Result<(i32, String)> {
     let script = format!(
@@ -218,8 +229,8 @@ pub fn host_has_cores_of_its_own(image: &ImageFiles) -> Result<Verdict> {
         secure_boot: true,
         network: true,
         esp: Some("mcopy -o $esp /image/own.addon.efi ::/loader/addons/cores.addon.efi".into()),
-        files: vec![("host.toml", OWN.into())],
-        fw_cfg: vec![("quietcore.host", "host.toml")],
+        files: vec![("host.toml", OWN.into()), ("images.toml", POLICY.into())],
+        fw_cfg: vec![("quietcore.host", "host.toml"), ("quietcore.images", "images.toml")],
         ..Machine::default()
     };
     let mut booted = boot(image, &machine)?;
@@ -228,6 +239,9 @@ pub fn host_has_cores_of_its_own(image: &ImageFiles) -> Result<Verdict> {
     ensure!(hot.trim() == "3-4", "CPUs {} are hot", hot.trim());
     let (code, text) = verify(&mut booted)?;
     ensure!(code == 0, "it is not tuned: {text}");
+    let admitted = booted.shell.check(ADMITTED, LIMIT)?;
+    let wanted = "registry.example 0\nother.example 1\n1\n";
+    ensure!(admitted == wanted, "the policy that firmware gave it: {admitted}");
     // A card with a short queue is named, and one that was set right again is not.
     let (code, text) = short_rings(&mut booted, "RxBufferSize=64")?;
     ensure!(code == 1 && text.contains("! receive-ring: "), "the short queue is not named: {text}");

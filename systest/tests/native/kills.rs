@@ -3,7 +3,7 @@
 
 use crate::pair::Bench;
 use crate::pair::ledger::Ledger;
-use abi::counters::Counter;
+use abi::counters::{Counter, State};
 use abi::journal::{Kind, Segment};
 use abi::ouch::UserRefNum;
 use abi::ouch::inbound::Message as Inbound;
@@ -79,11 +79,15 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
         page.get(Counter::SessionMessagesIn) >= heard && page.get(Counter::OrdersSent) > 0
     });
     std::thread::sleep(Duration::from_millis(200));
+    // Who is told to end waits two seconds for its orders' ends, and a busy disk may keep their cancels longer than that.
+    bench.signal_engine("-USR1");
+    bench.wait("every order has ended", |page| {
+        page.state() == Some(State::Killed) && page.get(Counter::OrdersOpen) == 0
+    });
     bench.end_engine("-TERM");
     let ours = bench.get(Counter::Position) as i64;
     let ledger = Ledger::read(bench.port + 3);
-    let left = bench.get(Counter::OrdersOpen);
-    assert_eq!(ours, ledger.position, "the engine's position against the exchange's; {left} open");
+    assert_eq!(ours, ledger.position, "the engine's position against the exchange's");
     assert!(ledger.reused.is_empty(), "numbers used twice: {:?}", ledger.reused);
     let open: Vec<_> = ledger.open.iter().filter(|(_, open)| **open > 0).collect();
     assert!(open.is_empty(), "open at the exchange after the end: {open:?}");
