@@ -55,7 +55,7 @@ impl Ending {
 }
 
 /// What containerd knows under one name. Each container that is made has a new one, so that what a kill left of an earlier
-/// one, in containerd or in crun, is in nobody's way.
+/// one, in containerd or in runc, is in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// The instance that it was made for.

@@ -1,4 +1,4 @@
-//! The agent with the real containerd, crun and journald of the image on this machine, without a guest: in mount and PID
+//! The agent with the real containerd, runc and journald of the image on this machine, without a guest: in mount and PID
 //! namespaces, so that it can be killed a thousand times in the time that one boot takes.
 
 use crate::checkout::{ImageFiles, program, root};

@@ -38,10 +38,6 @@ mod images;
 const NAMESPACE: &str = "quietcore";
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
-/// What that runtime is told: a message `containerd.runc.v1.Options` (core/runtime/v2/runc/options/oci.proto), whose sixth
-/// field, a string, names the program that makes containers. crun is a fifth of runc's size and starts one without Go's runtime.
-const RUNTIME_OPTIONS: &str = "containerd.runc.v1.Options";
-const CRUN: &[u8] = b"\x32\x04crun";
 const FINGERPRINT: &str = "io.quietcore.fingerprint";
 /// Label of containers: see [`Ending`].
 const ENDING: &str = "io.quietcore.ending";
@@ -249,13 +245,7 @@ impl Containerd {
             ]
             .into(),
             image: service.image.clone(),
-            runtime: Some(Runtime {
-                name: RUNTIME.into(),
-                options: Some(prost_types::Any {
-                    type_url: RUNTIME_OPTIONS.into(),
-                    value: CRUN.to_vec(),
-                }),
-            }),
+            runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
             spec: Some(spec),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key,

@@ -13,12 +13,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 const OWN_WORD: &str = "quietcore.story=own";
 const STRANGE_WORD: &str = "quietcore.story=strange";
 
-/// Commands that put an addon with this word beside the UKI, signed by the key in `directory`.
+/// Commands that put an addon with this word into the UKI's directory of addons, signed by the key in `directory`.
 fn addon(word: &str, directory: &str) -> String {
     format!(
         "ukify build --cmdline={word} --output=/tmp/{word}.efi 2> /dev/null; \
          osslsigncode sign -certs {directory}/db.crt -key {directory}/db.key -h sha256 -in /tmp/{word}.efi -out /tmp/{word}.addon.efi; \
-         uki=$(mdir -b $esp ::/EFI/Linux/ | grep -v extra.d | tr -d '\\r'); mmd -D s $esp $uki.extra.d; mcopy $esp /tmp/{word}.addon.efi $uki.extra.d/"
+         mcopy $esp /tmp/{word}.addon.efi $uki.extra.d/"
     )
 }
 
@@ -42,7 +42,8 @@ fn secure(esp: Option<String>) -> Machine {
 /// Commands that put two addons beside the UKI: ours and a stranger's.
 pub fn addons() -> String {
     let (own, strange) = (addon(OWN_WORD, "/keys"), addon(STRANGE_WORD, "/tmp/stranger"));
-    format!("{STRANGER}{own}; {strange}")
+    let make = "uki=$(mdir -b $esp ::/EFI/Linux/ | tr -d '\\r'); mmd $esp $uki.extra.d";
+    format!("{STRANGER}{make}; {own}; {strange}")
 }
 
 /// A host that Secure Boot started with [`addons`]: what our keys signed counts, and nothing else.
