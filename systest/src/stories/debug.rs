@@ -27,7 +27,7 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
         until grep -q 'metrics on' /run/debug.txt; do sleep 0.1; done
         name=$(sed -n 's/^\\(debug[^:]*\\):.*/\\1/p' /run/debug.txt)
         cd /sys/fs/cgroup/quietcore-containers/$name*
-        cat cpuset.cpus memory.max pids.max; kill -INT $qctl; wait; cat /run/debug.txt; ls -d /sys/fs/cgroup/quietcore-containers/debug* 2>/dev/null | wc -l"
+        cat cpuset.cpus memory.max pids.max; kill -INT $qctl; wait; cat /run/debug.txt; qctl get containers | grep -c debug || true"
     );
     let long = shell.check(&long, ANSWER)?;
     ensure!(
@@ -42,11 +42,11 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
     );
     // One whose time is over.
     let over = format!(
-        "qctl debug --of exporter --time 1s -- {PROGRAM} --pages /pages --listen 127.0.0.1:9467; qctl get containers | grep -c debug"
+        "qctl debug --of exporter --time 1s -- {PROGRAM} --pages /pages --listen 127.0.0.1:9467; qctl get containers | grep -c debug; ls -d /sys/fs/cgroup/quietcore-containers/debug* 2>/dev/null | wc -l"
     );
     let over = shell.run(&over, ANSWER)?;
     ensure!(
-        over.text.contains("its time is over") && over.text.ends_with("\n0\n"),
+        over.text.contains("its time is over") && over.text.ends_with("\n0\n0\n"),
         "one whose time is over: {over:?}"
     );
     let unmade = shell.run("qctl debug --of exporter -- /no-such-program", ANSWER)?;

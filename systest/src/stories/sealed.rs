@@ -12,18 +12,23 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The image's own UKI, which the firmware takes since it has our signature, with a signature over the same boot for the TPM
-/// by another key.
+/// The image's own UKI, which firmware and kernel take since both signatures are ours, with a signature over the same boot for
+/// the TPM by another key.
 const STRANGER: &str = r#"cd /tmp
 openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out pcr.key 2> /dev/null
 openssl pkey -in pcr.key -pubout -out pcr.pub
+for part in linux osrel cmdline initrd uname; do objcopy --dump-section .$part=$part /image/uki.efi copy.efi; done
+for text in osrel cmdline uname; do tr -d '\0' < $text > $text.text; done
+ukify build --linux=linux --initrd=initrd --cmdline=@cmdline.text --os-release=@osrel.text \
+    --uname="$(cat uname.text)" --output=same.efi > /dev/null
 sections=
 for part in linux osrel cmdline initrd uname sbat; do
-    objcopy --dump-section .$part=$part /image/uki.unsigned.efi copy.efi
+    objcopy --dump-section .$part=$part same.efi copy.efi
     sections="$sections --$part=$part"
 done
 /usr/lib/systemd/systemd-measure sign $sections --bank=sha256 --phase=: --private-key=pcr.key --public-key=pcr.pub > pcrsig
-ukify build --stub=/image/uki.unsigned.efi --sbat="$(tr -d '\0' < sbat)" --section=.pcrsig:@pcrsig --output=strange.efi
+ukify build --stub=same.efi --sbat="$(tr -d '\0' < sbat)" --section=.pcrsig:@pcrsig --output=strange.efi > /dev/null
+rm -f /stranger/uki.efi
 osslsigncode sign -certs /keys/db.crt -key /keys/db.key -h sha256 -in strange.efi -out /stranger/uki.efi
 "#;
 
