@@ -21,7 +21,8 @@ impl GuestClock {
         self.0.store(parent, Ordering::Relaxed);
     }
 
-    fn process(&self) -> Option<u32> {
+    /// The number of the guest's process, if there is one.
+    pub fn process(&self) -> Option<u32> {
         let parent = self.0.load(Ordering::Relaxed);
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
         children.ok()?.split_whitespace().next()?.parse().ok()

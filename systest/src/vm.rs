@@ -2,7 +2,7 @@
 
 use crate::accel::{self, Accel};
 use crate::checkout::{ImageFiles, keys, root};
-use crate::guest_clock::GuestClock;
+use crate::guest_clock::{GuestClock, limit_under_load};
 use crate::lan;
 pub use crate::machine::Machine;
 use crate::machine::{arguments, name_of};
@@ -90,8 +90,7 @@ impl Vm {
     /// # Errors
     /// QEMU can't be started.
     pub fn cut_power(&mut self, image: &ImageFiles, machine: &Machine) -> Result<()> {
-        self.qemu.kill().context("end QEMU")?;
-        self.qemu.wait()?;
+        self.kill();
         // What the console showed was before; and the sockets of a QEMU that is not quite gone would take us in.
         for name in ["serial.log", "serial.sock", "shell.sock", "view.sock", "qmp.sock"] {
             match std::fs::remove_file(self.directory.join(name)) {
@@ -108,6 +107,22 @@ impl Vm {
         self.clock.follow(self.qemu.id());
         self.started = Instant::now();
         Ok(())
+    }
+
+    /// Kills QEMU, and waits until it is dead: the first process of a PID namespace is once all others in there are, the TPM's
+    /// among them, who would still take its socket away.
+    fn kill(&mut self) {
+        let pid = self.clock.process();
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        let lives = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        let start = Instant::now();
+        while pid.is_some_and(lives) && start.elapsed() < limit_under_load(DEATH_LIMIT) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until QEMU, which was told to end, has ended, and leaves its files where they are.
@@ -188,6 +203,9 @@ impl Vm {
     }
 }
 
+/// Time for the end of a process that was killed.
+const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
 /// Time for QEMU's start.
 const SOCKET_LIMIT: Duration = Duration::from_secs(30);
 
@@ -262,8 +280,7 @@ impl Drop for Vm {
             }
         }
         // in-tools passes the end of its parent on to QEMU (unshare --kill-child).
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        self.kill();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
