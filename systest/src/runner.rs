@@ -4,7 +4,7 @@ use crate::accel;
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
 use crate::stories::{STORIES, Start, Story, own};
-use crate::story_process::{Outcome, Report, StoryProcess};
+use crate::story_process::{Outcome, PROGRAM, Report, StoryProcess};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::statvfs;
 use serde_json::{Map, Value, json};
@@ -250,6 +250,7 @@ impl Scratch {
             Self(std::env::temp_dir().join(format!("quietcore-stories-{}", std::process::id())));
         std::fs::create_dir_all(&scratch.0)
             .with_context(|| format!("make {}", scratch.0.display()))?;
+        std::fs::copy("/proc/self/exe", scratch.0.join(PROGRAM)).context("copy this program")?;
         Ok(scratch)
     }
 }

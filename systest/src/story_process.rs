@@ -22,6 +22,10 @@ use std::time::Duration;
 /// Where a story's process writes its report, in its directory.
 const REPORT: &str = "report.json";
 
+/// The copy of this program that stories run, in the directory of all: who builds it anew meanwhile, as `make run` does, takes
+/// nothing away.
+pub const PROGRAM: &str = "systest";
+
 /// Where `ip netns` keeps names.
 const NETWORKS: &str = "/run/netns";
 
@@ -148,14 +152,14 @@ fn show_guest(booted: &mut Booted) {
 
 /// This program as the first process of a PID namespace, with a mount namespace and a directory for temporary files. It ends
 /// with the thread that starts it, and all others in there with it.
-fn contained(directory: &Path) -> Result<Command> {
+fn contained(program: &Path, directory: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"])
         .args(["--kill-child", "--mount-proc"])
-        .arg(std::env::current_exe()?)
+        .arg(program)
         .env("TMPDIR", directory);
-    Ok(command)
+    command
 }
 
 /// A story's process, with its directory.
@@ -173,7 +177,7 @@ impl StoryProcess {
         let directory = scratch.join(story.name);
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        let child = contained(&directory)?
+        let child = contained(&scratch.join(PROGRAM), &directory)
             .args(["tell", story.name])
             .arg(&directory)
             .envs(CHOSEN_BEFORE.into_iter().zip([accel.0.name(), &accel.1]))
@@ -191,7 +195,7 @@ impl StoryProcess {
     pub fn start_shell(directory: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        let child = contained(&directory)?.arg("shell-inside").spawn();
+        let child = contained(&std::env::current_exe()?, &directory).arg("shell-inside").spawn();
         Ok(Self { child: child.context("start setpriv and unshare, of util-linux")?, directory })
     }
 
