@@ -126,8 +126,8 @@ impl Containerd {
             snapshotter: SNAPSHOTTER.into(),
             key: key.into(),
             parent: parent.into(),
-            // Kept until it is removed by name: no garbage collection between two steps.
-            labels: [("containerd.io/gc.root".to_string(), String::new())].into(),
+            // Kept until it is removed by name: no garbage collection between two steps. A label without a value is not kept.
+            labels: [("containerd.io/gc.root".to_string(), key.to_string())].into(),
         };
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
         let answer =
