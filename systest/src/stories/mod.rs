@@ -133,7 +133,7 @@ use Start::{Alone, Own, OwnKernel, Ready};
 /// All stories. The longest come first, so that none is left over at the end.
 pub const STORIES: &[Story] = &[
     story("updates", 940, Own(updates::updates_prove_themselves_or_fall_back)),
-    story("readme", 640, Own(readme::commands_work)),
+    story("readme", 800, Own(readme::commands_work)),
     story("reproducible", 1800, Own(readme::builds_are_reproducible)),
     story("network-boot", 530, Own(netboot::network_boots)),
     story("installer", 200, Own(install::disk_is_installed)),
@@ -150,7 +150,7 @@ pub const STORIES: &[Story] = &[
     story("images", 110, Ready(images::images_are_fetched_and_judged)),
     story("desired", 110, Ready(desired::hosts_follow_what_is_signed)),
     story("rollout", 60, Ready(rollout::versions_prove_themselves_or_are_taken_back)),
-    story("beside", 70, Ready(beside::versions_take_over_beside_the_one_before)),
+    story("beside", 80, Ready(beside::versions_take_over_beside_the_one_before)),
     story("volumes", 120, Ready(volumes::others_keep_what_containers_write)),
     story("tuned", 40, Ready(tune::host_is_tuned)),
     story("api", 40, Ready(api::hosts_are_asked_over_the_network)),
@@ -172,7 +172,7 @@ pub const STORIES: &[Story] = &[
     story("compose", 20, Own(compose::files_mean_what_docker_says)),
     story("terminal", 20, Own(terminal::somebody_sits_at_a_container)),
     story("own-kernel", 800, OwnKernel(own::own_kernel_boots_from_a_stick)),
-    story("readme-figures", 440, Alone(readme::figures_are_measured)),
+    story("readme-figures", 550, Alone(readme::figures_are_measured)),
 ];
 
 /// Where chance begins: `SEED`, or the time.
