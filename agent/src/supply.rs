@@ -45,7 +45,7 @@ pub struct Supply {
     places: Places,
     store: Store,
     policy: Policy,
-    /// What came with the OS, by name.
+    /// Images that came with the OS, by name.
     shipped: BTreeMap<String, Image>,
     wanted: BTreeSet<String>,
     log: EventLog,
@@ -97,7 +97,7 @@ impl Supply {
         Ok(())
     }
 
-    /// One of them, into containerd.
+    /// Imports an image that came with the OS into containerd.
     async fn import_shipped(&self, containerd: &mut Containerd, image: &Image) -> Result<()> {
         containerd.import(image).await?;
         info!(image = image.name, "image {} is in containerd", image.name);

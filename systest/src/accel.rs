@@ -46,10 +46,10 @@ const BOOT_MANAGER: &str = "BdsDxe";
 /// What QEMU says where KVM gives a guest up, which then stands still and does not end.
 const GIVEN_UP: &str = "KVM internal error";
 
-/// What was chosen: it holds for every machine of this process, and for the stories that it starts.
+/// Accelerator that was chosen, and why: it holds for every machine of this process, and for the stories that it starts.
 static CHOSEN: Mutex<Option<(Accel, String)>> = Mutex::new(None);
 
-/// What whoever started this process has chosen: an accelerator, and why.
+/// Environment variables with the runner's choice of an accelerator, and its reason.
 pub const CHOSEN_BEFORE: [&str; 2] = ["QUIETCORE_ACCEL", "QUIETCORE_ACCEL_WHY"];
 
 /// Takes the accelerator that `ACCEL=` asks for, or the best that works; says which and why.

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-/// What the console shows when a step has begun, in the order of a boot. The last one that is there counts.
+/// Console text that begins each step of a boot, in order. The last one that is there counts.
 const STEPS: [(&str, &str); 3] = [
     ("BdsDxe: starting", "loader"),
     ("EFI stub", "kernel"),
@@ -12,7 +12,7 @@ const STEPS: [(&str, &str); 3] = [
     ("quietcore: ", "units"),
 ];
 
-/// How the guest's live view begins a line about its boot (`qctl top --boot`).
+/// Prefix of the guest's live view for a line about its boot (`qctl top --boot`).
 pub const BOOTING: &str = "booting: ";
 
 /// The step that a console has come to.
@@ -21,11 +21,11 @@ fn step(console: &str) -> &'static str {
     begun.map_or("firmware", |(_, step)| step)
 }
 
-/// What is shown of a boot.
+/// Boot steps as they are shown to a person.
 pub struct BootProgress {
     is_terminal: bool,
     step: &'static str,
-    /// What the guest says of its units.
+    /// Units done of all, in the guest's words.
     units: Option<String>,
 }
 
@@ -36,7 +36,7 @@ impl Default for BootProgress {
 }
 
 impl BootProgress {
-    /// How far the boot is, in words.
+    /// Returns the boot's last step, in words.
     pub fn text(&self) -> String {
         match &self.units {
             Some(units) => units.clone(),

@@ -5,13 +5,13 @@ use crate::boot_progress::{BOOTING, BootProgress};
 use crate::checkout::{ImageFiles, program, root};
 use crate::desk::{API, API_FILE, AUTHORITY, Desk};
 use crate::guest_clock::Deadline;
+use crate::http::free_port;
 use crate::interrupt::Interrupt;
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -128,8 +128,7 @@ fn open_desk() -> Result<Desk> {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("remove {}", directory.display()))?;
     }
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let desk = Desk::new(&directory, port)?;
+    let desk = Desk::new(&directory, free_port()?)?;
     desk.add(AUTHORITY, "vm", "admin")?;
     let (qctl, file) = (program("qctl"), root().join(QCTL));
     let script = format!(

@@ -6,6 +6,14 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
+/// Returns a port of this machine's loopback that nobody has now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// Serves a directory on a port of its own until the process ends; returns the port. The guest of a machine
 /// with a network reaches it at 10.0.2.2.
 ///

@@ -4,9 +4,9 @@
 
 use crate::checkout::{self, ImageFiles};
 use crate::guest_clock::limit_under_load;
+use crate::http::free_port;
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl Registry {
     /// # Errors
     /// It does not answer.
     pub fn start(image: &ImageFiles) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let name = format!("quietcore-registry-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(directory.join("repositories"))?;

@@ -59,11 +59,11 @@ mod updates;
 mod volumes;
 
 use crate::checkout::ImageFiles;
+use crate::http::free_port;
 use crate::shell::Shell;
 use crate::snapshot::Snapshot;
 use crate::vm::{Machine, Vm};
 use anyhow::Result;
-use std::net::TcpListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A story's end.
@@ -221,10 +221,6 @@ pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
 pub fn ready_machine() -> Result<Machine> {
     let api = Some(free_port()?);
     Ok(Machine { capture: trading::capture(), network: true, api, ..Machine::default() })
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Goes on from the snapshot of [`ready_machine`] with a machine that differs from it in nothing that was saved.
