@@ -1,6 +1,7 @@
 //! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process of its own that reaches
 //! no containerd and no cgroup: it says who asks and in which role, and the agent decides.
 
+use crate::api_config;
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use std::path::PathBuf;
@@ -19,8 +20,9 @@ pub mod routes;
 /// One connection.
 mod serve;
 
+use crate::api_config::Config;
 use crate::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
-use config::Config;
+use config::server_config;
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -46,8 +48,9 @@ impl Places {
 
     fn load(&self) -> Result<(Config, Loaded)> {
         let written = self.written();
-        let config = Config::read(&self.config)?;
-        let tls = config.tls(&self.image).with_context(|| self.config.display().to_string())?;
+        let config = api_config::Config::read(&self.config)?;
+        let tls = server_config(&config, &self.image)
+            .with_context(|| self.config.display().to_string())?;
         Ok((config, Loaded { tls: Arc::new(tls), written }))
     }
 }
@@ -109,29 +112,4 @@ pub async fn run(places: Places) -> Result<()> {
             }
         });
     }
-}
-
-/// Names and values of a query.
-pub fn pairs(query: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut rest = text.bytes();
-        while let Some(byte) = rest.next() {
-            bytes.push(match byte {
-                b'+' => b' ',
-                b'%' => {
-                    let digits = [rest.next().unwrap_or(b'?'), rest.next().unwrap_or(b'?')];
-                    let digits = std::str::from_utf8(&digits).unwrap_or_default().to_owned();
-                    u8::from_str_radix(&digits, 16).unwrap_or(b'?')
-                }
-                other => other,
-            });
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let pair = |text: &str| {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        (decode(name), decode(value))
-    };
-    query.split('&').filter(|text| !text.is_empty()).map(pair).collect()
 }

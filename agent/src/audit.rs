@@ -4,39 +4,14 @@
 use crate::files::cut;
 use crate::jsonlines::JsonLines;
 use crate::limits::{AUDIT_LEN_MAX, EVENT_TEXT_MAX, EVENTS_SHOWN_MAX};
-use serde::{Deserialize, Serialize};
+use crate::protocol::types::Record;
+
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::info;
-
-/// One change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// Its number.
-    pub number: u64,
-    /// Seconds since 1970, by this host's clock.
-    pub time: u64,
-    /// `root` on the host itself, or the name in a certificate.
-    pub who: String,
-    /// What was asked.
-    pub request: Value,
-    /// Why it was refused or failed; nothing if it was done.
-    pub refused: Option<String>,
-    /// The hash of the record before, in hex; empty for the first.
-    pub before: String,
-    /// SHA-256 of this record's JSON with this field empty, in hex.
-    pub hash: String,
-}
-
-impl Record {
-    fn hashed(&self) -> String {
-        let bare = Self { hash: String::new(), ..self.clone() };
-        format!("{:x}", Sha256::digest(serde_json::to_string(&bare).expect("plain data")))
-    }
-}
 
 /// The log. Clones write to the same one.
 #[derive(Debug, Clone)]
@@ -88,24 +63,10 @@ impl AuditLog {
     }
 }
 
-/// Whether each record is whole and follows the one before.
-///
-/// # Errors
-/// The number of the first that does not.
-pub fn verify(records: &[Record]) -> Result<(), u64> {
-    let broken = |record: &&Record| record.hash != record.hashed();
-    if let Some(record) = records.iter().find(broken) {
-        return Err(record.number);
-    }
-    match records.windows(2).find(|pair| pair[1].before != pair[0].hash) {
-        Some(pair) => Err(pair[1].number),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::types::verify;
     use serde_json::json;
 
     #[test]

@@ -23,6 +23,10 @@ pub mod grants;
 pub mod health;
 /// Where what an error names stands.
 pub mod lines;
+/// URLs of the loopback.
+mod loopback_url;
+/// Checks of metrics.
+pub mod metric_check;
 /// What a service has by `x-quietcore`.
 mod own;
 /// What a file leaves to where it is applied from.

@@ -2,19 +2,17 @@
 //! registry or a stick. Whoever carries it is not trusted. Source: Dead Simple Signing Envelope 1.0.2
 //! (secure-systems-lab/dsse, `protocol.md` and `envelope.md`).
 
-use crate::hostconfig::read_credential;
 use crate::limits::{
-    COMPOSE_LEN_MAX, DESIRED_CONFIG_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX,
-    DESIRED_INTERVAL_MIN,
+    COMPOSE_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX, DESIRED_INTERVAL_MIN,
 };
-use crate::web;
+use crate::web_url;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::DecodePublicKey;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use std::time::Duration;
 
 /// The process that fetches it.
@@ -121,14 +119,6 @@ struct File {
 }
 
 impl Config {
-    /// This process's, if it was given one.
-    ///
-    /// # Errors
-    /// One line: the file, what is wrong, the remedy.
-    pub fn read(credentials: Option<&Path>) -> Result<Option<Self>> {
-        read_credential(credentials, CREDENTIAL, DESIRED_CONFIG_LEN_MAX, Self::parse)
-    }
-
     /// Reads a configuration's text.
     ///
     /// # Errors
@@ -208,13 +198,13 @@ impl Config {
 fn check_url(url: &str) -> Result<()> {
     if let Some(name) = url.strip_prefix("oci://") {
         ensure!(
-            name.parse::<oci_client::Reference>().is_ok(),
+            name.parse::<oci_spec::distribution::Reference>().is_ok(),
             "{url:?}: write oci://REGISTRY/REPOSITORY:TAG"
         );
         return Ok(());
     }
     let said = "url: https://HOST/FILE, http://HOST/FILE or oci://REGISTRY/REPOSITORY:TAG; name and password stand in username and password";
-    web::check_url(url).context(said)
+    web_url::check_url(url).context(said)
 }
 
 /// What can be said about it.

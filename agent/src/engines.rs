@@ -1,11 +1,17 @@
 //! The engine's pages: one directory, or one for each shard of the configuration.
 
-use crate::status::monotonic_ns;
 use abi::counters::{EVENTS_KEPT, Word};
 use abi::shards::{alive_pages, shard_pages};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tracing::info;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the engine's pages.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now = now.expect("CLOCK_MONOTONIC is always there");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
 
 /// The pages of one shard; without a name, those of the only one.
 ///

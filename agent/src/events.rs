@@ -4,38 +4,12 @@
 use crate::files::cut;
 use crate::jsonlines::JsonLines;
 use crate::limits::{EVENT_TEXT_MAX, EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
-use serde::{Deserialize, Serialize};
+use crate::protocol::types::{Event, Level};
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
-
-/// How much it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Info,
-    /// Somebody may want to look.
-    Warning,
-    /// Something is not as it is to be.
-    Error,
-}
-
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its number: each is one more than the one before, over restarts too.
-    pub number: u64,
-    /// Seconds since 1970, by this host's clock.
-    pub time: u64,
-    /// How much it matters.
-    pub level: Level,
-    /// What it is about: `container exporter`, `image NAME`, `compose`, ...
-    pub about: String,
-    /// What happened.
-    pub text: String,
-}
 
 /// The log. Clones write to the same one.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 //! the same each time. Sources: Grafana Loki HTTP API, "Ingest logs"; Elasticsearch Guide, "Bulk API"; ECS 8.
 
 use crate::files::{read_up_to, write_whole};
+use crate::forward::entry::Kind;
 use crate::limits::{
     FORWARD_BATCH_BYTES, FORWARD_BATCH_MAX, FORWARD_BATCH_WAIT, FORWARD_CONFIG_LEN_MAX,
     FORWARD_LINES_WAITING, FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
@@ -30,16 +31,6 @@ use entry::{Entry, Taken};
 struct Config {
     version: u32,
     target: Vec<Target>,
-}
-
-/// What kind of API a target has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// `/loki/api/v1/push`.
-    Loki,
-    /// `/_bulk`.
-    Elasticsearch,
 }
 
 /// Who gets the journal.

@@ -1,15 +1,15 @@
-//! Health of containers: when to look, what came of it. Files are looked at here, ports are asked by a process of its own.
+//! Health of containers: schedule of probes and what their results mean. No probe is made here.
 
-use crate::compose::health::{Health, Probe};
-use crate::limits::{METRICS_LEN_MAX, PROBE_ANSWER_MAX, PROBE_STARTING};
+use crate::compose::health::Health;
+use crate::limits::PROBE_STARTING;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use std::time::Duration;
 
-/// Who asks ports.
+/// The probe worker.
 pub mod prober;
+/// Probes of ports.
+pub mod probes;
 
 /// What is known of one container's health.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,66 +105,14 @@ impl Book {
     }
 }
 
-/// Looks once.
-pub async fn look(subject: Subject) -> Look {
-    let Subject { name, fingerprint, health } = subject;
-    let asked = async {
-        match &health.probe {
-            Probe::File { .. } => probe(&health.probe).await,
-            port => prober::ask(Path::new(prober::SOCKET), port).await,
-        }
-    };
-    let looked = tokio::time::timeout(health.timeout, asked).await;
-    let wrong = match looked {
-        Ok(Ok(())) => None,
-        Ok(Err(wrong)) => Some(wrong),
-        Err(_) => Some(format!("no answer for {} ms", health.timeout.as_millis())),
-    };
-    Look { name, fingerprint, wrong }
-}
+/// Unix socket of the probe worker: one JSON [`crate::compose::health::Probe`] a line in, one [`ProbeAnswer`] out.
+pub const PROBE_SOCKET: &str = "/run/quietcore/probe/probe.sock";
 
-async fn connect(port: u16) -> Result<TcpStream, String> {
-    let connected = TcpStream::connect(("127.0.0.1", port)).await;
-    connected.map_err(|error| format!("port {port}: {error}"))
-}
-
-/// Asks a port by HTTP; at most so many bytes of what it answers, if that is well.
-async fn get(port: u16, path: &str, len_max: u64) -> Result<String, String> {
-    let mut stream = connect(port).await?;
-    // 1.0: what comes is not in chunks, and the connection ends with it.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    let said = |error: std::io::Error| format!("port {port}: {error}");
-    stream.write_all(request.as_bytes()).await.map_err(said)?;
-    let mut answer = Vec::new();
-    stream.take(len_max).read_to_end(&mut answer).await.map_err(said)?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let line = answer.lines().next().unwrap_or_default();
-    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
-    match status.and_then(|status| status.parse::<u16>().ok()) {
-        Some(200..=399) => Ok(answer),
-        _ => Err(format!("port {port}{path}: {line:?}")),
-    }
-}
-
-async fn probe(probe: &Probe) -> Result<(), String> {
-    match probe {
-        Probe::Tcp { port } => connect(*port).await.map(drop),
-        Probe::Http { port, path } => get(*port, path, PROBE_ANSWER_MAX).await.map(drop),
-        Probe::Metrics { port, path, checks } => {
-            let page = get(*port, path, METRICS_LEN_MAX).await?;
-            let (_, metrics) = page.split_once("\r\n\r\n").unwrap_or_default();
-            checks.iter().try_for_each(|check| check.judge(metrics))
-        }
-        Probe::File { path, max_age } => {
-            let written = std::fs::metadata(path).and_then(|file| file.modified());
-            let written = written.map_err(|error| format!("{path}: {error}"))?;
-            let age = SystemTime::now().duration_since(written).unwrap_or_default();
-            match age <= *max_age {
-                true => Ok(()),
-                false => Err(format!("{path}: written {} s ago", age.as_secs())),
-            }
-        }
-    }
+/// Answer of the probe worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// Failure in one line; none if the probe passed.
+    pub wrong: Option<String>,
 }
 
 #[cfg(test)]
@@ -212,42 +160,5 @@ mod tests {
         }
         look(&mut book, 5, Some("x"));
         assert_eq!(look(&mut book, 6, Some("x")).1, Some(false));
-    }
-
-    #[test]
-    fn looks_ask_ports_and_files() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let port = listener.local_addr().unwrap().port();
-            tokio::spawn(async move {
-                for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 503 No\r\n\r\n", ""] {
-                    let (mut stream, _) = listener.accept().await.unwrap();
-                    let mut request = [0; 256];
-                    let _ = stream.read(&mut request).await;
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                }
-            });
-            let http = Probe::Http { port, path: "/metrics".into() };
-            // Through the process that asks, as the agent does it.
-            let socket = std::env::temp_dir().join(format!("quietcore-p-{}", std::process::id()));
-            let path = socket.clone();
-            tokio::spawn(async move { prober::serve(&path).await });
-            while !socket.exists() {
-                tokio::task::yield_now().await;
-            }
-            prober::ask(&socket, &http).await.unwrap();
-            assert!(prober::ask(&socket, &http).await.unwrap_err().contains("503"));
-            std::fs::remove_file(&socket).unwrap();
-            assert!(probe(&http).await.is_err());
-            assert!(probe(&Probe::Tcp { port }).await.is_err());
-        });
-        let path = std::env::temp_dir().join(format!("quietcore-age-{}", std::process::id()));
-        std::fs::write(&path, "").unwrap();
-        let file = |max_age| Probe::File { path: path.display().to_string(), max_age };
-        runtime.block_on(probe(&file(Duration::from_secs(60)))).unwrap();
-        assert!(runtime.block_on(probe(&file(Duration::ZERO))).is_err());
-        std::fs::remove_file(&path).unwrap();
-        assert!(runtime.block_on(probe(&file(Duration::from_secs(60)))).is_err());
     }
 }

@@ -2,7 +2,9 @@
 //! below it is the partition. Nested, because a partition directly below the root breaks as soon as a
 //! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
 
-use crate::events::{EventLog, Level};
+use crate::events::EventLog;
+use crate::protocol::types;
+
 use crate::limits::RECONCILE_INTERVAL;
 use abi::hostplan::{CorePlan, HostPlan, PlanError};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -117,7 +119,9 @@ fn watch(plan: &CorePlan, log: &EventLog) -> io::Result<()> {
     loop {
         if !stands(plan) {
             match apply(plan) {
-                Ok(()) => log.say(Level::Warning, "hot partition", "was changed, and made again"),
+                Ok(()) => {
+                    log.say(types::Level::Warning, "hot partition", "was changed, and made again")
+                }
                 Err(error) => return Err(io::Error::other(error)),
             }
         }

@@ -4,7 +4,7 @@
 use crate::compose::Service;
 use crate::compose::health::{Health, Probe};
 use crate::health::Subject;
-use crate::terminal::Terminal;
+use crate::protocol::types::Terminal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,21 +1,9 @@
 //! What a core was interrupted by: counts since boot from `/proc/interrupts` and the scheduler's debug
 //! file. Counts, not times: they mean the same on an emulated machine.
 
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use crate::protocol::types::CoreCounts;
 
-/// Counts of one core since boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct CoreCounts {
-    /// Local timer interrupts (`LOC`).
-    pub timer: u64,
-    /// Interrupts by other cores: reschedule, function call, TLB shootdown (`RES`, `CAL`, `TLB`).
-    pub ipi: u64,
-    /// Interrupts by devices.
-    pub device: u64,
-    /// Context switches.
-    pub switches: u64,
-}
+use std::collections::BTreeMap;
 
 /// Reads `/proc/interrupts` into counts per core.
 pub fn parse_interrupts(text: &str) -> BTreeMap<u32, CoreCounts> {

@@ -4,6 +4,8 @@
 
 /// The agent over the network.
 pub mod api;
+/// Configuration of the API.
+pub mod api_config;
 /// Copies of the engine's journal.
 pub mod archive;
 /// Who changed what.
@@ -16,6 +18,10 @@ pub mod compose;
 pub mod containerd;
 /// What a group of hosts is to run, signed.
 pub mod desired;
+/// Files between the agent and who follows a desired state.
+pub mod desired_exchange;
+/// Digests.
+pub mod digest;
 /// The engine's pages, of one or of several shards.
 pub mod engines;
 /// What happened.
@@ -40,6 +46,8 @@ pub mod init;
 pub mod instance;
 /// What a core was interrupted by.
 pub mod interference;
+/// journalctl for containers.
+pub mod journalctl;
 /// Values as lines of JSON in bounded files.
 pub mod jsonlines;
 /// Every limit with its reason.
@@ -48,6 +56,8 @@ pub mod limits;
 pub mod ociarchive;
 /// Containers' output to the journal.
 pub mod output;
+/// The client of the packet capture unit.
+pub mod pcap_client;
 /// What is to be done so that what runs is what is declared.
 pub mod plan;
 /// What the agent is asked, and what it answers.
@@ -66,6 +76,8 @@ pub mod rollout;
 pub mod run;
 /// A service as an OCI runtime specification.
 pub mod runtimespec;
+/// Encryption of the data partition.
+pub mod sealed;
 /// Secrets, sealed on disk and opened in memory.
 pub mod secrets;
 /// The local socket.
@@ -84,11 +96,19 @@ pub mod terminal;
 pub mod tune;
 /// Updates of the operating system.
 pub mod update;
+/// Progress of an update.
+pub mod update_progress;
 /// Secrets from HashiCorp Vault.
 pub mod vault;
+/// Files between the agent and the Vault worker.
+pub mod vault_exchange;
 /// Status as a page for a terminal.
 pub mod view;
+/// Mounts of remote volumes.
+pub mod volume_mounts;
 /// Directories that containers keep what is theirs in.
 pub mod volumes;
 /// Web servers that this host asks.
 pub mod web;
+/// Checks of URLs.
+pub mod web_url;

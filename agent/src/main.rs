@@ -1,15 +1,16 @@
 //! `quietcore-agent`: reads the command line and runs the agent or one of its steps; called `qctl`, it is that.
 
 use agent::flash;
-use agent::health::prober;
+use agent::health::{PROBE_SOCKET, prober};
 use agent::images::policy::Policy;
 use agent::images::{pull, wanted};
 use agent::output::tailer;
 use agent::run::{Paths, run};
 use agent::update::{Places, fetch, install};
+use agent::vault_exchange;
 use agent::{
-    api, capture, compose, desired, forward, hostconfig, hotpartition, init, output, protocol,
-    qctl, remote, vault,
+    api, capture, compose, desired, desired_exchange, forward, hostconfig, hotpartition, init,
+    output, protocol, qctl, remote, vault,
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -78,7 +79,7 @@ enum Command {
     /// Ask the ports of containers how they are, for the agent.
     Probe {
         /// The socket to answer at.
-        #[arg(long, default_value = prober::SOCKET)]
+        #[arg(long, default_value = PROBE_SOCKET)]
         socket: PathBuf,
     },
     /// Answer over the network, behind TLS.
@@ -90,6 +91,9 @@ enum Command {
         #[arg(long, default_value = protocol::SOCKET)]
         agent: PathBuf,
     },
+    /// Check an API configuration on standard input, and leave.
+    #[command(hide = true)]
+    CheckApiConfig,
     /// Start a program, pass signals on to it, and take leave of every process that ends.
     #[command(hide = true)]
     Init {
@@ -227,7 +231,8 @@ fn fetch_images(places: &wanted::Places) -> Result<()> {
 
 fn follow() -> Result<()> {
     let own = credentials();
-    let config = desired::Config::read(own.as_deref())?.context("started with a credential")?;
+    let config =
+        desired_exchange::read_config(own.as_deref())?.context("started with a credential")?;
     use_cryptography()?;
     block_on(desired::follow::run(&config, own.as_deref(), &Default::default()))
 }
@@ -261,6 +266,7 @@ fn act(command: Command) -> Result<()> {
             let image = PathBuf::from("/usr/lib/os-release");
             block_on(api::run(api::Places { config, agent, image }))
         }
+        Command::CheckApiConfig => api::config::check(&std::io::read_to_string(std::io::stdin())?),
         Command::Init { .. } => unreachable!("it is not this process's own"),
         Command::Forward { places } => {
             let own = credentials().context("started by systemd, with credentials")?;
@@ -276,7 +282,7 @@ fn act(command: Command) -> Result<()> {
         Command::Volume { id } => remote::settle(&id),
         Command::InitiatorName { file } => remote::name_initiator(&file),
         Command::Vault => {
-            let config = vault::Config::read(credentials().as_deref())?;
+            let config = vault_exchange::Config::read(credentials().as_deref())?;
             use_cryptography()?;
             block_on(vault::run(&config.context("started with a credential")?, &Default::default()))
         }

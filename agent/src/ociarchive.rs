@@ -1,7 +1,9 @@
 //! OCI images as archives: an image layout in a tar file, with one image in it. Every blob's digest is
 //! checked before it is used. Source: OCI Image Format Specification 1.1, "Image Layout".
 
+use crate::digest::{digest_of, hex};
 use crate::limits::{ARCHIVE_LEN_MAX, METADATA_LEN_MAX};
+use anyhow::Result;
 use anyhow::{Context, ensure};
 use oci_spec::image::{
     Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
@@ -182,16 +184,6 @@ pub fn this_machines(index: &ImageIndex) -> Option<Descriptor> {
     index.manifests().iter().find(fits).cloned()
 }
 
-/// The digest of a blob.
-pub fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The name of the snapshot that holds layers up to each one (OCI Image Specification, "Layer ChainID").
 pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain: Vec<String> = Vec::new();
@@ -203,4 +195,11 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
         chain.push(id);
     }
     chain
+}
+
+/// The SHA-256 of a file, in hexadecimal digits.
+pub fn sha256(mut from: impl Read) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut from, &mut hash)?;
+    Ok(hex(&hash.finalize()))
 }

@@ -1,14 +1,17 @@
 //! What the agent is asked, by whom that may be, and what it answers: lines of JSON on the local socket, the same over the
 //! network behind HTTP and TLS.
 
-use crate::audit::Record;
-use crate::capture::Wanted;
+/// Values that requests and responses carry.
+pub mod types;
+
 use crate::desired::Step;
-use crate::events::Event;
 use crate::limits::{AUDIT_REQUEST_MAX, AUDIT_TEXT_MAX};
+use crate::protocol::types::Event;
+use crate::protocol::types::ImageLine;
+use crate::protocol::types::Record;
+use crate::protocol::types::Size;
+use crate::protocol::types::Wanted;
 use crate::status::Status;
-use crate::supply::ImageLine;
-use crate::terminal::Size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -3,15 +3,19 @@
 use crate::flash::source::{ImageFile, split};
 use crate::hostconfig;
 use crate::protocol::{Request, Response, SOCKET};
+use crate::qctl::context::Target;
+use crate::qctl::output::Output;
 use crate::view;
 use anyhow::{Context, Result, bail, ensure};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use client::{Client, Target, healthy, unexpected, wait};
+use clap::{CommandFactory, Parser, Subcommand};
+use client::{Client, healthy, unexpected, wait};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// Arguments of `qctl apply`.
+mod apply_args;
 /// `qctl audit`.
 mod audit;
 /// `qctl top --boot`.
@@ -20,6 +24,8 @@ mod boot;
 mod ca;
 /// The way to an agent.
 mod client;
+/// Line numbers of compose files.
+mod compose_file;
 /// `qctl config`.
 mod config;
 /// The hosts that are known.
@@ -32,18 +38,28 @@ mod debug;
 mod declare;
 /// `qctl desired`.
 mod desired;
+/// Line diffs.
+mod diff;
 /// `qctl events`.
 mod events;
 /// `qctl apply --canary`.
 mod fleet;
+/// `qctl get` and `qctl describe`.
+mod get;
 /// `qctl image`.
 mod image;
 /// `qctl logs`.
 mod logs;
 /// `qctl update`, `qctl flash`.
 mod os;
+/// Output formats.
+mod output;
 /// `qctl pcap`.
 mod pcap;
+/// `qctl rollout`.
+mod rollout;
+/// `qctl secret`.
+mod secret;
 /// `qctl apply --wait`.
 mod settle;
 /// `qctl support`.
@@ -70,24 +86,6 @@ struct Arguments {
     select: Vec<String>,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Yaml,
-}
-
-impl Output {
-    /// Prints a value; a table is made by who knows its columns.
-    fn print(self, value: &impl serde::Serialize) -> Result<()> {
-        match self {
-            Self::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
-            _ => println!("{}", serde_json::to_string_pretty(value)?),
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,7 +132,7 @@ enum Command {
     },
     /// Run what a compose file declares. Its variables, files of environment, extended services and profiles are put in
     /// here, from this environment and the files beside it.
-    Apply(declare::Apply),
+    Apply(apply_args::Apply),
     /// What was applied with --try stays.
     Keep,
     /// Compare a compose file with what is declared, line by line.
@@ -146,7 +144,7 @@ enum Command {
         profile: Vec<String>,
     },
     /// One kind of thing that the host has.
-    Get(declare::Get),
+    Get(get::Get),
     /// All that is known of a service.
     Describe {
         /// The service.
@@ -155,7 +153,7 @@ enum Command {
     /// New versions of services: how they are doing, and what becomes of them.
     Rollout {
         #[command(subcommand)]
-        what: declare::Rollout,
+        what: rollout::Rollout,
     },
     /// What a group of hosts is to run, signed: GitOps, from a web server, a registry or a stick.
     Desired {
@@ -172,7 +170,7 @@ enum Command {
     /// Secrets of containers.
     Secret {
         #[command(subcommand)]
-        what: declare::Secret,
+        what: secret::Secret,
     },
     /// Who changed what on this host.
     Audit(audit::Audit),
@@ -404,13 +402,13 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Apply(wanted) => declare::apply(client, wanted)?,
         Command::Keep => client.done(&Request::Keep {})?,
         Command::Diff { file, profile } => declare::diff(client, file, profile)?,
-        Command::Get(wanted) => declare::get(client, wanted)?,
-        Command::Describe { name } => declare::describe(client, name)?,
-        Command::Rollout { what } => declare::rollout(client, what)?,
+        Command::Get(wanted) => get::get(client, wanted)?,
+        Command::Describe { name } => get::describe(client, name)?,
+        Command::Rollout { what } => rollout::rollout(client, what)?,
         Command::Desired { what } => desired::act(client, what)?,
         Command::Window => desired::window(client)?,
         Command::Cpu { what: cpu::Cpu::Map { output } } => cpu::map(client, *output)?,
-        Command::Secret { what } => declare::secret(client, what)?,
+        Command::Secret { what } => secret::secret(client, what)?,
         Command::Audit(wanted) => audit::show(client, wanted)?,
         Command::Support { archive } => support::collect(client, archive)?,
         Command::Events(wanted) => events::show(client, wanted)?,
@@ -434,10 +432,10 @@ fn act(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if is_here {
-        if let Command::Apply(declare::Apply { canary: Some(_), .. }) = arguments.command {
+        if let Command::Apply(apply_args::Apply { canary: Some(_), .. }) = arguments.command {
             bail!("--canary: of which hosts? Give --on or --select");
         }
-        return act_on(&Target::Socket(arguments.socket.clone()), &arguments.command);
+        return act_on(&context::Target::Socket(arguments.socket.clone()), &arguments.command);
     }
     let targets = context::targets(&arguments.on, &arguments.select)?;
     if let Command::Apply(wanted) = &arguments.command

@@ -3,19 +3,17 @@
 //! leaves a word where it can't.
 
 use crate::compose::remote::{REMOTE_VOLUMES, Remote, Session};
+use crate::digest::hex;
 use crate::files::write_whole;
-use crate::ociarchive::hex;
+use crate::volume_mounts::{Wanted, file, mounted, mounts};
 use anyhow::{Context, Result, bail, ensure};
-use procfs::process::Process;
-use serde::{Deserialize, Serialize};
+
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Where what is wanted is written down: `ID.json`, and `ID.wrong` for what went wrong.
-const WANTED: &str = "/run/quietcore/volumes";
 /// How long systemd tries to mount something.
 const MOUNT_LIMIT: &str = "TimeoutSec=30s";
 /// How long a disk may take to be there after its session is.
@@ -25,66 +23,6 @@ const INITIATOR: &str = "quietcore-iscsid.service";
 /// What `iscsiadm` ends with if there is a session already, and if there is none (iscsiadm(8), "EXIT STATUS").
 const HAS_SESSION: i32 = 15;
 const NO_SESSION: i32 = 21;
-
-/// What is to be so.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted {
-    /// Mounted; none if nobody needs it any more.
-    remote: Option<Remote>,
-}
-
-/// Which volumes are mounted: the last part of their places.
-///
-/// # Errors
-/// This process's mounts can't be read.
-pub fn mounted() -> Result<BTreeSet<String>> {
-    Ok(mounts()?.into_iter().map(|(id, _)| id).collect())
-}
-
-/// Which the unit was asked for, and has not yet done away with all of.
-///
-/// # Errors
-/// The directory is there and can't be read.
-pub fn known() -> Result<BTreeSet<String>> {
-    let entries = match std::fs::read_dir(WANTED) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries.with_context(|| format!("read {WANTED}"))?,
-    };
-    let id = |name: &str| Some(name.strip_suffix(".json")?.to_owned());
-    Ok(entries.filter_map(|entry| id(entry.ok()?.file_name().to_str()?)).collect())
-}
-
-/// With their file systems.
-fn mounts() -> Result<Vec<(String, String)>> {
-    let all = Process::myself()?.mountinfo().context("read the mounts")?;
-    let ours = all.0.into_iter().filter_map(|mount| {
-        let id = mount.mount_point.to_str()?.strip_prefix(REMOTE_VOLUMES)?;
-        Some((id.to_owned(), mount.fs_type))
-    });
-    Ok(ours.collect())
-}
-
-fn file(id: &str, extension: &str) -> PathBuf {
-    // Not with_extension: a volume's name may have dots.
-    Path::new(WANTED).join(format!("{id}.{extension}"))
-}
-
-/// Has it mounted, or no longer; returns once that is so.
-///
-/// # Errors
-/// What the unit says.
-pub async fn ask(id: &str, remote: Option<Remote>) -> Result<()> {
-    std::fs::create_dir_all(WANTED).with_context(|| format!("make {WANTED}"))?;
-    let _ = std::fs::remove_file(file(id, "wrong"));
-    write_whole(&file(id, "json"), &serde_json::to_string(&Wanted { remote })?)?;
-    let unit = format!("quietcore-volume@{id}.service");
-    let started = crate::systemd::systemctl(&["start", &unit]).await;
-    match std::fs::read_to_string(file(id, "wrong")) {
-        Ok(why) => bail!("{why}"),
-        Err(_) => started.map(drop),
-    }
-}
 
 /// The unit's work.
 ///

@@ -28,7 +28,7 @@ async fn try_change(pages: &Path, changes: &BTreeMap<String, u64>) -> Result<Res
         words[at] = *value;
     }
     if !changes.is_empty() {
-        if !counters.is_alive(crate::status::monotonic_ns()) {
+        if !counters.is_alive(crate::engines::monotonic_ns()) {
             return Err("the engine is not running; its limits stand in its configuration".into());
         }
         let control = ControlPage::open_existing(&pages.join("control")).map_err(not_there)?;

@@ -6,22 +6,26 @@ use crate::audit::AuditLog;
 use crate::compose::Service;
 use crate::containerd::Containerd;
 use crate::engines::Events;
-use crate::events::{EventLog, Level};
+use crate::events::EventLog;
+use crate::protocol::types;
+use crate::update::progress_files::read_update;
+
 use crate::files::cut;
 use crate::health::{Book, Look};
 use crate::hotpartition;
 use crate::images::policy::Policy;
 use crate::images::wanted;
 use crate::instance::Instance;
-use crate::interference::{self, CoreCounts};
+use crate::interference;
 use crate::limits::{CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
 use crate::plan::{History, Observed};
+use crate::protocol::types::CoreCounts;
 use crate::protocol::{Request, Response};
 use crate::resolver;
 use crate::rollout::Memory;
 use crate::secrets::{self, Secrets};
 use crate::server::{self, Asked, Desk};
-use crate::status::{self, Container, Core, Engine, Status};
+use crate::status::{Container, Core, Engine, Status};
 use crate::supply::Supply;
 use crate::terminal;
 use crate::update::{self, ask};
@@ -38,11 +42,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+/// Check of the API's configuration.
+mod api_check;
 mod containers;
 mod debug;
 mod declaration;
 mod desired;
 mod grants;
+/// Probes.
+mod probe_client;
 mod remote;
 mod staged;
 mod trials;
@@ -196,7 +204,7 @@ fn beat(pages: PathBuf) {
     loop {
         for (_, directory) in abi::shards::shard_pages(&pages) {
             if let Ok(page) = ControlPage::open_existing(&directory.join("control")) {
-                page.beat(status::monotonic_ns());
+                page.beat(crate::engines::monotonic_ns());
             }
         }
         std::thread::sleep(HEARTBEAT_INTERVAL);
@@ -293,8 +301,8 @@ impl Agent {
         let before = self.problems.get(about);
         if before != what.as_ref() {
             match &what {
-                Some(text) => self.log.say(Level::Error, about, text),
-                None => self.log.say(Level::Info, about, "is well again"),
+                Some(text) => self.log.say(types::Level::Error, about, text),
+                None => self.log.say(types::Level::Info, about, "is well again"),
             }
         }
         match what {
@@ -339,7 +347,7 @@ impl Agent {
 
     /// The engines that run.
     fn engines(&self) -> Vec<Engine> {
-        let pages = alive_pages(&self.paths.pages, status::monotonic_ns()).into_iter();
+        let pages = alive_pages(&self.paths.pages, crate::engines::monotonic_ns()).into_iter();
         pages.map(|(shard, page)| Engine::read(shard, &page)).collect()
     }
 
@@ -445,10 +453,10 @@ impl Agent {
             version,
             ready: trading && running && partition,
             healthy: engines.len() == expected && running && partition,
-            update: ask::Update::read(&self.paths.update),
+            update: read_update(&self.paths.update),
             desired: self.desired_report(),
             staged: self.is_staged(),
-            sealed: status::is_sealed(),
+            sealed: crate::sealed::is_sealed(),
             partition,
             engines,
             cores: self.core_status.clone(),

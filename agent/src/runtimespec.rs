@@ -4,10 +4,11 @@
 use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service};
 use crate::instance::Instance;
-use crate::secrets::Delivered;
-use facts::Facts;
+
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
+
+use std::path::PathBuf;
 
 /// What a host has that limits are about.
 pub mod facts;
@@ -262,3 +263,15 @@ fn resources(service: &Service, facts: &Facts) -> Value {
     resources["unified"] = Value::Object(unified);
     resources
 }
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Sizes of huge pages, as cgroup files are named.
+    pub huge_pages: Vec<String>,
+    /// Limits of disks, with their major and minor numbers.
+    pub disks: Vec<(u32, u32, DiskLimit)>,
+}
+
+/// A file or directory to be bound into a container, read-only: where it is, and where it is to be.
+pub type Delivered = (PathBuf, String);

@@ -5,6 +5,7 @@ use crate::compose::Service;
 use crate::compose::grants::{Access, is_name};
 use crate::files::{read_up_to, write_whole};
 use crate::limits::{SEAL_TIMEOUT, SECRET_LEN_MAX, SECRETS_MAX};
+use crate::runtimespec::Delivered;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,9 +29,6 @@ pub struct Secrets {
     opened: PathBuf,
     sealer: PathBuf,
 }
-
-/// A file or directory to be bound into a container, read-only: where it is, and where it is to be.
-pub type Delivered = (PathBuf, String);
 
 impl Secrets {
     /// With a directory on disk, one in memory, and systemd's socket.

@@ -2,9 +2,9 @@
 //! whom, and the agent decides whether they may.
 
 use crate::audit::AuditLog;
-use crate::capture::capture;
 use crate::engines;
 use crate::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
+use crate::pcap_client::capture;
 use crate::protocol::{Call, Request, Response, Role};
 use crate::risklimits as limits;
 use crate::terminal::type_into;

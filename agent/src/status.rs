@@ -1,8 +1,8 @@
 //! What the agent knows, for people and programs: one value, served as JSON.
 
 use crate::desired::Report;
-use crate::interference::CoreCounts;
-use crate::update::ask::Update;
+use crate::protocol::types::CoreCounts;
+use crate::update_progress::Update;
 use abi::counters::{Counter, CountersPage, State, Word};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -150,18 +150,4 @@ impl Engine {
     pub fn counter(&self, name: &str) -> i128 {
         self.counters.get(name).copied().unwrap_or(0)
     }
-}
-
-/// Whether `/var` is on a partition that a TPM opens: device mapper has it under the name `var`.
-pub fn is_sealed() -> bool {
-    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let names = entries.map(|entry| std::fs::read_to_string(entry.path().join("dm/name")));
-    names.flatten().any(|name| name.trim() == "var")
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the engine's pages.
-pub fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    let now = now.expect("CLOCK_MONOTONIC is always there");
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }

@@ -3,31 +3,21 @@
 
 use crate::compose::Service;
 use crate::containerd::Containerd;
-use crate::events::{EventLog, Level};
+use crate::events::EventLog;
+use crate::protocol::types;
+use crate::protocol::types::ImageLine;
+
 use crate::images::policy::Policy;
 use crate::images::store::{Named, Store};
 use crate::images::wanted::{self, Places};
 use crate::limits::REFUSED_PAUSE;
 use crate::ociarchive::{self, Image};
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tracing::info;
-
-/// An image that this host has, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageLine {
-    /// Its name.
-    pub name: String,
-    /// The digest of its manifest, or of an index that has it.
-    pub digest: String,
-    /// Where it is from: `os`, `registry` or `archive`.
-    pub from: String,
-    /// Whether what is declared uses it.
-    pub declared: bool,
-}
 
 /// Why an image is not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +168,7 @@ impl Supply {
         }
         let from = if named.pinned { "an archive" } else { "its registry" };
         let text = format!("taken from {from}, {}", named.digest);
-        self.log.say(Level::Info, &format!("image {}", named.name), &text);
+        self.log.say(types::Level::Info, &format!("image {}", named.name), &text);
         Ok(())
     }
 
@@ -290,7 +280,7 @@ impl Supply {
         let unpacked = containerd.collect(&keep).await?;
         if removed + unpacked > 0 {
             let text = format!("{removed} taken out of the store, {unpacked} out of containerd");
-            self.log.say(Level::Info, "images", &text);
+            self.log.say(types::Level::Info, "images", &text);
         }
         self.collect = false;
         Ok(())

@@ -1,10 +1,11 @@
 //! The terminal of a container that is thrown away. containerd's shim has it and passes its bytes through two named pipes:
 //! who looks reads one, the agent writes what is typed into the other.
 
+use crate::protocol::types::{Size, Terminal};
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::Mode;
 use nix::unistd::{chown, mkfifo};
-use serde::{Deserialize, Serialize};
+
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -13,36 +14,13 @@ use std::path::{Path, PathBuf};
 /// Bytes that are typed at once: a pipe takes so many whole, or none (pipe(7), `PIPE_BUF`).
 pub const KEYS_LEN_MAX: usize = 4096;
 
-/// How large a terminal is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Size {
-    /// Lines.
-    pub rows: u16,
-    /// Characters in a line.
-    pub columns: u16,
-}
-
-/// One, at first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terminal {
-    /// How large.
-    pub size: Size,
-    /// The pipe with what is typed.
-    pub keys: PathBuf,
-    /// The pipe with what is shown.
-    pub screen: PathBuf,
-}
-
-impl Terminal {
-    /// That of a container.
-    ///
-    /// # Errors
-    /// The name is not that of one that is thrown away.
-    pub fn of(directory: &Path, name: &str, size: Size) -> Result<Self> {
-        let [keys, screen] = [keys(directory, name)?, screen(directory, name)?];
-        Ok(Self { size, keys, screen })
-    }
+/// Names the pipes of a debug container's terminal.
+///
+/// # Errors
+/// The name is not that of an ephemeral debug container.
+pub fn terminal_of(directory: &Path, name: &str, size: Size) -> Result<Terminal> {
+    let [keys, screen] = [keys(directory, name)?, screen(directory, name)?];
+    Ok(Terminal { size, keys, screen })
 }
 
 /// Where terminals are: beside the agent's socket.
@@ -143,7 +121,7 @@ mod tests {
             std::env::temp_dir().join(format!("quietcore-terminal-{}", std::process::id()));
         prepare(&directory, None).unwrap();
         let size = Size { rows: 24, columns: 80 };
-        let terminal = Terminal::of(&directory, "debug.7", size).unwrap();
+        let terminal = terminal_of(&directory, "debug.7", size).unwrap();
         let pipes = Pipes::make(terminal.clone()).unwrap();
         type_into(&directory, "debug.7", b"ls\r").unwrap();
         let mut read = [0; 3];

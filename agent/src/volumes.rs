@@ -3,7 +3,8 @@
 
 use crate::compose::remote::REMOTE_VOLUMES;
 use crate::compose::{Service, VOLUMES, is_bindable};
-use crate::remote;
+use crate::volume_mounts;
+
 use std::io;
 use std::path::Path;
 
@@ -16,7 +17,7 @@ pub fn prepare(service: &Service) -> io::Result<()> {
     for bind in &service.binds {
         if let Some(remote) = &bind.remote {
             // What is written beside it would be gone with this host's memory.
-            let mounted = remote::mounted().map_err(io::Error::other)?;
+            let mounted = volume_mounts::mounted().map_err(io::Error::other)?;
             let id = bind.source.strip_prefix(REMOTE_VOLUMES);
             if !id.is_some_and(|id| mounted.contains(id)) {
                 return Err(io::Error::other(format!("{} is not mounted", remote.what)));

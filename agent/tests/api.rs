@@ -81,9 +81,15 @@ fn status(asked: &[Call], who: &str) -> Status {
     Status { containers: vec![container], ..Status::default() }
 }
 
-fn event(number: u64) -> agent::events::Event {
+fn event(number: u64) -> agent::protocol::types::Event {
     let (about, text) = ("container a".into(), "started".into());
-    agent::events::Event { number, time: 0, level: agent::events::Level::Info, about, text }
+    agent::protocol::types::Event {
+        number,
+        time: 0,
+        level: agent::protocol::types::Level::Info,
+        about,
+        text,
+    }
 }
 
 impl Desk {

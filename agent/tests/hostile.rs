@@ -8,7 +8,7 @@ use agent::desired::{Config, Desired};
 use agent::forward::entry::Entry;
 use agent::images::policy::Policy;
 use agent::protocol::{Call, Request};
-use agent::vault;
+use agent::vault_exchange;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -110,11 +110,11 @@ fn compose_files_and_desired_states_are_read_or_refused() {
     assert!(Config::parse(DESIRED).is_ok());
     hostile("desired", DESIRED, |bytes| {
         if let Ok(config) = Config::parse(&text(bytes)) {
-            let _ = (config.windows.text(), config.windows.next());
+            let _ = (config.windows.text(), config.windows.next_after(1));
         }
     });
-    assert!(vault::Config::parse(VAULT).is_ok());
-    hostile("vault", VAULT, |bytes| drop(vault::Config::parse(&text(bytes))));
+    assert!(vault_exchange::Config::parse(VAULT).is_ok());
+    hostile("vault", VAULT, |bytes| drop(vault_exchange::Config::parse(&text(bytes))));
     let key = SigningKey::from_bytes(&[7; 32]);
     let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
     let text = format!("version = 1\nname = \"a\"\nkeys = ['''{pem}''']\n");

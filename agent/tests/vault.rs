@@ -2,7 +2,8 @@
 //! ("AppRole auth method", "Login with AppRole"; "KV secrets engine, version 2", "Read secret version"). No server of that API
 //! with KV version 2 is to be had from Debian, crates.io, PyPI or npm: RustyVault 0.2.1 has version 1.
 
-use agent::vault::{Config, Places, run};
+use agent::vault::run;
+use agent::vault_exchange::{Config, Places};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};

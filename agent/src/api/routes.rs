@@ -1,11 +1,11 @@
 //! What can be asked by which method and path, and its description for programs (OpenAPI 3.1).
 
-use super::pairs;
-use crate::capture::Wanted;
 use crate::desired::Step;
 use crate::output::query::Query;
+use crate::output::query::pairs;
+use crate::protocol::types::Size;
+use crate::protocol::types::Wanted;
 use crate::protocol::{Request, Role, RolloutStep};
-use crate::terminal::Size;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};

@@ -3,12 +3,13 @@
 use super::config::{Identity, identity};
 use super::routes::{Ask, open_api, route};
 use super::{Places, metrics};
-use crate::events::Event;
+use crate::journalctl::journalctl;
 use crate::limits::{
     API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, API_SILENCE,
     API_STREAMS_MAX, EVENTS_SHOWN_MAX, FOLLOW_INTERVAL, REQUEST_LEN_MAX,
 };
 use crate::output::query::Query;
+use crate::protocol::types::Event;
 use crate::protocol::{Call, Request, Response};
 use crate::terminal::{directory, screen};
 use anyhow::{Context, Result, bail};
@@ -258,7 +259,7 @@ fn logs(query: &Query, as_events: bool) -> Result<Answer> {
     let Ok(room) = STREAMS.try_acquire() else {
         return Ok(text(503, STREAMS_FULL));
     };
-    let mut journalctl = tokio::process::Command::from(query.journalctl());
+    let mut journalctl = tokio::process::Command::from(journalctl(&query));
     journalctl
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -2,9 +2,10 @@
 //! housekeeping cores for each look, and reach into the container's cgroup. A service is asked by HTTP or TCP on the
 //! host's loopback, or by the age of a file; commands whose meaning is one of these are understood.
 
-use super::canary::Check;
 use super::schema::{RawHealth, RawOwn, Scalar, Words};
 use super::units;
+use crate::compose::loopback_url::http_parts;
+use crate::compose::metric_check::Check;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -138,20 +139,6 @@ fn own_probe(own: &RawOwn) -> Result<Option<Probe>, (&'static str, String, Strin
 
 fn http(url: &str) -> Result<Probe, (&'static str, String, String)> {
     http_parts(url).map(|(port, path)| Probe::Http { port, path })
-}
-
-/// Port and path of a URL of this host's loopback.
-pub(super) fn http_parts(url: &str) -> Result<(u16, String), (&'static str, String, String)> {
-    let remedy = "http://127.0.0.1:PORT/PATH: the agent reaches this host's loopback only";
-    let refused = || ("healthcheck", url.to_owned(), remedy.to_owned());
-    let rest = url.strip_prefix("http://").ok_or_else(refused)?;
-    let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let (host, port) = host.split_once(':').unwrap_or((host, "80"));
-    let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
-    match (host, port.parse()) {
-        ("127.0.0.1" | "localhost", Ok(port)) if plain => Ok((port, path.into())),
-        _ => Err(refused()),
-    }
 }
 
 /// `None` for a service that is not to be looked at.

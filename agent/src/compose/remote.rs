@@ -2,7 +2,7 @@
 //! Source: docker volume create(1), "Driver-specific options"; nfs(5); udev's names of disks, 60-persistent-storage.rules.
 
 use super::schema::RawDriver;
-use crate::ociarchive::hex;
+use crate::digest::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddrV4};

@@ -7,9 +7,9 @@ use crate::limits::CONTAINERD_TIMEOUT;
 use crate::ociarchive::chain_ids;
 use crate::output::{Files, Kind, instance_of};
 use crate::plan::{Ending, Observed, Task};
-use crate::runtimespec::{self, facts::Facts};
-use crate::secrets::Delivered;
-use crate::terminal::Size;
+use crate::protocol::types::Size;
+use crate::runtimespec::Delivered;
+use crate::runtimespec::{self, facts::read_facts};
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::events_client::EventsClient;
@@ -234,7 +234,7 @@ impl Containerd {
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
-        let facts = Facts::of(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
+        let facts = read_facts(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
         let spec = runtimespec::spec(name, instance, brought, &facts, image);
         let spec = as_spec(spec.to_string().into_bytes());
         let container = Container {

@@ -2,65 +2,20 @@
 //! what it brings is judged by the agent.
 
 use super::{Config, ENVELOPE_TYPE};
+use crate::desired_exchange::{Places, Progress};
 use crate::files::{cut, write_whole_bytes};
 use crate::images::policy::Policy;
 use crate::images::pull;
-use crate::limits::{
-    DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX, METADATA_LEN_MAX,
-};
+use crate::limits::{DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX};
 use crate::web;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+use std::path::Path;
+
 use tokio::time::timeout;
 use tracing::{info, warn};
-
-/// Where it puts things.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// What it found.
-    pub envelope: PathBuf,
-    /// How it went.
-    pub progress: PathBuf,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            envelope: "/run/quietcore/desired/desired.json".into(),
-            progress: "/run/quietcore/desired/progress.json".into(),
-        }
-    }
-}
-
-/// How the last look went.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Why nothing came, if so.
-    pub error: Option<String>,
-}
-
-impl Progress {
-    /// What is wrong, if something is: by what is told, or since nobody has told anything for too long. `started` is how
-    /// long ago the host could have begun to look.
-    pub fn wrong(places: &Places, config: &Config, started: Duration) -> Option<String> {
-        config.url.as_ref()?;
-        let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);
-        let told = places.progress.metadata().and_then(|file| file.modified()).ok();
-        let age = told.map_or(started, |at| at.elapsed().unwrap_or_default());
-        if age > longest {
-            let minutes = age.as_secs() / 60;
-            return Some(format!(
-                "nobody has looked for {minutes} min; see quietcore-follow.service"
-            ));
-        }
-        let text = crate::files::read_up_to(&places.progress, METADATA_LEN_MAX).unwrap_or_default();
-        serde_json::from_slice::<Self>(&text).unwrap_or_default().error
-    }
-}
 
 /// Looks until it is ended.
 ///

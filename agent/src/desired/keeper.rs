@@ -6,6 +6,7 @@ use crate::files::write_whole;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One that was taken: kept as it came, and opened anew with the keys that this host has now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,7 +171,7 @@ impl Keeper {
     }
 
     fn waits_for(&self) -> Option<String> {
-        match (self.memory.held, self.config.windows.next()) {
+        match (self.memory.held, self.config.windows.next_after(minute_now())) {
             (true, _) => Some("qctl desired resume".into()),
             (false, next) => next,
         }
@@ -187,10 +188,16 @@ impl Keeper {
             waits_for: waiting.as_ref().and_then(|_| self.waits_for()),
             held: self.memory.held,
             windows: self.config.windows.text(),
-            opens: self.config.windows.next(),
+            opens: self.config.windows.next_after(minute_now()),
             drift: drift.to_vec(),
         }
     }
+}
+
+/// This host's clock, in minutes of the Unix epoch.
+fn minute_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 60)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! both; `03:00-04:00` is each day.
 
 use anyhow::{Context, Result, ensure};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const DAY: u64 = 24 * 60;
@@ -51,20 +50,12 @@ impl Windows {
         self.windows.is_empty() || self.windows.iter().any(|window| window.is_open(minute))
     }
 
-    /// When the next one opens by this host's clock, as `Mon 22:00 UTC`; nothing if one is open.
-    pub fn next(&self) -> Option<String> {
-        self.next_after(minute_now())
-    }
-
-    fn next_after(&self, now: u64) -> Option<String> {
+    /// When the next one opens after this minute of the Unix epoch, as `Mon 22:00 UTC`; nothing if one is open.
+    pub fn next_after(&self, now: u64) -> Option<String> {
         let next = (now..now + 8 * DAY).find(|minute| self.is_open(*minute))?;
         let (hour, minute) = (next % DAY / 60, next % 60);
         (next > now).then(|| format!("{} {hour:02}:{minute:02} UTC", DAYS[day_of(next)]))
     }
-}
-
-fn minute_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60)
 }
 
 /// The day of the week; the epoch began on a Thursday.
@@ -172,6 +163,6 @@ mod tests {
         assert_eq!(next.as_deref(), Some("Tue 00:00 UTC"));
         let next = windows(&["Mon 22:00-23:00"]).next_after(at(0, 23, 0));
         assert_eq!(next.as_deref(), Some("Mon 22:00 UTC"));
-        assert_eq!(windows(&["Mon-Sun"]).next(), None);
+        assert_eq!(windows(&["Mon-Sun"]).next_after(7 * DAY), None);
     }
 }

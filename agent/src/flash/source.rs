@@ -1,7 +1,7 @@
 //! Where an image comes from: a file, or the parts of one that a netboot UKI carries.
 
 use super::{CHUNK_LEN, Source};
-use crate::update::fetch::sha256;
+use crate::ociarchive::sha256;
 use abi::gpt;
 use anyhow::{Context, Result, ensure};
 use ed25519_dalek::pkcs8::DecodePublicKey;

@@ -2,7 +2,7 @@
 
 use super::source::{ImageFile, Parts, check_sums, split};
 use super::*;
-use crate::update::fetch::sha256;
+use crate::ociarchive::sha256;
 use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::{Signer, SigningKey};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! An entry of the journal, and how each API wants it. Pure.
 
-use super::Kind;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -184,6 +184,16 @@ fn taken_of_bulk(body: &str, count: usize) -> Taken {
         }
     }
     if refused == 0 { Taken::All } else { Taken::But(refused, why) }
+}
+
+/// What kind of API a target has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `/loki/api/v1/push`.
+    Loki,
+    /// `/_bulk`.
+    Elasticsearch,
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use super::cosign::{self, PAYLOAD_LEN_MAX, Signature};
 use super::policy::{Policy, Registry};
 use super::store::{Named, Store};
 use super::wanted::{self, AllProgress, Places, Progress};
+use crate::digest::{digest_of, hex};
 use crate::files::{free_bytes, write_whole};
 use crate::limits::{
     CONNECT_TIMEOUT, DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_SILENCE,
 };
-use crate::ociarchive::{digest_of, hex, is_index, this_machines};
+use crate::ociarchive::{is_index, this_machines};
 use anyhow::{Context, Result, bail, ensure};
 use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig};
 use oci_client::client::{ClientProtocol, SizedStream};

@@ -3,6 +3,7 @@
 //! every blob is hashed again where it is read, and what names mean that somebody loaded by hand stands elsewhere.
 
 use super::cosign::Signature;
+use crate::digest;
 use crate::files::{read_up_to, write_whole};
 use crate::limits::METADATA_LEN_MAX;
 use crate::ociarchive::{self, Image, Place};
@@ -121,7 +122,7 @@ impl Store {
             hash.update(&buffer[..len]);
             file.write_all(&buffer[..len]).with_context(|| format!("write {}", path.display()))?;
         }
-        let found = format!("sha256:{}", ociarchive::hex(&hash.finalize()));
+        let found = format!("sha256:{}", digest::hex(&hash.finalize()));
         if found != digest {
             let _ = std::fs::remove_file(&path);
         }
@@ -137,7 +138,7 @@ impl Store {
 
     /// The files that may say what a name means.
     fn files(&self, name: &str) -> Vec<(PathBuf, bool)> {
-        let file = format!("{}.json", ociarchive::hex(&Sha256::digest(name)));
+        let file = format!("{}.json", digest::hex(&Sha256::digest(name)));
         let directories = self.directories().into_iter();
         directories.map(|(path, pinned)| (path.join(&file), pinned)).collect()
     }
@@ -194,7 +195,7 @@ impl Store {
         let read = |digest: &str| -> Result<Vec<u8>> {
             let path = self.blob(digest)?;
             let bytes = read_up_to(&path, METADATA_LEN_MAX)?;
-            let found = ociarchive::digest_of(&bytes);
+            let found = digest::digest_of(&bytes);
             ensure!(found == digest, "blob {digest} has the digest {found}");
             Ok(bytes)
         };
@@ -262,7 +263,7 @@ fn hex_of(digest: &str) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ociarchive::digest_of as digest;
+    use crate::digest::digest_of as digest;
 
     fn store(name: &str) -> Store {
         let root =

@@ -1,8 +1,6 @@
 //! A question for containers' lines, as qctl asks it here and over the network.
 
-use super::journal::CONTAINER;
 use std::fmt::Write;
-use std::process::Command;
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,23 +33,8 @@ impl Query {
         }
     }
 
-    /// The command that answers it.
-    pub fn journalctl(&self) -> Command {
-        let mut journal = Command::new("journalctl");
-        journal.args(["--quiet", "--no-pager", "--output=cat"]);
-        // Followed without a number they start at the end, and miss what comes meanwhile.
-        journal.arg(format!("--lines={}", self.lines_text()));
-        if self.follow {
-            journal.arg("--follow");
-        }
-        if let Some(since) = &self.since {
-            journal.arg(format!("--since={since}"));
-        }
-        journal.arg(format!("{CONTAINER}={}", self.container));
-        journal
-    }
-
-    fn lines_text(&self) -> String {
+    /// Number of lines as journalctl takes it.
+    pub fn lines_text(&self) -> String {
         self.lines.map_or("all".into(), |lines| lines.to_string())
     }
 
@@ -77,7 +60,7 @@ impl Query {
     pub fn decode(container: &str, query: &str) -> Result<Self, String> {
         let container = container.to_owned();
         let mut read = Self { container, lines: Some(100), follow: false, since: None };
-        for (name, value) in super::super::api::pairs(query) {
+        for (name, value) in pairs(query) {
             match (name.as_str(), value.as_str()) {
                 ("lines", "all") => read.lines = None,
                 ("lines", value) => {
@@ -91,6 +74,31 @@ impl Query {
         read.check()?;
         Ok(read)
     }
+}
+
+/// Names and values of a query.
+pub fn pairs(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| {
+        let mut bytes = Vec::new();
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            bytes.push(match byte {
+                b'+' => b' ',
+                b'%' => {
+                    let digits = [rest.next().unwrap_or(b'?'), rest.next().unwrap_or(b'?')];
+                    let digits = std::str::from_utf8(&digits).unwrap_or_default().to_owned();
+                    u8::from_str_radix(&digits, 16).unwrap_or(b'?')
+                }
+                other => other,
+            });
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (decode(name), decode(value))
+    };
+    query.split('&').filter(|text| !text.is_empty()).map(pair).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! `qctl audit`: who changed what.
 
-use super::Output;
 use super::client::{Client, unexpected};
-use crate::audit::{Record, verify};
+use crate::protocol::types::{Record, verify};
 use crate::protocol::{Request, Response};
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -23,7 +24,7 @@ pub fn show(client: &mut Client, wanted: &Audit) -> Result<()> {
         return Err(unexpected("records"));
     };
     match wanted.output {
-        Output::Table => records.iter().for_each(|record| println!("{}", line(record))),
+        output::Output::Table => records.iter().for_each(|record| println!("{}", line(record))),
         output => output.print(&records)?,
     }
     match verify(&records) {

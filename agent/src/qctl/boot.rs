@@ -1,6 +1,7 @@
 //! Progress of this host's boot for `qctl top --boot`, until the agent answers: systemd's jobs, and those that run now.
 
-use super::client::{Client, Target};
+use super::client::Client;
+use crate::qctl::context::Target;
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::process::Command;

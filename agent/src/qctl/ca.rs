@@ -1,7 +1,7 @@
 //! `qctl ca`: an authority of one's own, on a machine of one's own, and the certificates that it gives: to hosts for their
 //! network side, to people and programs with the role that they have.
 
-use crate::api::config::{Config, SCHEME, is_who};
+use crate::api_config::{Config, SCHEME, is_who};
 use crate::files::write_whole;
 use crate::protocol::Role;
 use anyhow::{Context, Result, ensure};

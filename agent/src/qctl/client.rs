@@ -3,6 +3,7 @@
 use super::context::Host;
 use crate::limits::{API_ANSWER_MAX, HEALTHY_FOR, REMOTE_TIMEOUT};
 use crate::protocol::{Request, Response};
+use crate::qctl::context::Target;
 use crate::status::Status;
 use crate::view;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,15 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-
-/// Where an agent is.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// On this host.
-    Socket(PathBuf),
-    /// On another.
-    Host(Box<Host>),
-}
 
 /// A connection.
 pub enum Client {

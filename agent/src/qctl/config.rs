@@ -1,9 +1,9 @@
 //! `qctl config`: what a compose file means here, without an agent.
 
-use super::declare::in_file;
 use crate::compose::health::Probe;
 use crate::compose::project::{Surroundings, resolve};
 use crate::compose::{Condition, Restart, Service, parse};
+use crate::qctl::compose_file::in_file;
 use abi::hostplan::CorePlan;
 use anyhow::Result;
 use serde_json::{Value, json};

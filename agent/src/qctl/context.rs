@@ -1,6 +1,5 @@
 //! The hosts that an operator knows: a file of his own, with where each is, who vouches for it, and who he is there.
 
-use super::client::Target;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,4 +113,13 @@ pub fn list() -> Result<()> {
         println!("{name:<16} {:<36} {}", host.url, labels.join(" "));
     }
     Ok(())
+}
+
+/// Where an agent is.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// On this host.
+    Socket(PathBuf),
+    /// On another.
+    Host(Box<Host>),
 }

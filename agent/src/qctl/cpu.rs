@@ -1,7 +1,8 @@
 //! `qctl cpu map`: which core is whose.
 
-use super::Output;
 use super::client::Client;
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use crate::status::Status;
 use abi::hostplan::CpuSet;
 use anyhow::Result;
@@ -31,7 +32,7 @@ struct Line {
 /// Shows it.
 pub fn map(client: &mut Client, output: Output) -> Result<()> {
     let lines = lines(&client.status()?);
-    if output != Output::Table {
+    if output != output::Output::Table {
         return output.print(&lines);
     }
     println!(

@@ -1,11 +1,14 @@
 //! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or in a service's place, and
 //! at a terminal if one wants.
 
-use super::client::{Client, Target, unexpected};
-use super::declare::duration;
+use super::client::{Client, unexpected};
 use super::terminal::{self, Keys};
+use crate::journalctl::journalctl;
 use crate::output::query::Query;
 use crate::protocol::{Request, Response};
+use crate::qctl::apply_args::duration;
+use crate::qctl::context;
+use crate::qctl::context::Target;
 use crate::terminal::{directory, screen};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -241,11 +244,11 @@ fn lines(target: &Target, name: &str) -> Result<Pieces> {
     let query = Query { container: name.into(), lines: None, follow: true, since };
     query.check().map_err(anyhow::Error::msg)?;
     match target {
-        Target::Host(_) => {
+        context::Target::Host(_) => {
             stream(target, &format!("/v1/logs/{}?{}", query.container, query.encode()), false)
         }
-        Target::Socket(_) => {
-            let child = query.journalctl().stdout(Stdio::piped()).spawn();
+        context::Target::Socket(_) => {
+            let child = journalctl(&query).stdout(Stdio::piped()).spawn();
             let mut child = child.context("start journalctl")?;
             let output = child.stdout.take().context("its output")?;
             let mut pieces = Pieces::read(output, false);
@@ -258,8 +261,8 @@ fn lines(target: &Target, name: &str) -> Result<Pieces> {
 /// What its terminal shows.
 fn shown(target: &Target, name: &str) -> Result<Pieces> {
     match target {
-        Target::Host(_) => stream(target, &format!("/v1/debug/{name}/terminal"), true),
-        Target::Socket(socket) => {
+        context::Target::Host(_) => stream(target, &format!("/v1/debug/{name}/terminal"), true),
+        context::Target::Socket(socket) => {
             let path = screen(&directory(socket), name)?;
             let opened = std::fs::File::open(&path);
             Ok(Pieces::read(opened.with_context(|| path.display().to_string())?, true))

@@ -1,11 +1,12 @@
 //! `qctl desired`: what a group of hosts is to run, signed.
 
-use super::Output;
 use super::client::Client;
 use crate::compose::project::{Surroundings, resolve};
 use crate::desired::{CREDENTIAL, Desired, Step};
 use crate::files::write_whole;
 use crate::protocol::Request;
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
@@ -82,7 +83,7 @@ pub fn act(client: &mut Client, what: &What) -> Result<()> {
             client
                 .done(&Request::Deliver { envelope })
                 .with_context(|| file.display().to_string())?;
-            return show(client, Output::Table);
+            return show(client, output::Output::Table);
         }
         What::Sign(_) => bail!("it asks no agent: leave --on and --select out"),
         What::Hold => Step::Hold,
@@ -90,7 +91,7 @@ pub fn act(client: &mut Client, what: &What) -> Result<()> {
         What::Sync => Step::Sync,
     };
     client.done(&Request::Desired { step })?;
-    show(client, Output::Table)
+    show(client, output::Output::Table)
 }
 
 /// Says whether this host may be changed now; an error if not, for scripts.
@@ -108,7 +109,7 @@ pub fn window(client: &mut Client) -> Result<()> {
 
 fn show(client: &mut Client, output: Output) -> Result<()> {
     let status = client.status()?;
-    if output != Output::Table {
+    if output != output::Output::Table {
         return output.print(&status.desired);
     }
     let report = status.desired.with_context(|| {

@@ -1,9 +1,11 @@
 //! `qctl events`: what happened on this host.
 
-use super::Output;
 use super::client::{Client, unexpected};
-use crate::events::{Event, Level};
+use crate::protocol::types;
+use crate::protocol::types::Event;
 use crate::protocol::{Request, Response};
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use anyhow::Result;
 use clap::Args;
 use std::time::Duration;
@@ -26,9 +28,9 @@ pub fn show(client: &mut Client, wanted: &Events) -> Result<()> {
     loop {
         for event in ask(client, after, count)? {
             match wanted.output {
-                Output::Table => println!("{}", line(&event)),
-                Output::Json => println!("{}", serde_json::to_string(&event)?),
-                Output::Yaml => print!("---\n{}", serde_yaml_ng::to_string(&event)?),
+                output::Output::Table => println!("{}", line(&event)),
+                output::Output::Json => println!("{}", serde_json::to_string(&event)?),
+                output::Output::Yaml => print!("---\n{}", serde_yaml_ng::to_string(&event)?),
             }
             after = event.number;
         }
@@ -51,9 +53,9 @@ pub fn ask(client: &mut Client, after: u64, count: usize) -> Result<Vec<Event>> 
 pub fn line(event: &Event) -> String {
     let time = prost_types::Timestamp { seconds: event.time as i64, nanos: 0 };
     let mark = match event.level {
-        Level::Info => ' ',
-        Level::Warning => '?',
-        Level::Error => '!',
+        types::Level::Info => ' ',
+        types::Level::Warning => '?',
+        types::Level::Error => '!',
     };
     format!("{time} {mark} {}: {}", event.about, event.text)
 }

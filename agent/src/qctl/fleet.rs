@@ -1,45 +1,14 @@
 //! `qctl --select … apply --canary`: a file on some of several hosts first, and on the others once it has proved itself there.
 
-use super::client::{Client, Target};
+use super::client::Client;
 use super::{declare, settle};
+use crate::qctl::apply_args;
+use crate::qctl::apply_args::Share;
+use crate::qctl::context::Target;
 use crate::status::Status;
 use anyhow::{Context, Result, ensure};
-use std::str::FromStr;
+
 use std::time::Duration;
-
-/// How many hosts come first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// So many.
-    Count(usize),
-    /// So many of a hundred, and at least one.
-    Percent(usize),
-}
-
-impl FromStr for Share {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, is_percent) = match text.strip_suffix('%') {
-            Some(number) => (number, true),
-            None => (text, false),
-        };
-        match (number.parse(), is_percent) {
-            (Ok(percent @ 1..=100), true) => Ok(Self::Percent(percent)),
-            (Ok(count @ 1..), false) => Ok(Self::Count(count)),
-            _ => Err("a number of hosts, or a share as in 10%".into()),
-        }
-    }
-}
-
-impl Share {
-    fn of(self, hosts: usize) -> usize {
-        match self {
-            Self::Count(count) => count.min(hosts),
-            Self::Percent(percent) => (hosts * percent).div_ceil(100),
-        }
-    }
-}
 
 /// Applies it to one host after the other, waits each time until it has proved itself, and asks no more hosts once it has
 /// not: those run what they ran.
@@ -48,7 +17,7 @@ impl Share {
 /// It did not prove itself on a host, which is named.
 pub fn apply(
     targets: &[(String, Target)],
-    wanted: &declare::Apply,
+    wanted: &apply_args::Apply,
     first: Share,
     bake: Duration,
 ) -> Result<()> {
@@ -102,18 +71,4 @@ fn check_again(canaries: &[Canary<'_>], bake: Duration) -> Result<()> {
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_a_count_or_some_of_a_hundred_and_at_least_one() {
-        let of = |text: &str, hosts| text.parse::<Share>().unwrap().of(hosts);
-        assert_eq!((of("2", 5), of("9", 5), of("10%", 5), of("50%", 5)), (2, 5, 1, 3));
-        for text in ["0", "0%", "101%", "x", "-1", ""] {
-            assert!(text.parse::<Share>().is_err(), "{text}");
-        }
-    }
 }

@@ -1,9 +1,10 @@
 //! `qctl image`: the images that this host has.
 
-use super::Output;
 use super::client::{Client, unexpected};
+use crate::protocol::types::ImageLine;
 use crate::protocol::{Request, Response};
-use crate::supply::ImageLine;
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ pub fn list(client: &mut Client, output: Output) -> Result<()> {
         _ => return Err(unexpected("images")),
     };
     match output {
-        Output::Table => {
+        output::Output::Table => {
             println!("{:<56} {:<20} {:<9} USED", "NAME", "DIGEST", "FROM");
             images.iter().for_each(|image| println!("{}", row(image)));
         }

@@ -1,7 +1,10 @@
 //! `qctl logs`: what a container wrote, from the journal.
 
-use super::client::{Client, Target};
+use super::client::Client;
+use crate::journalctl::journalctl;
 use crate::output::query::Query;
+use crate::qctl::context;
+use crate::qctl::context::Target;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::os::unix::process::CommandExt;
@@ -30,10 +33,10 @@ pub fn show(target: &Target, logs: &Logs) -> Result<()> {
         since: logs.since.clone(),
     };
     query.check().map_err(anyhow::Error::msg)?;
-    if let Target::Host(_) = target {
+    if let context::Target::Host(_) = target {
         let path = format!("/v1/logs/{}?{}", query.container, query.encode());
         let text = Client::connect(target)?.stream(&path)?.context("another host has a stream")?;
         return std::io::copy(&mut { text }, &mut std::io::stdout()).map(drop).context("hear it");
     }
-    Err(query.journalctl().exec()).context("start journalctl")
+    Err(journalctl(&query).exec()).context("start journalctl")
 }

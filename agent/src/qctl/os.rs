@@ -7,7 +7,8 @@ use crate::flash::{self, Source};
 use crate::limits::{INSTALLED_LEN_MIN, UPDATE_SILENCE_MAX};
 use crate::protocol::Request;
 use crate::status::Status;
-use crate::update::{Progress, Stage};
+use crate::update_progress;
+use crate::update_progress::Progress;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -43,15 +44,17 @@ pub fn flash_image(image: &Path, path: &Path, key: Option<&Path>, yes: bool) -> 
 /// Asks for an update and shows how it goes, until it is staged or has failed.
 pub fn update(client: &mut Client, url: &str) -> Result<()> {
     client.done(&Request::Update { url: url.into() })?;
-    let (mut shown, mut last) = (Progress::default(), Instant::now());
+    let (mut shown, mut last) = (update_progress::Progress::default(), Instant::now());
     loop {
         let progress = client.status()?.update.progress;
         if progress != shown {
             let Progress { stage, version, detail } = &progress;
             let version = version.map_or(String::new(), |version| format!(" {version}"));
             match stage {
-                Stage::Failed => bail!("update: {detail}; the next boot is as before"),
-                Stage::Staged => {
+                update_progress::Stage::Failed => {
+                    bail!("update: {detail}; the next boot is as before")
+                }
+                update_progress::Stage::Staged => {
                     println!("staged{version}: {detail}; qctl reboot starts it");
                     return Ok(());
                 }

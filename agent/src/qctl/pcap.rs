@@ -1,8 +1,8 @@
 //! `qctl pcap`: packets of an interface of a host.
 
 use super::client::{Client, unexpected};
-use crate::capture::Wanted;
 use crate::files::write_whole_bytes;
+use crate::protocol::types::Wanted;
 use crate::protocol::{Request, Response};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;

@@ -1,8 +1,10 @@
 //! This side of a container's terminal: the one that qctl runs in.
 
-use super::client::{Client, Target};
+use super::client::Client;
 use crate::protocol::Request;
-use crate::terminal::{KEYS_LEN_MAX, Size};
+use crate::protocol::types::Size;
+use crate::qctl::context::Target;
+use crate::terminal::KEYS_LEN_MAX;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,7 +1,8 @@
 //! `qctl tune`: whether this host is tuned, and what makes a host tuned. Asks no agent.
 
-use super::Output;
 use crate::hostconfig;
+use crate::qctl::output;
+use crate::qctl::output::Output;
 use crate::tune::{self, judges, nics};
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
@@ -106,7 +107,7 @@ fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Res
     let bad = lines.iter().filter(|line| !line.is_met).count();
     let shown = || lines.iter().filter(|line| !quiet || !line.is_met);
     match output {
-        Output::Table => shown().for_each(|line| {
+        output::Output::Table => shown().for_each(|line| {
             let mark = if line.is_met { "  " } else { "! " };
             let tune::Line { name, at, expected, found, why, .. } = line;
             println!("{mark}{name}: {at}: {found}; expected: {expected}; {why}");
@@ -114,7 +115,7 @@ fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Res
         output => output.print(&shown().collect::<Vec<_>>())?,
     }
     ensure!(bad == 0, "{bad} of {} values are not as they are to be", lines.len());
-    if let Output::Table = output
+    if let output::Output::Table = output
         && !lines.is_empty()
     {
         println!("quietcore: tuned, {} values are as they are to be", lines.len());

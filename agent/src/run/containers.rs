@@ -3,9 +3,11 @@
 use super::Agent;
 use crate::compose::{self, Service};
 use crate::containerd::{Containerd, ContainerdError};
-use crate::events::Level;
+use crate::protocol::types;
+
+use super::probe_client::look;
 use crate::files::write_whole;
-use crate::health::{Look, look};
+use crate::health::Look;
 use crate::hotpartition::CGROUPS;
 use crate::instance::Instance;
 use crate::limits::ENGINE_STOP_WAIT;
@@ -116,7 +118,7 @@ impl Agent {
                 Ok(0) => {}
                 Ok(count) => {
                     let text = format!("{count} processes were left of {name}; they are ended");
-                    self.log.say(Level::Error, &about, &text);
+                    self.log.say(types::Level::Error, &about, &text);
                 }
                 Err(error) => warn!("end what is left of {name}: {error}"),
             }
@@ -199,7 +201,7 @@ impl Agent {
                 if !self.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
                 }
-                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(name));
+                self.log.say(types::Level::Info, &format!("container {id}"), &self.end_of(name));
                 Ok(())
             }
             Action::Create(id) => {
@@ -219,7 +221,7 @@ impl Agent {
                 }
                 let Service { image, cpuset, .. } = &instance.service;
                 let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
-                self.log.say(Level::Info, &format!("container {id}"), &text);
+                self.log.say(types::Level::Info, &format!("container {id}"), &text);
                 Ok(())
             }
         }

@@ -3,11 +3,14 @@
 use super::Agent;
 use super::declaration::check_host;
 use crate::compose::{self, Conduct};
-use crate::events::Level;
+use crate::protocol::types;
+
 use crate::instance::{Instance, Slot};
 use crate::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
 use crate::plan::container_of;
-use crate::terminal::{self, Pipes, Size, Terminal};
+use crate::protocol::types::Size;
+use crate::terminal;
+use crate::terminal::Pipes;
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -52,13 +55,14 @@ impl Agent {
         // Nobody relies on it.
         let mut instance = Instance::new(&service, Slot::Blue, false);
         let terminals = terminal::directory(&self.paths.socket);
-        let terminal = size.map(|size| Terminal::of(&terminals, &name, size)).transpose()?;
+        let terminal =
+            size.map(|size| terminal::terminal_of(&terminals, &name, size)).transpose()?;
         let pipes = terminal.clone().map(Pipes::make).transpose()?;
         instance.terminal = terminal;
         let until = self.now() + Duration::from_secs(seconds);
         self.throwaways.insert(name.clone(), Throwaway { instance, until, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
-        self.log.say(Level::Info, &format!("container {name}"), &text);
+        self.log.say(types::Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
         Ok(name)
     }

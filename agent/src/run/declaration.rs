@@ -2,10 +2,11 @@
 
 use super::Agent;
 use crate::compose::{self, Service};
-use crate::events::Level;
+use crate::protocol::types;
+
 use crate::files::write_whole;
 use crate::limits::{TRY_MAX, TRY_MIN};
-use crate::runtimespec::facts::Facts;
+use crate::runtimespec::facts::read_facts;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,7 +35,7 @@ pub(super) fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
 /// Whether this host has the disks that services name.
 pub(super) fn check_host(services: &[Service]) -> Result<()> {
     for service in services {
-        Facts::of(service, Path::new("/sys"))
+        read_facts(service, Path::new("/sys"))
             .with_context(|| format!("services.{}", service.name))?;
     }
     Ok(())
@@ -130,7 +131,7 @@ impl Agent {
                 format!("applied for {} s, {count} services; qctl keep keeps it", time.as_secs())
             }
         };
-        self.log.say(Level::Info, "compose", &said);
+        self.log.say(types::Level::Info, "compose", &said);
         self.declare(services)?;
         match try_for {
             Some(time) => self.try_until = Some(self.now() + time),
@@ -155,7 +156,7 @@ impl Agent {
     pub(super) fn keep(&mut self) -> Result<()> {
         ensure!(self.try_until.is_some(), "nothing is applied on trial");
         self.forget_try();
-        self.log.say(Level::Info, "compose", "is kept");
+        self.log.say(types::Level::Info, "compose", "is kept");
         Ok(())
     }
 
@@ -174,10 +175,14 @@ impl Agent {
                 self.problems.retain(|about, _| !about.starts_with("rollout "));
                 self.supply.changed();
                 self.wake.notify_one();
-                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back");
+                self.log.say(
+                    types::Level::Warning,
+                    "compose",
+                    "nobody kept it: the one before is back",
+                );
                 self.note_drift();
             }
-            Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
+            Err(error) => self.log.say(types::Level::Error, "compose", &format!("{error:#}")),
         }
     }
 

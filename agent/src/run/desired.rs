@@ -3,10 +3,13 @@
 use super::Agent;
 use super::declaration::{How, changes, check_host};
 use crate::compose::{self, Service};
-use crate::desired::follow::{Places, Progress};
 use crate::desired::keeper::{Keeper, Taken};
 use crate::desired::{CREDENTIAL, Config, Report, Step};
-use crate::events::Level;
+use crate::desired_exchange;
+use crate::desired_exchange::Places;
+use crate::desired_exchange::read_config;
+use crate::protocol::types;
+
 use crate::files::read_up_to;
 use crate::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
 use anyhow::{Context, Result, ensure};
@@ -40,7 +43,7 @@ impl Follower {
     pub(super) fn new(credentials: Option<&Path>, memory: &Path) -> Self {
         let kept =
             |config: Option<Config>| config.map(|config| Keeper::open(config, memory)).transpose();
-        match Config::read(credentials).and_then(kept) {
+        match read_config(credentials).and_then(kept) {
             Ok(keeper) => Self { keeper, ..Self::default() },
             Err(error) => Self { broken: Some(format!("{error:#}")), ..Self::default() },
         }
@@ -93,7 +96,8 @@ impl Agent {
         self.apply_due();
         let Follower { refused, failed, places, keeper, .. } = &self.follower;
         let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
-        let looked = || Progress::wrong(places, keeper.as_ref()?.config(), self.now());
+        let looked =
+            || desired_exchange::Progress::wrong(places, keeper.as_ref()?.config(), self.now());
         let said = said.or_else(looked);
         self.problem(ABOUT, said);
     }
@@ -107,7 +111,7 @@ impl Agent {
             Taken::Refused(why) => Some(why),
             Taken::New(serial) => {
                 self.follower.failed = None;
-                self.log.say(Level::Info, ABOUT, &format!("serial {serial} is here"));
+                self.log.say(types::Level::Info, ABOUT, &format!("serial {serial} is here"));
                 None
             }
         })
@@ -138,7 +142,7 @@ impl Agent {
         }
         self.follower.keeper()?.applied_now()?;
         self.note_drift();
-        self.log.say(Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
+        self.log.say(types::Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl Agent {
         if waiting.is_some_and(|waiting| self.is_applied(&waiting.compose))
             && let Err(error) = self.apply_newest(false)
         {
-            self.log.say(Level::Error, ABOUT, &format!("{error:#}"));
+            self.log.say(types::Level::Error, ABOUT, &format!("{error:#}"));
         }
         self.note_drift();
     }
@@ -183,7 +187,7 @@ impl Agent {
                 let held = step == Step::Hold;
                 self.follower.keeper()?.hold(held)?;
                 let said = if held { "is held" } else { "is followed again" };
-                self.log.say(Level::Info, ABOUT, said);
+                self.log.say(types::Level::Info, ABOUT, said);
                 Ok(())
             }
             Step::Sync => self.apply_newest(true),

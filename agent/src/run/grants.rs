@@ -1,9 +1,11 @@
 //! Secrets that come, change and go while containers run.
 
 use super::Agent;
-use crate::api::config::Config;
+use crate::protocol::types;
+
 use crate::compose::grants::Access;
-use crate::events::Level;
+
+use super::api_check::check_api_config;
 use crate::files::{read_up_to, write_whole};
 use crate::instance::Instance;
 use crate::limits::API_CONFIG_LEN_MAX;
@@ -13,7 +15,6 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 /// The API's configuration: a credential of this host, and a secret once somebody brought another one.
 const API: &str = "quietcore.api";
@@ -32,7 +33,7 @@ impl Agent {
             {
                 self.secrets.remove(API)?;
                 let text = "is forgotten: this host was given another credential";
-                self.log.say(Level::Warning, &format!("secret {API}"), text);
+                self.log.say(types::Level::Warning, &format!("secret {API}"), text);
             }
             write_whole(&noted, &digest)?;
         }
@@ -78,8 +79,7 @@ impl Agent {
         let secret = STANDARD.decode(secret).context("the secret is no base64")?;
         if name == API {
             // One that could not be served with would lock everybody out.
-            let text = std::str::from_utf8(&secret).context("it is no text")?;
-            Config::parse(text)?.tls(Path::new("/usr/lib/os-release"))?;
+            check_api_config(&secret).await?;
         }
         // systemd may take its time; the kill switch does not wait for it.
         let (secrets, kept) = (self.secrets.clone(), name.to_owned());
@@ -88,7 +88,7 @@ impl Agent {
             self.bring_api()?;
         }
         let about = format!("secret {name}");
-        self.log.say(Level::Info, &about, "is kept");
+        self.log.say(types::Level::Info, &about, "is kept");
         let uses = |instance: &&Instance| {
             let runs = self.task(instance) == Some(Task::Running);
             runs && instance.service.secrets.iter().any(|secret| secret.source == name)
@@ -99,7 +99,7 @@ impl Agent {
             match self.give(&instance).await {
                 Ok(how) => {
                     let text = format!("given to {}, {how}", instance.id);
-                    self.log.say(Level::Info, &about, &text);
+                    self.log.say(types::Level::Info, &about, &text);
                 }
                 // The others are given it all the same.
                 Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
@@ -142,7 +142,7 @@ impl Agent {
         if name == API {
             self.bring_api()?;
         }
-        self.log.say(Level::Info, &format!("secret {name}"), "is forgotten");
+        self.log.say(types::Level::Info, &format!("secret {name}"), "is forgotten");
         Ok(())
     }
 }

@@ -2,11 +2,13 @@
 
 use super::Agent;
 use crate::compose::remote::{REMOTE_VOLUMES, Remote};
-use crate::events::Level;
+use crate::protocol::types;
+use crate::volume_mounts;
+
 use crate::instance::Instance;
 use crate::limits::REMOTE_PAUSE;
 use crate::plan;
-use crate::remote;
+
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,11 +47,11 @@ impl Agent {
     pub(super) async fn mount_volumes(&mut self) -> Result<()> {
         let wanted: BTreeMap<String, Remote> =
             self.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
-        let before = std::mem::replace(&mut self.remote.mounted, remote::mounted()?);
-        self.remote.known = remote::known()?;
+        let before = std::mem::replace(&mut self.remote.mounted, volume_mounts::mounted()?);
+        self.remote.known = volume_mounts::known()?;
         for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
             let text = format!("{} is mounted", wanted[id].what);
-            self.log.say(Level::Info, &format!("{ABOUT}{id}"), &text);
+            self.log.say(types::Level::Info, &format!("{ABOUT}{id}"), &text);
         }
         self.end_mounts().await;
         for (id, remote) in &wanted {
@@ -76,7 +78,7 @@ impl Agent {
         }
         let (wake, asked) = (self.wake.clone(), id.to_owned());
         let job = tokio::spawn(async move {
-            let done = remote::ask(&asked, remote).await;
+            let done = volume_mounts::ask(&asked, remote).await;
             wake.notify_one();
             done
         });

@@ -2,7 +2,8 @@
 
 use super::Agent;
 use crate::compose;
-use crate::events::Level;
+use crate::protocol::types;
+
 use crate::files::write_whole;
 use crate::update::history::boot_id;
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ impl Agent {
     pub(super) fn stage(&self, compose: &str) -> Result<()> {
         let staged = Staged { boot: boot_id()?, compose: compose.into() };
         write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
-        self.log.say(Level::Info, ABOUT, "is staged: the next boot runs it");
+        self.log.say(types::Level::Info, ABOUT, "is staged: the next boot runs it");
         Ok(())
     }
 
@@ -42,7 +43,7 @@ impl Agent {
     /// said, and the host goes on with what it has.
     pub(super) fn settle_staged(&mut self) -> bool {
         self.take_staged().unwrap_or_else(|error| {
-            self.log.say(Level::Error, ABOUT, &format!("what was staged: {error:#}"));
+            self.log.say(types::Level::Error, ABOUT, &format!("what was staged: {error:#}"));
             false
         })
     }
@@ -63,11 +64,11 @@ impl Agent {
                 // Before it: what was on trial is taken back, or it would take this back.
                 self.restore()?;
                 write_whole(&self.paths.applied, compose)?;
-                self.log.say(Level::Info, ABOUT, "what was staged is applied");
+                self.log.say(types::Level::Info, ABOUT, "what was staged is applied");
             }
             Err(why) => {
                 let said = format!("what was staged is not accepted, the one before stays: {why}");
-                self.log.say(Level::Error, ABOUT, &said);
+                self.log.say(types::Level::Error, ABOUT, &said);
             }
         }
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;

@@ -1,7 +1,8 @@
 //! Trials of new versions: what is seen of each, what becomes of it, and what somebody says about it.
 
 use super::{Agent, Trial};
-use crate::events::Level;
+use crate::protocol::types;
+
 use crate::files::write_whole;
 use crate::instance::Instance;
 use crate::plan::{Task, container_of};
@@ -125,7 +126,7 @@ impl Agent {
         };
         self.versions.prove(&declared.clone(), instance.slot);
         let text = format!("{} {how}", instance.service.image);
-        self.log.say(Level::Info, &format!("rollout {name}"), &text);
+        self.log.say(types::Level::Info, &format!("rollout {name}"), &text);
     }
 
     /// Somebody says what becomes of a trial, or of the version that runs.
@@ -165,7 +166,7 @@ impl Agent {
         self.wanted = self.instances();
         let said = format!("{step:?}").to_lowercase();
         self.log.say(
-            Level::Info,
+            types::Level::Info,
             &format!("rollout {name}"),
             &format!("{said}, asked for by hand"),
         );

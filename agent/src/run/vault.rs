@@ -3,7 +3,8 @@
 
 use super::Agent;
 use crate::limits::REFUSED_PAUSE;
-use crate::vault::{Config, Fetched, Places};
+use crate::vault_exchange;
+use crate::vault_exchange::{Fetched, Places};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,7 +36,7 @@ pub(super) struct VaultDesk {
 impl VaultDesk {
     /// By this host's credentials.
     pub(super) fn new(credentials: Option<&Path>) -> Self {
-        match Config::read(credentials) {
+        match vault_exchange::Config::read(credentials) {
             Ok(None) => Self::default(),
             Ok(Some(config)) => Self { names: config.names(), ..Self::default() },
             Err(error) => Self { broken: Some(format!("{error:#}")), ..Self::default() },
@@ -120,8 +121,11 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("quietcore-desk-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let names = ["a", "b"].map(ToOwned::to_owned).into();
-        let mut desk =
-            VaultDesk { names, places: Places::in_directory(&directory), ..VaultDesk::default() };
+        let mut desk = VaultDesk {
+            names,
+            places: vault_exchange::Places::in_directory(&directory),
+            ..VaultDesk::default()
+        };
         desk.look().unwrap();
         assert_eq!(desk.next(Duration::ZERO), None);
         let brought = r#"{"a":"QQ==","b":"Qg==","quietcore.api":"QQ=="}"#;

@@ -1,46 +1,36 @@
 //! What of a host a container's limits need: its disks' numbers, and which sizes of huge pages its kernel can limit.
 
 use crate::compose::Service;
-use crate::compose::disks::DiskLimit;
+use crate::runtimespec::Facts;
+
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
-/// See the module.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Sizes of huge pages, as cgroup files are named.
-    pub huge_pages: Vec<String>,
-    /// Limits of disks, with their major and minor numbers.
-    pub disks: Vec<(u32, u32, DiskLimit)>,
-}
-
-impl Facts {
-    /// Of a host whose `/sys` is this.
-    ///
-    /// # Errors
-    /// A disk that the service names is none of this host's.
-    pub fn of(service: &Service, sys: &Path) -> Result<Self> {
-        let controllers = std::fs::read_to_string(sys.join("fs/cgroup/cgroup.controllers"));
-        let controllers = controllers.unwrap_or_default();
-        let has_hugetlb = controllers.split_whitespace().any(|name| name == "hugetlb");
-        let huge_pages = if has_hugetlb { huge_pages(sys) } else { Vec::new() };
-        let mut disks = Vec::new();
-        for limit in &service.disks {
-            let (major, minor) = number(&limit.disk, sys)?;
-            ensure!(
-                limit.latency_micros.is_none() || has_io_latency(sys),
-                "x-quietcore.io_latency: this host's kernel has no io.latency; our own has (KERNEL=quietcore, rt)"
-            );
-            disks.push((major, minor, limit.clone()));
-        }
-        Ok(Self { huge_pages, disks })
+/// Reads what a service's limits need from `/sys`.
+///
+/// # Errors
+/// A disk that the service names is not of this host, or its kernel lacks io.latency.
+pub fn read_facts(service: &Service, sys: &Path) -> Result<Facts> {
+    let controllers = std::fs::read_to_string(sys.join("fs/cgroup/cgroup.controllers"));
+    let controllers = controllers.unwrap_or_default();
+    let has_hugetlb = controllers.split_whitespace().any(|name| name == "hugetlb");
+    let huge_pages = if has_hugetlb { huge_pages(sys) } else { Vec::new() };
+    let mut disks = Vec::new();
+    for limit in &service.disks {
+        let (major, minor) = number(&limit.disk, sys)?;
+        ensure!(
+            limit.latency_micros.is_none() || has_io_latency(sys),
+            "x-quietcore.io_latency: this host's kernel has no io.latency; our own has (KERNEL=quietcore, rt)"
+        );
+        disks.push((major, minor, limit.clone()));
     }
+    Ok(Facts { huge_pages, disks })
 }
 
 /// Whether the kernel has that file. It has none at its root; before the first container there is no other place to look, and
 /// the runtime says it.
 fn has_io_latency(sys: &Path) -> bool {
-    let containers = sys.join("fs/cgroup").join(super::CGROUP.trim_start_matches('/'));
+    let containers = sys.join("fs/cgroup").join(crate::runtimespec::CGROUP.trim_start_matches('/'));
     !containers.join("io.max").exists() || containers.join("io.latency").exists()
 }
 
@@ -100,11 +90,11 @@ mod tests {
             let cores = abi::hostplan::CorePlan::from_kernel("0-3", "2-3").unwrap();
             crate::compose::parse(&text, &cores).unwrap().remove(0)
         };
-        let facts = Facts::of(&service("/dev/vda"), &sys).unwrap();
+        let facts = read_facts(&service("/dev/vda"), &sys).unwrap();
         let [(254, 0, limit)] = &facts.disks[..] else { panic!("{facts:?}") };
         assert_eq!((limit.read_bytes, limit.writes, limit.reads), (Some(1 << 20), Some(9), None));
         assert_eq!(facts.huge_pages, ["1GB", "2MB"]);
-        let error = Facts::of(&service("/dev/sda"), &sys).unwrap_err().to_string();
+        let error = read_facts(&service("/dev/sda"), &sys).unwrap_err().to_string();
         assert!(error.contains("/dev/sda is no disk of this host; there are /dev/vda"), "{error}");
         let text = "services: {a: {image: x, x-quietcore: {io_latency: {/dev/vda: 5ms}}}}";
         let cores = abi::hostplan::CorePlan::from_kernel("0-3", "2-3").unwrap();
@@ -112,14 +102,14 @@ mod tests {
         let containers = sys.join("fs/cgroup/quietcore-containers");
         std::fs::create_dir(&containers).unwrap();
         std::fs::write(containers.join("io.max"), "").unwrap();
-        let error = Facts::of(&prompt, &sys).unwrap_err().to_string();
+        let error = read_facts(&prompt, &sys).unwrap_err().to_string();
         assert!(error.contains("no io.latency; our own has"), "{error}");
         std::fs::write(containers.join("io.latency"), "").unwrap();
-        let facts = Facts::of(&prompt, &sys).unwrap();
+        let facts = read_facts(&prompt, &sys).unwrap();
         assert_eq!(facts.disks[0].2.latency_micros, Some(5000));
         // A kernel without the controller.
         std::fs::write(sys.join("fs/cgroup/cgroup.controllers"), "cpu\n").unwrap();
-        assert!(Facts::of(&service("/dev/vda"), &sys).unwrap().huge_pages.is_empty());
+        assert!(read_facts(&service("/dev/vda"), &sys).unwrap().huge_pages.is_empty());
         std::fs::remove_dir_all(sys).unwrap();
     }
 }

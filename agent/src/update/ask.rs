@@ -1,42 +1,22 @@
 //! The agent's side of updates: starts the units, knows how it went, restarts the host.
 
 use super::history::{History, boot_id};
-use super::{Places, Progress, Request, Running, Stage, told};
+use super::progress_files::{read_progress, report_failure, write_progress};
+use super::{Places, Request, Running};
 use crate::files::write_whole;
 use crate::limits::UPDATE_END_WAIT;
 use crate::status::Engine;
 use crate::systemd::systemctl;
-use crate::web;
+use crate::update_progress::Progress;
+use crate::{update_progress, web_url};
+
 use anyhow::{Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Installing requires fetching, so that it is what is started.
 const UNIT: &str = "quietcore-install.service";
-
-/// Updates, for the status.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Update {
-    /// The running version may still fall back to the one before.
-    pub on_trial: bool,
-    /// How far the last update is.
-    pub progress: Progress,
-    /// Versions that fell back on this host.
-    pub failed: Vec<String>,
-}
-
-impl Update {
-    /// How things stand. The past is taken as empty if it can't be read; [`settle`] says so once.
-    pub fn read(places: &Places) -> Self {
-        let history = History::read(&places.history).unwrap_or_default();
-        Self {
-            on_trial: places.is_on_trial(),
-            progress: Progress::read(places),
-            failed: history.failed().map(|version| version.to_string()).collect(),
-        }
-    }
-}
 
 /// Draws the conclusions from what runs; once, when the agent starts.
 pub fn settle(places: &Places) {
@@ -78,7 +58,7 @@ async fn wait_until_idle() -> Result<()> {
 /// # Errors
 /// It can't even be tried.
 pub async fn start(places: &Places, url: &str) -> Result<()> {
-    web::check_url(url)?;
+    web_url::check_url(url)?;
     ensure!(
         !places.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"
@@ -88,14 +68,14 @@ pub async fn start(places: &Places, url: &str) -> Result<()> {
     write_whole(&places.request, &request)?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
-    let asked = Progress { stage: Stage::Fetching, version: None, detail };
-    asked.write(&places.asking)?;
+    let asked = Progress { stage: update_progress::Stage::Fetching, version: None, detail };
+    write_progress(&asked, &places.asking)?;
     let places = places.clone();
     tokio::spawn(async move {
         // Ends with the units, which say themselves how it went, unless they were not started at all.
         let ended = systemctl(&["start", UNIT]).await.map(drop);
-        if Progress::read(&places) == asked
-            && let Err(error) = told(&places.asking, ended)
+        if read_progress(&places) == asked
+            && let Err(error) = report_failure(&places.asking, ended)
         {
             warn!("update: {error:#}");
         }

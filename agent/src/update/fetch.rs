@@ -1,12 +1,16 @@
 //! The fetching unit: takes a release from an HTTP server onto the data partition. It is a user of its own,
 //! reaches the network, and no device. What is broken off goes on where it was.
 
+use super::progress_files::{report_failure, write_progress};
 use super::trust::{Judge, RELEASE, SIGNATURE};
-use super::{Places, Progress, Request, Stage, told};
+use super::{Places, Request};
+use crate::digest::hex;
 use crate::files::{free_bytes, write_whole_bytes};
 use crate::limits::{DISK_SPARE, FETCH_ATTEMPTS, FETCH_PAUSE, FETCH_TIMEOUT, RELEASE_LEN_MAX};
-use crate::ociarchive::hex;
+use crate::ociarchive::sha256;
+use crate::update_progress::Progress;
 use crate::web;
+use crate::{update_progress, web_url};
 use abi::release::{Artefact, Release, Version};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -22,7 +26,7 @@ struct Server {
 
 impl Server {
     fn new(url: &str, own_authorities: &Path) -> Result<Self> {
-        web::check_url(url)?;
+        web_url::check_url(url)?;
         let own = std::fs::read(own_authorities).unwrap_or_default();
         let config = web::client(&[&own])
             .timeout_recv_response(Some(Duration::from_secs(30)))
@@ -55,7 +59,7 @@ impl Server {
 /// # Errors
 /// What stands in the progress too.
 pub fn run(places: &Places) -> Result<()> {
-    told(&places.fetching, work(places))
+    report_failure(&places.fetching, work(places))
 }
 
 fn work(places: &Places) -> Result<()> {
@@ -63,9 +67,9 @@ fn work(places: &Places) -> Result<()> {
     let text = text.with_context(|| format!("read {}", places.request.display()))?;
     let request: Request = serde_json::from_str(&text).context("the request")?;
     let tell = |version, detail: String, stage| {
-        Progress { stage, version, detail }.write(&places.fetching)
+        write_progress(&Progress { stage, version, detail }, &places.fetching)
     };
-    tell(None, format!("{RELEASE} from {}", request.url), Stage::Fetching)?;
+    tell(None, format!("{RELEASE} from {}", request.url), update_progress::Stage::Fetching)?;
     let judge = Judge::of(places)?;
     let server = Server::new(&request.url, &places.own_authorities)?;
     let (text, signature) = (server.get(RELEASE)?, server.get(SIGNATURE)?);
@@ -77,13 +81,21 @@ fn work(places: &Places) -> Result<()> {
         let said = |at: u64| {
             let (at, of) = (at >> 20, artefact.size >> 20);
             let version: Version = release.version;
-            tell(Some(version), format!("{}: {at} of {of} MiB", artefact.name), Stage::Fetching)
+            tell(
+                Some(version),
+                format!("{}: {at} of {of} MiB", artefact.name),
+                update_progress::Stage::Fetching,
+            )
         };
         fetch(&server, artefact, directory, said)?;
     }
     write_whole_bytes(&directory.join(SIGNATURE), &signature)?;
     write_whole_bytes(&directory.join(RELEASE), &text)?;
-    tell(Some(release.version), "all of it is what was signed".into(), Stage::Fetched)
+    tell(
+        Some(release.version),
+        "all of it is what was signed".into(),
+        update_progress::Stage::Fetched,
+    )
 }
 
 /// Removes what is not of this release: an older one, whole or in part.
@@ -116,13 +128,6 @@ fn check_space(directory: &Path, release: &Release) -> Result<()> {
         needed >> 20
     );
     Ok(())
-}
-
-/// The SHA-256 of a file, in hexadecimal digits.
-pub(crate) fn sha256(mut from: impl Read) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    io::copy(&mut from, &mut hash)?;
-    Ok(hex(&hash.finalize()))
 }
 
 fn fetch(

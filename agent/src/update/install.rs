@@ -1,11 +1,14 @@
 //! The installing unit: writes a fetched release to the slot that does not run. It reaches devices, and no
 //! network. What makes the release bootable comes last, after the rest has been read back.
 
-use super::fetch::sha256;
 use super::history::{History, Outcome, boot_id};
+use super::progress_files::{report_failure, write_progress};
 use super::trust::Judge;
-use super::{Places, Progress, Running, Stage, told};
+use super::{Places, Running};
 use crate::limits::PARTITION_WAIT;
+use crate::ociarchive::sha256;
+use crate::update_progress;
+use crate::update_progress::Progress;
 use abi::release::{Artefact, IMAGE, Release, Version};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -26,7 +29,7 @@ const ENTRIES: &str = "/efi/EFI/Linux";
 /// # Errors
 /// What stands in the progress too.
 pub fn run(places: &Places) -> Result<()> {
-    told(&places.installing, work(places))
+    report_failure(&places.installing, work(places))
 }
 
 fn work(places: &Places) -> Result<()> {
@@ -39,9 +42,10 @@ fn work(places: &Places) -> Result<()> {
     let release = Judge::of(places)?.admit_in(staging)?;
     let version = release.version;
     let tell = |stage, detail: &str| {
-        Progress { stage, version: Some(version), detail: detail.into() }.write(&places.installing)
+        let progress = Progress { stage, version: Some(version), detail: detail.into() };
+        write_progress(&progress, &places.installing)
     };
-    tell(Stage::Writing, "to the other slot")?;
+    tell(update_progress::Stage::Writing, "to the other slot")?;
     for artefact in &release.artefacts {
         check(&staging.join(&artefact.name), artefact)?;
     }
@@ -61,7 +65,7 @@ fn work(places: &Places) -> Result<()> {
     for entry in std::fs::read_dir(staging)? {
         let _ = std::fs::remove_file(entry?.path());
     }
-    tell(Stage::Staged, "the next boot tries it")
+    tell(update_progress::Stage::Staged, "the next boot tries it")
 }
 
 /// Makes what was fetched ours, so that it stays what is checked now.

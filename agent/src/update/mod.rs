@@ -9,6 +9,8 @@ pub mod fetch;
 pub mod history;
 /// The other slot.
 pub mod install;
+/// Files with the progress of an update.
+pub mod progress_files;
 /// Which releases this host takes.
 pub mod trust;
 
@@ -107,94 +109,9 @@ impl Running {
     }
 }
 
-/// How far an update is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Nothing was asked for since the boot.
-    #[default]
-    None,
-    /// On its way.
-    Fetching,
-    /// All of it is here, and is what was signed.
-    Fetched,
-    /// Being written to the other slot.
-    Writing,
-    /// The next boot tries it.
-    Staged,
-    /// Given up; nothing has changed for the next boot.
-    Failed,
-}
-
-/// How far an update is, for the status.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Progress {
-    /// How far.
-    pub stage: Stage,
-    /// Which release, once that is known.
-    pub version: Option<Version>,
-    /// In words.
-    pub detail: String,
-}
-
-impl Progress {
-    /// Tells who looks.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let next = path.with_extension("next");
-        std::fs::write(&next, serde_json::to_string(self)?)
-            .and_then(|()| std::fs::rename(&next, path))
-            .with_context(|| format!("write {}", path.display()))
-    }
-
-    /// The youngest of what the agent and the two units said.
-    pub fn read(places: &Places) -> Self {
-        let read = |path: &PathBuf| {
-            let at = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
-            let progress: Self = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-            Some((at, progress))
-        };
-        let said = [&places.asking, &places.fetching, &places.installing].map(read);
-        let youngest = said.into_iter().flatten().max_by_key(|(at, _)| *at);
-        youngest.map(|(_, progress)| progress).unwrap_or_default()
-    }
-}
-
-/// Runs one unit's work: its failure is progress too.
-pub(crate) fn told(path: &Path, work: Result<()>) -> Result<()> {
-    if let Err(error) = &work {
-        let detail = format!("{error:#}");
-        Progress { stage: Stage::Failed, version: None, detail }.write(path)?;
-    }
-    work
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_said_before_the_last_question_does_not_count() {
-        let directory = std::env::temp_dir().join(format!("quietcore-said-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let [asking, fetching, installing] =
-            ["asking", "fetching", "installing"].map(|name| directory.join(name));
-        let places = Places { asking, fetching, installing, ..Places::default() };
-        let say = |path: &Path, stage, detail: &str, at: u64| {
-            Progress { stage, version: None, detail: detail.into() }.write(path).unwrap();
-            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
-            std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
-        };
-        assert_eq!(Progress::read(&places).stage, Stage::None);
-        say(&places.installing, Stage::Failed, "an older release", 1);
-        say(&places.asking, Stage::Fetching, "another was asked for", 2);
-        assert_eq!(Progress::read(&places).stage, Stage::Fetching);
-        say(&places.fetching, Stage::Fetched, "here it is", 3);
-        assert_eq!(Progress::read(&places).detail, "here it is");
-        std::fs::remove_dir_all(directory).unwrap();
-    }
 
     #[test]
     fn os_release_says_what_runs() {
