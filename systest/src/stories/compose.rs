@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the files are.
-const CORPUS: [&str; 3] = ["agent/tests/compose", "containers/compose", "examples"];
+const CORPUS: [&str; 3] = ["agent/bin/tests/compose", "containers/compose", "examples"];
 
 fn files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();

@@ -1,0 +1,140 @@
+//! The installer: a netboot UKI that was told a disk puts its own disk image there. Told by the word
+//! `quietcore.install=DISK[,wipe]` of the kernel's command line (an addon, or SMBIOS), or by `[install]` of the
+//! host's configuration; with `ask` instead of a disk it asks at the console.
+
+use abi::hostconfig::Install;
+use agent_core::limits::{DISK_WAIT, INSTALLED_LEN_MIN};
+use agent_host::flash::disk::{Disk, list};
+use agent_host::flash::source::Parts;
+use agent_host::flash::{Progress, Source, write};
+use anyhow::{Context, Result, ensure};
+use procfs::process::Process;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// Where our init puts the parts of the disk image that the netboot UKI carries.
+pub const MEDIUM: &str = "/run/quietcore/medium";
+
+/// The word of the command line.
+const WORD: &str = "quietcore.install=";
+
+/// Instead of a disk: ask at the console.
+const ASK: &str = "ask";
+
+/// What is to be installed where, if anything is. The command line comes first, its last word counts.
+///
+/// # Errors
+/// What was given is none.
+pub fn order(cmdline: &str, configured: Option<&str>) -> Result<Option<Install>> {
+    let mut words = cmdline.split_whitespace().filter_map(|word| word.strip_prefix(WORD));
+    let Some(text) = words.next_back() else {
+        return configured.map(|text| toml::from_str(text).context("install.toml")).transpose();
+    };
+    let (disk, wipe) = text.strip_suffix(",wipe").map_or((text, false), |disk| (disk, true));
+    let install = Install { disk: disk.into(), wipe };
+    install.check().with_context(|| format!("{WORD}{text}"))?;
+    Ok(Some(install))
+}
+
+/// Does what was ordered and restarts the host. If nothing was, the medium's memory is given back.
+///
+/// # Errors
+/// One line for the console. The disk is as it was, or does not boot.
+pub fn run(configured: &Path) -> Result<()> {
+    let cmdline = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
+    let configured = std::fs::read_to_string(configured).ok();
+    let Some(install) = order(&cmdline, configured.as_deref())? else {
+        let _ = std::fs::remove_dir_all(MEDIUM);
+        return Ok(());
+    };
+    let source = Parts::open(Path::new(MEDIUM), &root_device()?)?;
+    let needed = INSTALLED_LEN_MIN.max(source.size());
+    let disk = if install.disk == ASK { ask(needed)? } else { named(&install, needed)? };
+    println!("quietcore: installing on {}", disk.description());
+    let (mut target, mut progress) = (disk.open()?, Progress::new(source.size()));
+    write(&source, &mut target, |step, done| progress.tell(step, done))?;
+    println!("quietcore: installed; the host restarts, let its firmware boot from the disk");
+    let status = Command::new("systemctl").arg("reboot").status().context("start systemctl")?;
+    ensure!(status.success(), "restart the host: systemctl ended with {status}");
+    Ok(())
+}
+
+/// The device that the running root is on.
+fn root_device() -> Result<PathBuf> {
+    let mounts = Process::myself()?.mountinfo()?;
+    let root = mounts.into_iter().find(|mount| mount.mount_point == Path::new("/"));
+    Ok(root.and_then(|mount| mount.mount_source).context("what / is mounted from")?.into())
+}
+
+/// A disk that was named; udev may not have seen it yet.
+fn named(install: &Install, needed: u64) -> Result<Disk> {
+    let (path, start) = (Path::new(&install.disk), Instant::now());
+    while !path.exists() && start.elapsed() < DISK_WAIT {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let disk = Disk::find(path, needed)?;
+    ensure!(
+        install.wipe || disk.is_blank()?,
+        "{}; it is kept: boot from it, or order the installation with wipe",
+        disk.description()
+    );
+    Ok(disk)
+}
+
+/// Asks until a disk is named twice.
+fn ask(needed: u64) -> Result<Disk> {
+    let line = |question: &str| -> Result<String> {
+        println!("quietcore: {question}");
+        // Held open no longer than for the answer: others write to it.
+        let console = File::open("/dev/console").context("the console")?;
+        let mut answer = String::new();
+        let len = BufReader::new(console).read_line(&mut answer).context("read the console")?;
+        ensure!(len > 0, "nobody answers at the console");
+        Ok(answer.trim().to_owned())
+    };
+    loop {
+        let name = line(&format!("install on which disk? {}", list()))?;
+        let disk = match Disk::find(Path::new(&name), needed) {
+            Ok(disk) => disk,
+            Err(error) => {
+                println!("quietcore: {error:#}");
+                continue;
+            }
+        };
+        if line(&format!(
+            "{}; all of it is lost: type its name again to install there",
+            disk.description()
+        ))? == name
+        {
+            return Ok(disk);
+        }
+        println!("quietcore: not the same name; nothing was written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_comes_from_the_command_line_or_the_configuration() {
+        let given = |cmdline: &str, configured: Option<&str>| {
+            order(cmdline, configured).map(|order| order.map(|order| (order.disk, order.wipe)))
+        };
+        let configured = Some("disk = \"/dev/disk/by-id/nvme-x\"\nwipe = true\n");
+        assert_eq!(given("root=x quiet", None).unwrap(), None);
+        let found = given("quiet", configured).unwrap();
+        assert_eq!(found, Some(("/dev/disk/by-id/nvme-x".into(), true)));
+        let found = given("quietcore.install=ask quietcore.install=/dev/vda", configured).unwrap();
+        assert_eq!(found, Some(("/dev/vda".into(), false)));
+        let found = given("quietcore.install=/dev/vda,wipe", None).unwrap();
+        assert_eq!(found, Some(("/dev/vda".into(), true)));
+        for bad in ["vda", "", "/etc/passwd", "/dev/../etc/passwd"] {
+            let error = given(&format!("quietcore.install={bad}"), None).unwrap_err();
+            assert!(format!("{error:#}").contains("/dev/"), "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The compose file: what is accepted, and what is refused where. Strict: a key that is not supported is
+//! an error with its line, never ignored. Source: the Compose Specification.
+
+/// What aliases make of a file.
+pub mod alias_expansion;
+/// Directories of the host.
+pub mod binds;
+/// Versions that run beside the one before.
+pub mod canary;
+/// What a service may ask of disks.
+pub mod disks;
+/// Where what an error names stands.
+pub mod error_lines;
+/// Health checks.
+pub mod healthcheck;
+/// URLs of the loopback.
+pub mod loopback_url;
+/// Checks of metrics.
+pub mod metric_check;
+/// Volumes on other hosts.
+pub mod remote_volumes;
+/// Keys.
+pub mod schema;
+#[cfg(test)]
+mod tests;
+/// Volumes, configurations and secrets.
+pub mod top_level;
+/// Numbers with units.
+pub mod units;
+/// Values in their ranges.
+pub mod validate;
+/// What a service has by `x-quietcore`.
+pub mod x_quietcore;
+
+use crate::limits::{COMPOSE_LEN_MAX, COMPOSE_SIZE_MAX, SERVICES_MAX};
+use abi::hostplan::CorePlan;
+use serde::{Deserialize, Serialize};
+use serde_yaml_ng::{Mapping, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use thiserror::Error;
+
+use crate::compose::canary::Canary;
+use crate::compose::disks::DiskLimit;
+use crate::compose::healthcheck::Health;
+use crate::compose::remote_volumes::Remote;
+use crate::compose::top_level::{Config, Secret};
+use crate::compose::validate::Checker;
+
+/// Why a compose file is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ComposeError {
+    /// It is not YAML of the supported schema; the text has line and column.
+    #[error("{0}")]
+    Schema(String),
+    /// A value that can't be.
+    #[error("services.{service}.{key}: {value:?}: {remedy}")]
+    Value {
+        /// The service.
+        service: String,
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What to write instead.
+        remedy: String,
+    },
+    /// Too large.
+    #[error("{what}: {found}, at most {max}")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// What was found.
+        found: u64,
+        /// What can be.
+        max: u64,
+    },
+    /// One of the others, and where.
+    #[error("line {line}: {error}")]
+    At {
+        /// The line of the text that was read, from 1 on.
+        line: usize,
+        /// The other.
+        error: Box<Self>,
+    },
+}
+
+/// What is wrong with a value: its key, the value, the remedy.
+type Refused = (&'static str, String, &'static str);
+
+/// Which network a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// The host's. The default here: a container on a trading host that needs a network needs this one.
+    Host,
+    /// None but its own loopback.
+    None,
+}
+
+/// When a container that ended is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Restart {
+    /// Never.
+    #[default]
+    #[serde(rename = "no")]
+    No,
+    /// Always.
+    #[serde(rename = "always", alias = "unless-stopped")]
+    Always,
+    /// If it failed.
+    #[serde(rename = "on-failure")]
+    OnFailure,
+}
+
+/// What another service must be before one starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Started.
+    #[default]
+    ServiceStarted,
+    /// Healthy, by its health check.
+    ServiceHealthy,
+    /// Ended with 0.
+    ServiceCompletedSuccessfully,
+}
+
+/// Whether a changed service's old container ends before the new one starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// It does.
+    #[default]
+    StopFirst,
+    /// It runs until the new one has proved itself.
+    StartFirst,
+}
+
+/// What becomes of a version that does not prove itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureAction {
+    /// The one before comes back. The default here.
+    #[default]
+    Rollback,
+    /// It stays.
+    Continue,
+}
+
+/// A directory of the host inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bind {
+    /// On the host.
+    pub source: String,
+    /// In the container.
+    pub target: String,
+    /// Whether it can't be written to.
+    pub read_only: bool,
+    /// What is mounted there first, if it is on another host.
+    pub remote: Option<Remote>,
+}
+
+/// A directory in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tmpfs {
+    /// In the container.
+    pub target: String,
+    /// Bytes, at most.
+    pub bytes: u64,
+    /// Access, in octal digits.
+    pub mode: String,
+}
+
+/// A limit of a process (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE` and the like.
+    pub name: String,
+    /// What a process has.
+    pub soft: u64,
+    /// What it may raise it to.
+    pub hard: u64,
+}
+
+/// What is done with a container, and not what it is: another conduct makes no other container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conduct {
+    /// When it is started again.
+    pub restart: Restart,
+    /// The signal that asks it to end.
+    pub stop_signal: u32,
+    /// How long it has for that.
+    pub stop_grace: Duration,
+    /// What other services must be before it starts.
+    pub depends_on: BTreeMap<String, Condition>,
+    /// How one knows that it is well.
+    pub health: Option<Health>,
+    /// What becomes of a version that does not prove itself.
+    pub failure_action: FailureAction,
+    /// How long it has for that.
+    pub monitor: Duration,
+    /// How a changed one takes the place of the old one.
+    pub order: Order,
+    /// How one that runs beside the old one is judged.
+    pub canary: Option<Canary>,
+    /// The signal that says that a secret is another one now.
+    pub secret_signal: Option<u32>,
+}
+
+/// A service as declared. Holding one proves that its values are in their ranges and that it asks for
+/// housekeeping cores only.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Service {
+    /// Its name: letters, digits, `-`, `_`.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// Instead of the image's entry point.
+    pub entrypoint: Option<Vec<String>>,
+    /// Whether another program comes before it, which takes leave of its children.
+    pub init: bool,
+    /// Arguments.
+    pub command: Vec<String>,
+    /// `NAME=value`.
+    pub environment: Vec<String>,
+    /// User and group number.
+    pub user: (u32, u32),
+    /// Where it starts.
+    pub working_dir: String,
+    /// What it calls its host.
+    pub hostname: String,
+    /// Whether its root can't be written to.
+    pub read_only: bool,
+    /// Capabilities of its root.
+    pub capabilities: Vec<String>,
+    /// Limits of its processes.
+    pub rlimits: Vec<Rlimit>,
+    /// Settings of its own network.
+    pub sysctls: BTreeMap<String, String>,
+    /// Directories of the host.
+    pub binds: Vec<Bind>,
+    /// Directories in memory.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Bytes of `/dev/shm`.
+    pub shm_bytes: u64,
+    /// Ports that the file names, and which are used in their place in the second slot.
+    pub ports: BTreeMap<u16, u16>,
+    /// Secrets, below `/run/secrets`.
+    pub secrets: Vec<Secret>,
+    /// Texts of the compose file.
+    pub configs: Vec<Config>,
+    /// Its network.
+    pub network: NetworkMode,
+    /// CPUs it may use.
+    pub cpuset: String,
+    /// Thousandths of a CPU that it may use in all.
+    pub cpu_millis: Option<u64>,
+    /// Its share where CPUs are short: 1 to 10000, 100 without it.
+    pub cpu_weight: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Bytes that are not taken from it while it uses them.
+    pub memory_min_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<i64>,
+    /// What it may ask of disks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskLimit>,
+    /// Bytes of huge pages, by their size; none without it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub huge_pages: BTreeMap<String, u64>,
+    /// What is done with it.
+    #[serde(skip)]
+    pub conduct: Conduct,
+    /// What it was read from, in YAML.
+    #[serde(skip)]
+    pub source: String,
+}
+
+/// Directories of the host that containers may see.
+const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", VOLUMES, "/usr/share/quietcore/"];
+
+/// The same, to read only: the engine's journal and the copies of it.
+const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcore/agent/journal/"];
+
+/// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
+/// reaches them is this host's operator, or more.
+const OWN: [&str; 10] =
+    ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault", "volumes"];
+
+/// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
+pub fn is_bindable(path: &str, read_only: bool) -> bool {
+    let under = |roots: &[&str]| roots.iter().any(|root| format!("{path}/").starts_with(root));
+    let plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    let own = path.strip_prefix("/run/quietcore").map(|rest| rest.trim_start_matches('/'));
+    let is_own = own.is_some_and(|rest| {
+        let first = rest.split('/').next().unwrap_or_default();
+        // All of it has them too.
+        first.is_empty() || OWN.contains(&first)
+    });
+    plain && !is_own && (under(&BIND_ROOTS) || read_only && under(&READ_ROOTS))
+}
+
+/// Where containers keep what is theirs.
+pub const VOLUMES: &str = "/var/lib/quietcore/volumes/";
+
+/// Reads a compose file for a host with these cores.
+///
+/// # Errors
+/// [`ComposeError`] names line or key, and the remedy.
+pub fn parse(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
+    parse_text(text, cores).map_err(|error| match error_lines::line_of(text, &error.to_string()) {
+        Some(line) => ComposeError::At { line, error: error.into() },
+        None => error,
+    })
+}
+
+fn parse_text(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError> {
+    let limit = |what, found, max| match found > max {
+        true => Err(ComposeError::Limit { what, found, max }),
+        false => Ok(()),
+    };
+    limit("bytes of the file", text.len() as u64, COMPOSE_LEN_MAX)?;
+    let schema = |error: serde_yaml_ng::Error| ComposeError::Schema(error.to_string());
+    alias_expansion::check(text, COMPOSE_SIZE_MAX).map_err(schema)?;
+    let mut file: Value = serde_yaml_ng::from_str(text).map_err(schema)?;
+    let merged = file.apply_merge();
+    merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
+    let (services, top) = top_level(file)?;
+    limit("services", services.len() as u64, SERVICES_MAX as u64)?;
+    top_level::check_top(&top)?;
+    let (mut read, mut left) = (Vec::new(), COMPOSE_SIZE_MAX);
+    for (name, mut value) in services {
+        top_level::put_in(&name, &mut value, &top, &mut left)?;
+        read.push(parse_value(&name, value, cores)?);
+    }
+    read.sort_by(|a: &Service, b| a.name.cmp(&b.name));
+    check_dependencies(&read)?;
+    Ok(read)
+}
+
+/// Reads what [`Service::source`] has.
+///
+/// # Errors
+/// [`ComposeError`]: it was accepted by a release that took more.
+pub fn parse_one(name: &str, source: &str, cores: &CorePlan) -> Result<Service, ComposeError> {
+    let value =
+        serde_yaml_ng::from_str(source).map_err(|error| ComposeError::Schema(error.to_string()))?;
+    parse_value(name, value, cores)
+}
+
+fn parse_value(name: &str, mut value: Value, cores: &CorePlan) -> Result<Service, ComposeError> {
+    if let Value::Mapping(keys) = &mut value {
+        // Extensions of others; ours is read.
+        keys.retain(|key, _| {
+            key.as_str().is_none_or(|k| !k.starts_with("x-") || k == "x-quietcore")
+        });
+    }
+    let source = serde_yaml_ng::to_string(&value);
+    let source = source.map_err(|error| ComposeError::Schema(error.to_string()))?;
+    let raw = serde_yaml_ng::from_value(value).map_err(|error| refused(name, &error))?;
+    Checker { name, cores }.check(&raw, source)
+}
+
+fn refused(name: &str, error: &serde_yaml_ng::Error) -> ComposeError {
+    let said = error.to_string();
+    let never =
+        schema::NEVER.iter().find(|(key, _)| said.starts_with(&format!("unknown field `{key}`")));
+    ComposeError::Schema(match never {
+        Some((key, remedy)) => format!("services.{name}.{key}: not supported: {remedy}"),
+        None => format!("services.{name}: {said}"),
+    })
+}
+
+/// The services of a file, and what they use of its top, if the other keys say nothing that is not supported.
+fn top_level(file: Value) -> Result<(Vec<(String, Value)>, Mapping), ComposeError> {
+    let refuse = |what: String| Err(ComposeError::Schema(what));
+    let Value::Mapping(file) = file else { return refuse("a file has the key services".into()) };
+    let (mut found, mut top) = (None, Mapping::new());
+    for (key, value) in file {
+        match key.as_str() {
+            Some("services") => found = Some(value),
+            Some("volumes" | "configs" | "secrets") => drop(top.insert(key, value)),
+            Some("name" | "version") => {}
+            Some(key) if key.starts_with("x-") => {}
+            other => {
+                let key = other.unwrap_or("?");
+                let known = "name, services, volumes, configs and secrets";
+                return refuse(format!("{key}: unknown key; there are {known}"));
+            }
+        }
+    }
+    let Some(Value::Mapping(services)) = found else {
+        return refuse("services: a mapping of names to services is expected".into());
+    };
+    let named = |(key, value): (Value, Value)| Some((key.as_str()?.to_owned(), value));
+    Ok((services.into_iter().filter_map(named).collect(), top))
+}
+
+/// Every service that another waits for is there, and none waits for itself.
+fn check_dependencies(services: &[Service]) -> Result<(), ComposeError> {
+    let refuse = |service: &Service, value: &str, remedy: String| ComposeError::Value {
+        service: service.name.clone(),
+        key: "depends_on",
+        value: value.into(),
+        remedy,
+    };
+    let find = |name: &str| services.iter().find(|service| service.name == name);
+    for service in services {
+        for (name, condition) in &service.conduct.depends_on {
+            let Some(other) = find(name) else {
+                return Err(refuse(service, name, "there is no such service".into()));
+            };
+            if *condition == Condition::ServiceHealthy && other.conduct.health.is_none() {
+                return Err(refuse(service, name, format!("{name} has no healthcheck")));
+            }
+        }
+        let (mut seen, mut next) = (BTreeSet::new(), vec![service]);
+        while let Some(one) = next.pop() {
+            for other in one.conduct.depends_on.keys().filter_map(|name| find(name)) {
+                if other.name == service.name {
+                    return Err(refuse(service, &one.name, "it waits for itself".into()));
+                }
+                if seen.insert(&other.name) {
+                    next.push(other);
+                }
+            }
+        }
+    }
+    Ok(())
+}

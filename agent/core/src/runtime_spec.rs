@@ -1,0 +1,274 @@
+//! A service as an OCI runtime specification. containerd's native API adds nothing of its own, so that
+//! everything a container may do stands here: no default seccomp profile, no default masked path.
+
+use crate::compose::disks::DiskLimit;
+use crate::compose::{NetworkMode, Service};
+use crate::instance::Instance;
+
+use oci_spec::image::ImageConfiguration;
+use serde_json::{Value, json};
+
+use std::path::PathBuf;
+
+/// The cgroup above all containers.
+pub const CGROUP: &str = "/quietcore-containers";
+
+/// System calls that no container gets, whatever its capabilities. io_uring is among them because its
+/// SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the kernel itself.
+const DENIED: &[&str] = &[
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "bpf",
+    "perf_event_open",
+    "kexec_load",
+    "kexec_file_load",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "create_module",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "move_mount",
+    "open_tree",
+    "fsopen",
+    "fsmount",
+    "fsconfig",
+    "fspick",
+    "mount_setattr",
+    "swapon",
+    "swapoff",
+    "reboot",
+    "settimeofday",
+    "clock_settime",
+    "adjtimex",
+    "clock_adjtime",
+    "keyctl",
+    "add_key",
+    "request_key",
+    "ptrace",
+    "process_vm_writev",
+    "userfaultfd",
+    "open_by_handle_at",
+    "setns",
+];
+
+/// Paths of /proc and /sys that say or do too much; Docker's list.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The specification of the container of that name, made from an image, with what is brought into it.
+pub fn spec(
+    name: &str,
+    instance: &Instance,
+    brought: &[Delivered],
+    facts: &Facts,
+    image: &ImageConfiguration,
+) -> Value {
+    let service = &instance.service;
+    let capabilities = &service.capabilities;
+    let rlimits = service.rlimits.iter();
+    let rlimits: Vec<Value> = rlimits
+        .map(|limit| json!({ "type": limit.name, "soft": limit.soft, "hard": limit.hard }))
+        .collect();
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
+    if service.network == NetworkMode::None {
+        namespaces.push("network");
+    }
+    let namespaces: Vec<Value> =
+        namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    let terminal = instance.terminal.as_ref().map(|terminal| terminal.size);
+    json!({
+        "ociVersion": "1.1.0",
+        "process": {
+            "terminal": terminal.is_some(),
+            "consoleSize": terminal.map(|it| json!({ "height": it.rows, "width": it.columns })),
+            "user": { "uid": service.user.0, "gid": service.user.1 },
+            "args": arguments(service, image),
+            "env": environment(instance, image),
+            "cwd": service.working_dir,
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+            },
+            "rlimits": rlimits,
+            "noNewPrivileges": true,
+            "oomScoreAdj": 500,
+        },
+        "root": { "path": "rootfs", "readonly": service.read_only },
+        "hostname": service.hostname,
+        "mounts": mounts(service, brought),
+        "linux": {
+            "resources": resources(service, facts),
+            "sysctl": service.sysctls,
+            "cgroupsPath": format!("{CGROUP}/{name}"),
+            "namespaces": namespaces,
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": DENIED, "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }],
+            },
+        },
+    })
+}
+
+/// The agent's own file, where it is on the host and in a container that asks for `init`.
+const INIT: (&str, &str) = ("/usr/bin/quietcore-agent", "/dev/quietcore-init");
+
+fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
+    let config = image.config().as_ref();
+    let from_image = || config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
+    let mut arguments: Vec<String> = match service.init {
+        true => [INIT.1, "init", "--"].map(Into::into).into(),
+        false => Vec::new(),
+    };
+    arguments.extend(service.entrypoint.clone().unwrap_or_else(from_image));
+    match service.command.is_empty() {
+        true => {
+            arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default())
+        }
+        false => arguments.extend(service.command.iter().cloned()),
+    }
+    arguments
+}
+
+fn environment(instance: &Instance, image: &ImageConfiguration) -> Vec<String> {
+    let config = image.config().as_ref();
+    let mut environment = config.and_then(|config| config.env().clone()).unwrap_or_default();
+    environment.extend(instance.service.environment.iter().cloned());
+    if instance.terminal.is_some() && !environment.iter().any(|it| it.starts_with("TERM=")) {
+        // What every terminal understands.
+        environment.push("TERM=xterm".into());
+    }
+    environment
+}
+
+fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
+    let special = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    let shm = format!("size={}", service.shm_bytes);
+    let mut mounts = vec![
+        special("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        special("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
+        special(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+        ),
+        special("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+        special("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        special(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
+    ];
+    // What lies below one of them comes after it.
+    for tmpfs in &service.tmpfs {
+        let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
+        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
+    }
+    for bind in &service.binds {
+        let access = if bind.read_only { "ro" } else { "rw" };
+        let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
+        mounts.push(special(&bind.target, "bind", &bind.source, &options));
+    }
+    if service.init {
+        let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
+        mounts.push(special(INIT.1, "bind", INIT.0, &options));
+    }
+    for (source, target) in brought {
+        let options = ["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
+        mounts.push(special(target, "bind", &source.to_string_lossy(), &options));
+    }
+    if service.network == NetworkMode::Host {
+        // The host's namespace has the host's sysfs; it can only be bound, not mounted anew.
+        mounts[4] = special("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
+    }
+    mounts
+}
+
+/// `io.latency`, a line for each disk.
+fn latency(facts: &Facts) -> Option<String> {
+    let lines = facts.disks.iter().filter_map(|(major, minor, limit)| {
+        Some(format!("{major}:{minor} target={}", limit.latency_micros?))
+    });
+    Some(lines.collect::<Vec<_>>().join("\n")).filter(|lines| !lines.is_empty())
+}
+
+/// Limits. Every container has a cpuset: the housekeeping cores or fewer.
+fn resources(service: &Service, facts: &Facts) -> Value {
+    let mut resources = json!({
+        "cpu": { "cpus": service.cpuset },
+        "devices": [{ "allow": false, "access": "rwm" }],
+    });
+    if let Some(millis) = service.cpu_millis {
+        resources["cpu"]["quota"] = json!(millis * 100);
+        resources["cpu"]["period"] = json!(100_000);
+    }
+    if let Some(bytes) = service.memory_bytes {
+        // There is no swap on a host (kernel-config/tuning.toml), and our own kernel knows of none: a limit of it would be
+        // a file that is not there.
+        resources["memory"] = json!({ "limit": bytes });
+    }
+    if let Some(pids) = service.pids {
+        resources["pids"] = json!({ "limit": pids });
+    }
+    // cgroup v2's own files: what the specification calls a reservation of memory is memory.low, which only asks.
+    let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
+    let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
+    let files = weight.into_iter().chain(memory).map(|(file, value)| (file, value.to_string()));
+    let latency = latency(facts).map(|lines| ("io.latency", lines));
+    let unified: serde_json::Map<String, Value> =
+        files.chain(latency).map(|(file, value)| (file.to_owned(), json!(value))).collect();
+    // The engine's are everybody's otherwise: who maps one first has it.
+    let limits = facts.huge_pages.iter().map(|size| {
+        let bytes = service.huge_pages.get(size).copied().unwrap_or(0);
+        json!({ "pageSize": size, "limit": bytes })
+    });
+    resources["hugepageLimits"] = limits.collect();
+    if !facts.disks.is_empty() {
+        let throttle = |rate: fn(&DiskLimit) -> Option<u64>| -> Value {
+            let limits = facts.disks.iter().filter_map(|(major, minor, limit)| {
+                Some(json!({ "major": major, "minor": minor, "rate": rate(limit)? }))
+            });
+            limits.collect()
+        };
+        resources["blockIO"] = json!({
+            "throttleReadBpsDevice": throttle(|limit| limit.read_bytes),
+            "throttleWriteBpsDevice": throttle(|limit| limit.write_bytes),
+            "throttleReadIOPSDevice": throttle(|limit| limit.reads),
+            "throttleWriteIOPSDevice": throttle(|limit| limit.writes),
+        });
+    }
+    resources["unified"] = Value::Object(unified);
+    resources
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Sizes of huge pages, as cgroup files are named.
+    pub huge_pages: Vec<String>,
+    /// Limits of disks, with their major and minor numbers.
+    pub disks: Vec<(u32, u32, DiskLimit)>,
+}
+
+/// A file or directory to be bound into a container, read-only: where it is, and where it is to be.
+pub type Delivered = (PathBuf, String);

@@ -1,0 +1,249 @@
+//! The local socket: one line of JSON in, one line out. Root asks for itself; the network's side of the agent says for
+//! whom, and the agent decides whether they may.
+
+use crate::audit_log::AuditLog;
+use crate::pcap_client::capture;
+use crate::risk_limits as limits;
+use abi::control::{ControlPage, Orders};
+use abi::shards::shard_pages;
+use agent_core::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
+use agent_core::protocol::{Call, Request, Response, Role};
+use agent_host::engine_pages;
+use agent_host::terminal::type_into;
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+/// A request for the agent's main loop, with the way back.
+pub type Asked = (Request, oneshot::Sender<Response>);
+
+/// What every connection needs.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// The engine's pages.
+    pub pages: PathBuf,
+    /// Terminals of containers.
+    pub terminals: PathBuf,
+    /// The main loop.
+    pub to_agent: mpsc::Sender<Asked>,
+    /// Who changed what.
+    pub audit: AuditLog,
+    /// The user of the network's side, if there is one: it is no root, and asks for others.
+    pub network: Option<u32>,
+    /// Whose refusals were written down a moment ago.
+    pub refused: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+/// Takes requests until the agent ends, on a thread of its own: the kill switch waits for nothing that the main loop
+/// does, be it a signature, a compose file or a disk that hangs. What comes back is why it could not go on.
+pub fn start(path: PathBuf, desk: Desk) -> oneshot::Receiver<io::Error> {
+    let (give, failed) = oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let ended = runtime.and_then(|runtime| runtime.block_on(serve(&path, desk)));
+        let _ = give.send(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+    });
+    failed
+}
+
+async fn serve(path: &Path, desk: Desk) -> io::Result<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    if let Some(network) = desk.network {
+        chown(path, None, Some(network))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(answer(stream, desk.clone()));
+    }
+}
+
+async fn answer(stream: UnixStream, desk: Desk) -> io::Result<()> {
+    // Only who may open the socket is here: root, and the network's side.
+    let for_others = Some(stream.peer_cred()?.uid()) == desk.network;
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = String::new();
+        let len = (&mut read).take(REQUEST_LEN_MAX).read_line(&mut line).await?;
+        if len == 0 {
+            return Ok(());
+        }
+        let call = match for_others {
+            true => serde_json::from_str(&line),
+            false => serde_json::from_str(&line).map(|request| Call {
+                who: "root".into(),
+                role: Role::Admin,
+                request,
+            }),
+        };
+        let response = match call {
+            Ok(call) => desk.admit(call).await,
+            Err(error) => Response::Error(format!("request: {error}")),
+        };
+        let mut text = serde_json::to_string(&response)?;
+        text.push('\n');
+        write.write_all(text.as_bytes()).await?;
+    }
+}
+
+impl Desk {
+    async fn admit(&self, call: Call) -> Response {
+        let Call { who, role, request } = call;
+        let (is_change, shown) = (request.is_change(), request.for_audit());
+        if role < request.role() {
+            let (is, wanted) = (name(role), name(request.role()));
+            let why = format!("{who} is {is}, and this is for {wanted}");
+            if self.is_to_be_told(&who) {
+                self.write_down(&who, shown, Some(&why)).await;
+            }
+            return Response::Forbidden(why);
+        }
+        let response = self.handle(request).await;
+        if is_change {
+            self.write_down(&who, shown, response.error()).await;
+        }
+        response
+    }
+
+    /// On disk, which may hang; the next kill does not wait for that.
+    async fn write_down(&self, who: &str, shown: serde_json::Value, refused: Option<&str>) {
+        let (audit, who) = (self.audit.clone(), who.to_owned());
+        let refused = refused.map(ToOwned::to_owned);
+        let write = move || audit.write(&who, shown, refused.as_deref());
+        if let Err(error) = tokio::task::spawn_blocking(write).await.expect("it does not panic") {
+            warn!("audit: {error}");
+        }
+    }
+
+    /// Who may not change this host could otherwise fill its log.
+    fn is_to_be_told(&self, who: &str) -> bool {
+        let mut refused = self.refused.lock().expect("nobody panics with it");
+        let now = Instant::now();
+        refused.retain(|_, told| now.duration_since(*told) < AUDIT_REFUSALS);
+        refused.insert(who.to_owned(), now).is_none()
+    }
+
+    async fn handle(&self, request: Request) -> Response {
+        match request {
+            // The kill switch waits for nothing, least of all for a containerd that hangs.
+            Request::Control { kill, drain } => tell_engines(&self.pages, kill, drain),
+            Request::Limits { shard, changes } => {
+                match engine_pages::pages_of(&self.pages, shard.as_deref()) {
+                    Ok(pages) => limits::change(&pages, &changes).await,
+                    Err(why) => Response::Error(why),
+                }
+            }
+            Request::Audit { count } => {
+                let audit = self.audit.clone();
+                let read = tokio::task::spawn_blocking(move || audit.last(count));
+                Response::Audit(read.await.expect("it does not panic"))
+            }
+            Request::Type { name, keys } => {
+                let typed = STANDARD.decode(&keys).context("keys: no base64");
+                match typed.and_then(|keys| type_into(&self.terminals, &name, &keys)) {
+                    Ok(()) => Response::Done,
+                    Err(error) => Response::Error(format!("{error:#}")),
+                }
+            }
+            Request::Capture(wanted) => match capture(&self.pages, &wanted).await {
+                Ok(taken) => Response::Captured(STANDARD.encode(taken)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
+            other => ask(other, &self.to_agent).await,
+        }
+    }
+}
+
+fn name(role: Role) -> &'static str {
+    match role {
+        Role::Reader => "a reader",
+        Role::Operator => "an operator",
+        Role::Admin => "an admin",
+    }
+}
+
+/// Tells every shard. Kill and drain add up; neither lifts the other. Only asking for neither clears both.
+fn tell_engines(pages: &Path, kill: bool, drain: bool) -> Response {
+    let all = shard_pages(pages);
+    if all.is_empty() {
+        let root = pages.display();
+        return Response::Error(format!("{root}: the engine has not run since the boot"));
+    }
+    let mut failed = None;
+    for (shard, directory) in all {
+        let page = match ControlPage::open_existing(&directory.join("control")) {
+            Ok(page) => page,
+            // The others are told all the same.
+            Err(error) => {
+                failed = Some(Response::Error(error.to_string()));
+                continue;
+            }
+        };
+        let now = page.orders();
+        let resume = !kill && !drain;
+        let orders = Orders {
+            kill: !resume && (kill || now.kill),
+            drain: !resume && (drain || now.drain),
+            ..now
+        };
+        page.set(orders);
+        warn!(shard, kill = orders.kill, drain = orders.drain, "engine control changed");
+    }
+    failed.unwrap_or(Response::Done)
+}
+
+async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
+    let (back, answer) = oneshot::channel();
+    let stopping = || Response::Error("the agent is stopping".into());
+    match to_agent.send((request, back)).await {
+        Ok(()) => answer.await.unwrap_or_else(|_| stopping()),
+        Err(_) => stopping(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+
+    /// The way to a main loop that nobody runs: this thread does not even have a runtime.
+    #[test]
+    fn the_kill_switch_is_pulled_while_the_main_loop_hangs() {
+        let directory =
+            std::env::temp_dir().join(format!("quietcore-server-{}", std::process::id()));
+        let (pages, path) = (directory.join("pages"), directory.join("agent.sock"));
+        std::fs::create_dir_all(&pages).unwrap();
+        let control = ControlPage::open(&pages.join("control")).unwrap();
+        abi::counters::CountersPage::create(&pages.join("counters")).unwrap();
+        let (to_agent, _hangs) = mpsc::channel(1);
+        let audit = AuditLog::at(&directory.join("audit.jsonl"));
+        let (terminals, refused) = (directory.join("terminals"), Default::default());
+        let desk = Desk { pages, terminals, to_agent, audit, network: None, refused };
+        let _failed = start(path.clone(), desk);
+        let connected = std::iter::repeat_with(|| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::os::unix::net::UnixStream::connect(&path)
+        });
+        let socket = connected.take(1000).find_map(Result::ok).unwrap();
+        let kill = Request::Control { kill: true, drain: false };
+        writeln!(&socket, "{}", serde_json::to_string(&kill).unwrap()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(&socket).read_line(&mut answer).unwrap();
+        assert_eq!(serde_json::from_str::<Response>(&answer).unwrap(), Response::Done);
+        assert!(control.orders().kill);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,481 @@
+//! The agent's main loop: compare, act, report; once a second and whenever containerd says that
+//! something happened.
+
+/// Check of the API's configuration.
+mod api_check;
+mod apply;
+mod converge;
+mod debug_containers;
+mod desired_state;
+/// What this host remembers of it.
+mod desired_store;
+/// Probes.
+mod probe_client;
+mod remote_volumes;
+mod rollouts;
+mod secret_rotation;
+mod staged_apply;
+mod vault_secrets;
+
+use crate::audit_log::AuditLog;
+use crate::containerd::Containerd;
+use crate::journal_archive;
+use agent_core::compose::Service;
+use agent_core::protocol::types;
+use agent_host::engine_pages::Events;
+use agent_host::events::EventLog;
+use agent_host::update::progress_files::read_update;
+
+use crate::agent_socket;
+use crate::agent_socket::{Asked, Desk};
+use crate::core_interference;
+use crate::image_manager::Supply;
+use crate::resolver;
+use crate::secrets;
+use crate::secrets::Secrets;
+use crate::update_request;
+use abi::control::ControlPage;
+use abi::hostplan::CorePlan;
+use abi::shards::alive_pages;
+use agent_core::health::{Book, Look};
+use agent_core::instance::Instance;
+use agent_core::limits::{
+    CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL,
+};
+use agent_core::plan::{History, Observed};
+use agent_core::protocol::types::CoreCounts;
+use agent_core::protocol::{Request, Response};
+use agent_core::rollout::Memory;
+use agent_core::status::{Container, Core, Engine, Status};
+use agent_host::files::cut;
+use agent_host::hot_partition;
+use agent_host::images::policy::Policy;
+use agent_host::images::wanted;
+use agent_host::terminal;
+use agent_host::update;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::reconcile::apply::How;
+use crate::reconcile::debug_containers::Throwaway;
+use crate::reconcile::desired_state::Follower;
+use crate::reconcile::remote_volumes::RemoteDesk;
+use crate::reconcile::vault_secrets::VaultDesk;
+
+/// A version of a service that is to prove itself.
+#[derive(Debug, Clone, Default)]
+struct Trial {
+    fingerprint: String,
+    since: Duration,
+    starts: u32,
+    not_made: u32,
+}
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The compose file of the image.
+    pub compose: PathBuf,
+    /// The one that `qctl apply` left.
+    pub applied: PathBuf,
+    /// Which versions of services have proved themselves, and which have not.
+    pub versions: PathBuf,
+    /// What happened.
+    pub events: PathBuf,
+    /// Image archives that came with the OS.
+    pub archives: PathBuf,
+    /// What is kept of other images, and what is wanted.
+    pub images: wanted::Places,
+    /// Containers' output.
+    pub logs: PathBuf,
+    /// The engine's pages.
+    pub pages: PathBuf,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// Our own.
+    pub socket: PathBuf,
+    /// The host plan.
+    pub host_plan: PathBuf,
+    /// The engine's journal.
+    pub journal: PathBuf,
+    /// Where its files are kept.
+    pub archive: PathBuf,
+    /// Where secrets are opened, in memory.
+    pub private: PathBuf,
+    /// Where services with several ports say which they have.
+    pub ports: PathBuf,
+    /// Where the API reads its configuration.
+    pub api: PathBuf,
+    /// The one that this host was given.
+    pub api_credential: Option<PathBuf>,
+    /// Credentials of this process.
+    pub credentials: Option<PathBuf>,
+    /// What updates work with.
+    pub update: update::Places,
+}
+
+/// The running agent.
+pub struct Agent {
+    paths: Paths,
+    cores: CorePlan,
+    declared: Vec<Service>,
+    /// What is to run: what is declared, but for versions that have failed, and beside those on trial.
+    wanted: Vec<Instance>,
+    secrets: Secrets,
+    versions: Memory,
+    /// Trials of services: the version, when it began, how often it was started.
+    trials: BTreeMap<String, Trial>,
+    health: Book,
+    looks: mpsc::Sender<Look>,
+    supply: Supply,
+    follower: Follower,
+    vault: VaultDesk,
+    remote: RemoteDesk,
+    /// Containers that are thrown away, by name.
+    throwaways: BTreeMap<String, Throwaway>,
+    /// When what was applied on trial is taken back.
+    try_until: Option<Duration>,
+    containerd: Option<Containerd>,
+    observed: BTreeMap<String, Observed>,
+    history: BTreeMap<String, History>,
+    problems: BTreeMap<String, String>,
+    started: Instant,
+    counts: BTreeMap<u32, CoreCounts>,
+    engine_pids: Vec<u32>,
+    engine_switches: BTreeMap<u32, u64>,
+    core_status: Vec<Core>,
+    events: Events,
+    log: EventLog,
+    wake: Arc<Notify>,
+    retrying: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// What makes it impossible to start: cores that can't be read, no usable compose file, no socket.
+pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
+    let cores = hot_partition::core_plan()?;
+    let (looks, mut looked) = mpsc::channel::<Look>(64);
+    let mut agent = Agent::new(paths, cores, policy, looks)?;
+    let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
+    let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
+    let audit = AuditLog::at(&agent.paths.versions.with_file_name("audit.jsonl"));
+    // Who asks for others, over the network, is whose its directory is (systemd/base/tmpfiles.d).
+    let network = agent.paths.api.metadata().map_or(0, |directory| directory.uid());
+    let network = Some(network).filter(|user| *user != 0);
+    let refused = Default::default();
+    let terminals = terminal::directory(&socket);
+    let prepared = terminal::prepare(&terminals, network);
+    agent.problem("terminals", prepared.err().map(|error| format!("{error:#}")));
+    let desk = Desk { pages: pages.clone(), terminals, to_agent, audit, network, refused };
+    // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
+    std::thread::spawn(|| beat(pages));
+    let mut serving = agent_socket::start(socket, desk);
+    tokio::spawn(journal_archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let wake = agent.wake.clone();
+    agent.problem("API", agent.start_api().err().map(|error| format!("{error:#}")));
+    update_request::settle(&agent.paths.update);
+    hot_partition::guard(agent.cores.clone(), agent.log.clone());
+    notify_systemd("READY=1");
+    info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => agent.tick().await,
+            () = wake.notified() => agent.reconcile().await,
+            Some(look) = looked.recv() => agent.note_look(&look),
+            Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
+            failed = &mut serving => return Err(failed?).context("local socket"),
+            _ = terminate.recv() => {
+                agent.leave().await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Tells the engines every second that the agent lives, whatever containerd does. There is no page before
+/// the first start.
+fn beat(pages: PathBuf) {
+    loop {
+        for (_, directory) in abi::shards::shard_pages(&pages) {
+            if let Ok(page) = ControlPage::open_existing(&directory.join("control")) {
+                page.beat(agent_host::engine_pages::monotonic_ns());
+            }
+        }
+        std::thread::sleep(HEARTBEAT_INTERVAL);
+    }
+}
+
+/// Tells systemd, if it started us. Source: sd_notify(3).
+fn notify_systemd(state: &str) {
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
+        let sent = std::os::unix::net::UnixDatagram::unbound()
+            .and_then(|from| from.send_to(state.as_bytes(), socket));
+        if let Err(error) = sent {
+            warn!("tell systemd: {error}");
+        }
+    }
+}
+
+impl Agent {
+    fn new(
+        paths: Paths,
+        cores: CorePlan,
+        policy: Policy,
+        looks: mpsc::Sender<Look>,
+    ) -> Result<Self> {
+        let log = EventLog::at(&paths.events);
+        let (archives, images) = (paths.archives.clone(), paths.images.clone());
+        let supply = Supply::new(archives, images, policy, log.clone())?;
+        let sealed = paths.versions.with_file_name("secrets");
+        let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
+        let follower = paths.versions.with_file_name("desired.json");
+        let follower = Follower::new(paths.credentials.as_deref(), &follower);
+        let vault = VaultDesk::new(paths.credentials.as_deref());
+        let mut agent = Self {
+            secrets,
+            paths,
+            cores,
+            declared: Vec::new(),
+            wanted: Vec::new(),
+            versions: Memory::default(),
+            trials: BTreeMap::new(),
+            health: Book::default(),
+            looks,
+            supply,
+            follower,
+            vault,
+            remote: RemoteDesk::default(),
+            throwaways: BTreeMap::new(),
+            try_until: None,
+            containerd: None,
+            observed: BTreeMap::new(),
+            history: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            started: Instant::now(),
+            counts: BTreeMap::new(),
+            engine_pids: Vec::new(),
+            engine_switches: BTreeMap::new(),
+            core_status: Vec::new(),
+            events: Events::default(),
+            log,
+            wake: Arc::new(Notify::new()),
+            retrying: None,
+            watching: None,
+        };
+        let is_another = agent.settle_staged();
+        agent.declared = agent.load()?;
+        agent.remember();
+        if is_another {
+            agent.versions.declare(&agent.declared);
+            if let Err(error) = agent.write_versions() {
+                warn!("{error:#}");
+            }
+        }
+        agent.settle_desired();
+        Ok(agent)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn tick(&mut self) {
+        self.sample();
+        self.end_try();
+        self.end_debugs();
+        self.follow();
+        self.reconcile().await;
+        // Whom a secret is given to has been seen by then.
+        self.take_from_vault().await;
+    }
+
+    /// Says a problem once, not every second.
+    fn problem(&mut self, about: &str, what: Option<String>) {
+        let what = what.map(|text| cut(&text, EVENT_TEXT_MAX));
+        let before = self.problems.get(about);
+        if before != what.as_ref() {
+            match &what {
+                Some(text) => self.log.say(types::Level::Error, about, text),
+                None => self.log.say(types::Level::Info, about, "is well again"),
+            }
+        }
+        match what {
+            Some(text) => self.problems.insert(about.into(), text),
+            None => self.problems.remove(about),
+        };
+    }
+
+    /// Looks again soon; one such look is enough.
+    fn retry(&mut self) {
+        if self.retrying.as_ref().is_some_and(|retry| !retry.is_finished()) {
+            return;
+        }
+        let wake = self.wake.clone();
+        let retry = async move {
+            tokio::time::sleep(CONTAINERD_RETRY).await;
+            wake.notify_one();
+        };
+        self.retrying = Some(tokio::spawn(retry));
+    }
+
+    async fn reconcile(&mut self) {
+        let plan = hot_partition::check_plan(&self.paths.host_plan, &self.cores);
+        self.problem("host plan", plan.err());
+        let partition = if hot_partition::stands(&self.cores) {
+            Ok(())
+        } else {
+            hot_partition::apply(&self.cores)
+        };
+        self.problem("hot partition", partition.err().map(|error| error.to_string()));
+        let resolver = resolver::update();
+        self.problem("name servers", resolver.err().map(|error| format!("{error:#}")));
+        let done = self.reconcile_containers().await;
+        if done.is_err() {
+            self.containerd = None;
+            self.retry();
+        }
+        self.mend_api();
+        self.problem("containers", done.err().map(|error| format!("{error:#}")));
+        self.events.report(&self.paths.pages);
+    }
+
+    /// The engines that run.
+    fn engines(&self) -> Vec<Engine> {
+        let pages =
+            alive_pages(&self.paths.pages, agent_host::engine_pages::monotonic_ns()).into_iter();
+        pages.map(|(shard, page)| Engine::read(shard, &page)).collect()
+    }
+
+    /// Takes the counts of every core and what they grew by.
+    fn sample(&mut self) {
+        let counts = core_interference::sample();
+        let engines = self.engines();
+        let pids: Vec<u32> = engines.iter().map(|engine| engine.pid).collect();
+        let engine_cpus: Vec<u32> = engines.iter().filter_map(|engine| engine.cpu).collect();
+        let mut own = BTreeMap::new();
+        for (cpu, switches) in
+            pids.iter().flat_map(|pid| core_interference::switches_of(*pid as i32))
+        {
+            *own.entry(cpu).or_default() += switches;
+        }
+        let same_engine = pids == self.engine_pids;
+        let before: BTreeMap<u32, u64> =
+            self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
+        for (cpu, now) in &counts {
+            let was = self.counts.get(cpu).copied().unwrap_or(*now);
+            let grown = |map: &BTreeMap<u32, u64>| map.get(cpu).copied().unwrap_or(0);
+            let own_now = grown(&own).saturating_sub(grown(&self.engine_switches));
+            let switches = now.switches.saturating_sub(was.switches);
+            let foreign =
+                core_interference::foreign_switches(switches, own_now, engine_cpus.contains(cpu));
+            let foreign = if same_engine { foreign } else { 0 };
+            self.core_status.push(Core {
+                cpu: *cpu,
+                hot: self.cores.hot().contains(*cpu),
+                counts: *now,
+                foreign_switches: if same_engine { grown(&before) + foreign } else { 0 },
+                timer_per_second: now.timer.saturating_sub(was.timer),
+                foreign_per_second: foreign,
+            });
+        }
+        self.counts = counts;
+        self.engine_pids = pids;
+        self.engine_switches = own;
+    }
+
+    async fn answer(&mut self, request: Request) -> Response {
+        let done = match request {
+            Request::Status {} => return Response::Status(Box::new(self.status())),
+            Request::Declared {} => return Response::Declared(self.declared_text()),
+            Request::Apply { compose, dry_run, try_seconds, staged } => {
+                let how = How::of(dry_run, try_seconds, staged);
+                let applied = how.and_then(|how| self.apply(&compose, how));
+                return applied
+                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
+            }
+            Request::Keep {} => self.keep(),
+            Request::Debug { compose, seconds, terminal } => {
+                return self
+                    .begin_debug(&compose, seconds, terminal)
+                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
+            }
+            Request::EndDebug { name } => self.end_debug(&name),
+            Request::Terminal { name, size } => self.show_terminal(&name, size).await,
+            Request::Deliver { envelope } => self.deliver(&envelope),
+            Request::Desired { step } => self.step_desired(step),
+            Request::LoadImage { archive } => {
+                return match &mut self.containerd {
+                    None => Response::Error("containerd does not answer".into()),
+                    Some(containerd) => match self.supply.load(containerd, &archive).await {
+                        Ok(name) => Response::Loaded(name),
+                        Err(error) => Response::Error(format!("{error:#}")),
+                    },
+                };
+            }
+            Request::Events { after, count } => {
+                return Response::Events(self.log.after(after, count));
+            }
+            Request::Rollout { name, step } => self.step_rollout(&name, step),
+            Request::Secrets {} => return Response::Secrets(self.secrets.names()),
+            Request::SetSecret { name, secret } => self.set_secret(&name, &secret).await,
+            Request::RemoveSecret { name } => self.remove_secret(&name),
+            Request::Images {} => return Response::Images(self.supply.list(&self.declared)),
+            Request::RemoveImage { name } => self.supply.remove(&name, &self.declared),
+            Request::Update { url } => update_request::start(&self.paths.update, &url).await,
+            Request::Reboot { holding } => update_request::reboot(&self.engines(), holding).await,
+            Request::Control { .. }
+            | Request::Limits { .. }
+            | Request::Audit { .. }
+            | Request::Type { .. }
+            | Request::Capture(_) => {
+                unreachable!("the socket answers these itself")
+            }
+        };
+        done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
+    }
+
+    fn status(&self) -> Status {
+        let engines = self.engines();
+        let containers: Vec<Container> =
+            self.wanted.iter().map(|instance| self.container(instance)).collect();
+        let partition = hot_partition::stands(&self.cores);
+        // A shard that does not run has pages, but none that lives.
+        let expected = abi::shards::shard_pages(&self.paths.pages).len().max(1);
+        let trading = engines.iter().filter(|engine| engine.state == "trading").count() == expected;
+        let running = self.wanted.iter().all(|instance| self.is_up(instance));
+        let running_version = update::Running::read(&self.paths.update.os_release);
+        let version =
+            running_version.map_or(env!("CARGO_PKG_VERSION").into(), |it| it.version.to_string());
+        Status {
+            version,
+            ready: trading && running && partition,
+            healthy: engines.len() == expected && running && partition,
+            update: read_update(&self.paths.update),
+            desired: self.desired_report(),
+            staged: self.is_staged(),
+            sealed: agent_host::data_partition::is_sealed(),
+            partition,
+            engines,
+            cores: self.core_status.clone(),
+            containers,
+            problems: self
+                .problems
+                .iter()
+                .map(|(about, what)| format!("{about}: {what}"))
+                .collect(),
+        }
+    }
+}

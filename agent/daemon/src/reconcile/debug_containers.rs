@@ -1,0 +1,104 @@
+//! Containers that are thrown away: somebody looks around with tools of his own, on housekeeping cores, for a while.
+
+use crate::reconcile::Agent;
+use crate::reconcile::apply::check_host;
+use agent_core::compose;
+use agent_core::compose::Conduct;
+use agent_core::protocol::types;
+
+use agent_core::instance::{Instance, Slot};
+use agent_core::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
+use agent_core::plan::container_of;
+use agent_core::protocol::types::Size;
+use agent_host::terminal;
+use agent_host::terminal::Pipes;
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// One of them. An agent that starts anew knows it no more, and takes it away.
+#[derive(Debug)]
+pub struct Throwaway {
+    pub instance: Instance,
+    until: Duration,
+    _pipes: Option<Pipes>,
+}
+
+impl Agent {
+    /// Starts one from a compose file with one service; returns its name. All that is refused to others is refused to it.
+    pub(super) fn begin_debug(
+        &mut self,
+        compose: &str,
+        seconds: u64,
+        size: Option<Size>,
+    ) -> Result<String> {
+        ensure!((1..=DEBUG_SECONDS_MAX).contains(&seconds), "seconds: 1 to {DEBUG_SECONDS_MAX}");
+        ensure!(
+            self.throwaways.len() < DEBUGS_MAX,
+            "there are {DEBUGS_MAX} already; qctl debug --end NAME ends one"
+        );
+        let mut services = compose::parse(compose, &self.cores)?;
+        let one = services.pop().filter(|_| services.is_empty());
+        let mut service = one.context("a compose file with one service is expected")?;
+        self.supply.check(self.containerd.as_ref(), &service.image)?;
+        check_host(std::slice::from_ref(&service))?;
+        // No name of a service has a point. In the journal it is another one each time.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let names = (now..).map(|number| format!("debug.{number}"));
+        let mut names = names.filter(|name| !self.throwaways.contains_key(name));
+        let name = names.next().context("a number that is free")?;
+        let Conduct { stop_signal, stop_grace, .. } = service.conduct;
+        service.conduct = Conduct { stop_signal, stop_grace, ..Conduct::default() };
+        service.name.clone_from(&name);
+        service.ports.clear();
+        service.memory_min_bytes = None;
+        service.memory_bytes.get_or_insert(DEBUG_MEMORY);
+        service.pids.get_or_insert(DEBUG_PIDS);
+        // Nobody relies on it.
+        let mut instance = Instance::new(&service, Slot::Blue, false);
+        let terminals = terminal::directory(&self.paths.socket);
+        let terminal =
+            size.map(|size| terminal::terminal_of(&terminals, &name, size)).transpose()?;
+        let pipes = terminal.clone().map(Pipes::make).transpose()?;
+        instance.terminal = terminal;
+        let until = self.now() + Duration::from_secs(seconds);
+        self.throwaways.insert(name.clone(), Throwaway { instance, until, _pipes: pipes });
+        let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
+        self.log.say(types::Level::Info, &format!("container {name}"), &text);
+        self.change_throwaways();
+        Ok(name)
+    }
+
+    /// Somebody looks at the terminal of one, in this size.
+    pub(super) async fn show_terminal(&self, name: &str, size: Option<Size>) -> Result<()> {
+        let there = self.throwaways.get(name).filter(|it| it.instance.terminal.is_some());
+        let there = there.with_context(|| format!("there is no {name} with a terminal"))?;
+        let found = container_of(&self.observed, &there.instance);
+        if let (Some(size), Some((name, _)), Some(containerd)) = (size, found, &self.containerd) {
+            containerd.resize(name, size).await?;
+        }
+        Ok(())
+    }
+
+    /// Throws one away.
+    pub(super) fn end_debug(&mut self, name: &str) -> Result<()> {
+        let there = self.throwaways.remove(name);
+        there.with_context(|| format!("there is no {name}; qctl status shows those that run"))?;
+        self.change_throwaways();
+        Ok(())
+    }
+
+    /// Throws away those whose time is over.
+    pub(super) fn end_debugs(&mut self) {
+        let (now, before) = (self.now(), self.throwaways.len());
+        self.throwaways.retain(|_, throwaway| now < throwaway.until);
+        if self.throwaways.len() < before {
+            self.change_throwaways();
+        }
+    }
+
+    fn change_throwaways(&mut self) {
+        self.wanted = self.instances();
+        self.supply.changed();
+        self.wake.notify_one();
+    }
+}

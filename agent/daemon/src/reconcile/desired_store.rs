@@ -1,0 +1,303 @@
+//! What this host was told to run, over restarts: the one that is applied and the one that waits, and whether somebody holds
+//! it. An older one than was here is never taken.
+
+use agent_core::desired::{Config, Desired, Report};
+use agent_host::files::write_whole;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One that was taken: kept as it came, and opened anew with the keys that this host has now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    envelope: String,
+    /// Somebody brought it; what is looked at may be behind.
+    by_hand: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Memory {
+    held: bool,
+    applied: Option<Kept>,
+    waiting: Option<Kept>,
+}
+
+/// What became of an envelope.
+#[derive(Debug)]
+pub enum Taken {
+    /// It waits now.
+    New(u64),
+    /// It is here.
+    Same,
+    /// It is not for this host, and why.
+    Refused(anyhow::Error),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Keeper {
+    config: Config,
+    path: PathBuf,
+    memory: Memory,
+    applied: Option<Desired>,
+    waiting: Option<Desired>,
+}
+
+impl Keeper {
+    /// What a file remembers; nothing if there is none. What a key signed that this host does not know any more, or for
+    /// another name, is forgotten.
+    ///
+    /// # Errors
+    /// It is damaged, or can't be read: what was applied is not known, and no older one may be taken for new.
+    pub fn open(config: Config, path: &Path) -> Result<Self> {
+        let mut memory: Memory = match std::fs::read_to_string(path) {
+            Ok(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{}: remove it to begin anew", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Memory::default(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let opened = |kept: &mut Option<Kept>| {
+            let desired = kept.as_ref().and_then(|it| config.open(it.envelope.as_bytes()).ok());
+            if desired.is_none() {
+                *kept = None;
+            }
+            desired
+        };
+        let (applied, waiting) = (opened(&mut memory.applied), opened(&mut memory.waiting));
+        Ok(Self { path: path.into(), memory, applied, waiting, config })
+    }
+
+    /// Where and how often it is looked for.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn remember(&mut self, memory: Memory) -> Result<()> {
+        write_whole(&self.path, &serde_json::to_string(&memory)?)?;
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// Takes an envelope, if it is for this host and newer than what is here. `check` reads its compose file.
+    ///
+    /// # Errors
+    /// It can't be written down; it may be taken later.
+    pub fn take(
+        &mut self,
+        envelope: &[u8],
+        by_hand: bool,
+        check: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<Taken> {
+        let desired = match self.judge(envelope, by_hand, check) {
+            Ok(Some(desired)) => desired,
+            Ok(None) => return Ok(Taken::Same),
+            Err(why) => return Ok(Taken::Refused(why)),
+        };
+        let serial = desired.serial;
+        let envelope = String::from_utf8_lossy(envelope).into_owned();
+        let waiting = Some(Kept { envelope, by_hand });
+        self.remember(Memory { waiting, ..self.memory.clone() })?;
+        self.waiting = Some(desired);
+        Ok(Taken::New(serial))
+    }
+
+    fn judge(
+        &self,
+        envelope: &[u8],
+        by_hand: bool,
+        check: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<Option<Desired>> {
+        let desired = self.config.open(envelope)?;
+        let newest = self.memory.waiting.as_ref().or(self.memory.applied.as_ref());
+        let is_ahead = newest.is_some_and(|newest| newest.by_hand) && !by_hand;
+        if let Some(here) = self.newest() {
+            let (new, old) = (desired.serial, here.serial);
+            if *here == desired || new < old && is_ahead {
+                return Ok(None);
+            }
+            ensure!(
+                new != old,
+                "serial {new} is here with other contents; sign it with a higher one"
+            );
+            ensure!(
+                new > old,
+                "serial {new} is older than {old}, which is here; sign it with a higher one"
+            );
+        }
+        check(&desired.compose).with_context(|| format!("serial {}", desired.serial))?;
+        Ok(Some(desired))
+    }
+
+    /// What is to be applied next, if nothing speaks against it.
+    pub fn due(&self) -> Option<&Desired> {
+        self.waiting.as_ref().filter(|_| self.waits_for().is_none())
+    }
+
+    /// The newest that is here.
+    pub fn newest(&self) -> Option<&Desired> {
+        self.waiting.as_ref().or(self.applied.as_ref())
+    }
+
+    /// What waits.
+    pub fn waiting(&self) -> Option<&Desired> {
+        self.waiting.as_ref()
+    }
+
+    /// What was applied.
+    pub fn applied(&self) -> Option<&Desired> {
+        self.applied.as_ref()
+    }
+
+    /// The newest is applied.
+    ///
+    /// # Errors
+    /// It can't be written down.
+    pub fn applied_now(&mut self) -> Result<()> {
+        if self.waiting.is_some() {
+            let applied = self.memory.waiting.clone();
+            self.remember(Memory { applied, waiting: None, ..self.memory.clone() })?;
+            self.applied = self.waiting.take();
+        }
+        Ok(())
+    }
+
+    /// Holds what comes, or not any more.
+    ///
+    /// # Errors
+    /// It can't be written down.
+    pub fn hold(&mut self, held: bool) -> Result<()> {
+        self.remember(Memory { held, ..self.memory.clone() })
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        match (self.memory.held, self.config.windows.next_after(minute_now())) {
+            (true, _) => Some("qctl desired resume".into()),
+            (false, next) => next,
+        }
+    }
+
+    /// For the status.
+    pub fn report(&self, drift: &[String]) -> Report {
+        let (applied, waiting) = (&self.applied, &self.waiting);
+        Report {
+            name: self.config.name.clone(),
+            url: self.config.url.clone(),
+            serial: applied.as_ref().map(|applied| applied.serial),
+            waiting: waiting.as_ref().map(|waiting| waiting.serial),
+            waits_for: waiting.as_ref().and_then(|_| self.waits_for()),
+            held: self.memory.held,
+            windows: self.config.windows.text(),
+            opens: self.config.windows.next_after(minute_now()),
+            drift: drift.to_vec(),
+        }
+    }
+}
+
+/// This host's clock, in minutes of the Unix epoch.
+fn minute_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+    use ed25519_dalek::pkcs8::EncodePublicKey;
+    use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+
+    fn config(more: &str) -> Config {
+        let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let pem = key.to_public_key_pem(LineEnding::LF).unwrap();
+        let text = format!("version = 1\nname = \"ny4\"\nkeys = ['''{pem}''']\n{more}\n");
+        Config::parse(&text).unwrap()
+    }
+
+    fn keeper(path: &Path, more: &str) -> Keeper {
+        Keeper::open(config(more), path).unwrap()
+    }
+
+    fn envelope(serial: u64, compose: &str) -> Vec<u8> {
+        let desired = Desired { name: "ny4".into(), serial, compose: compose.into() };
+        desired.seal(&SigningKey::from_bytes(&[7; 32])).unwrap().into_bytes()
+    }
+
+    fn path(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        path
+    }
+
+    #[test]
+    fn only_newer_ones_are_taken_over_restarts_too() {
+        let path = path("keeper");
+        let mut first = keeper(&path, "");
+        let taken = first.take(&envelope(5, "a"), false, |_| Ok(())).unwrap();
+        assert!(matches!(taken, Taken::New(5)));
+        assert_eq!(first.due().unwrap().compose, "a");
+        let again = first.take(&envelope(5, "a"), false, |_| Ok(())).unwrap();
+        assert!(matches!(again, Taken::Same));
+        first.applied_now().unwrap();
+        assert!(first.due().is_none());
+        // An agent that starts anew, and who plays an old one to it.
+        let mut next = keeper(&path, "");
+        fn why(taken: Result<Taken>) -> String {
+            match taken.unwrap() {
+                Taken::Refused(why) => format!("{why:#}"),
+                other => format!("{other:?}"),
+            }
+        }
+        let taken = next.take(&envelope(4, "old"), false, |_| Ok(()));
+        assert!(why(taken).contains("older than 5"));
+        let taken = next.take(&envelope(5, "b"), false, |_| Ok(()));
+        assert!(why(taken).contains("with other contents"));
+        let taken = next.take(&envelope(6, "b"), false, |_| anyhow::bail!("line 1: no"));
+        assert!(why(taken).contains("serial 6: line 1"));
+        assert_eq!(next.report(&[]).text(), "ny4 serial 5");
+        // Somebody is ahead of the server, which is no mistake of the server's.
+        next.take(&envelope(7, "c"), true, |_| Ok(())).unwrap();
+        assert!(matches!(next.take(&envelope(6, "b"), false, |_| Ok(())).unwrap(), Taken::Same));
+        assert!(why(next.take(&envelope(6, "b"), true, |_| Ok(()))).contains("older than 7"));
+        // Another key, and nothing of it is believed any more.
+        let other = SigningKey::from_bytes(&[8; 32]).verifying_key();
+        let pem = other.to_public_key_pem(LineEnding::LF).unwrap();
+        let text = format!("version = 1\nname = \"ny4\"\nkeys = ['''{pem}''']\n");
+        let other = Keeper::open(Config::parse(&text).unwrap(), &path).unwrap();
+        assert!(other.newest().is_none());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_held_or_out_of_its_window_waits_and_says_for_what() {
+        let path = path("keeper-held");
+        let mut held = keeper(&path, "");
+        held.hold(true).unwrap();
+        held.take(&envelope(1, "a"), false, |_| Ok(())).unwrap();
+        let held = keeper(&path, "");
+        assert!(held.due().is_none() && held.newest().is_some());
+        assert_eq!(
+            held.report(&[]).text(),
+            "ny4 nothing yet, serial 1 waits for qctl desired resume"
+        );
+        std::fs::remove_file(&path).unwrap();
+        // A minute of some other day.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let days = ["Sat", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri"];
+        let day = days[(now.as_secs() / 86_400 % 7) as usize];
+        let mut closed = keeper(&path, &format!("windows = [\"{day} 00:00-00:01\"]"));
+        closed.take(&envelope(1, "a"), false, |_| Ok(())).unwrap();
+        assert!(closed.due().is_none());
+        assert!(closed.report(&[]).text().ends_with(&format!("waits for {day} 00:00 UTC")));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_memory_is_no_empty_one() {
+        let path = path("keeper-damaged");
+        std::fs::write(&path, "{\"held\":").unwrap();
+        let error = Keeper::open(config(""), &path).unwrap_err();
+        assert!(error.to_string().contains("remove it to begin anew"));
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! Volumes of other hosts: mounted before the containers that use them are made, unmounted once nobody does.
+
+use crate::reconcile::Agent;
+use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
+use agent_core::protocol::types;
+use agent_host::volume_mounts;
+
+use agent_core::instance::Instance;
+use agent_core::limits::REMOTE_PAUSE;
+use agent_core::plan;
+
+use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+const ABOUT: &str = "volume ";
+
+/// What this host has of others.
+#[derive(Debug, Default)]
+pub struct RemoteDesk {
+    /// What is mounted.
+    mounted: BTreeSet<String>,
+    /// What was asked for, mounted or not.
+    known: BTreeSet<String>,
+    /// What is being mounted or unmounted.
+    under_way: BTreeMap<String, JoinHandle<Result<()>>>,
+    /// What went wrong, and when it is tried again.
+    postponed: BTreeMap<String, (String, Duration)>,
+}
+
+impl RemoteDesk {
+    /// Whether all that an instance has of other hosts is mounted.
+    pub fn has_all(&self, instance: &Instance) -> bool {
+        volumes(instance).all(|(id, _)| self.mounted.contains(&id))
+    }
+}
+
+/// What an instance has of other hosts.
+fn volumes(instance: &Instance) -> impl Iterator<Item = (String, &Remote)> {
+    instance.service.binds.iter().filter_map(|bind| {
+        Some((bind.source.strip_prefix(REMOTE_VOLUMES)?.to_owned(), bind.remote.as_ref()?))
+    })
+}
+
+impl Agent {
+    pub(super) async fn mount_volumes(&mut self) -> Result<()> {
+        let wanted: BTreeMap<String, Remote> =
+            self.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
+        let before = std::mem::replace(&mut self.remote.mounted, volume_mounts::mounted()?);
+        self.remote.known = volume_mounts::known()?;
+        for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
+            let text = format!("{} is mounted", wanted[id].what);
+            self.log.say(types::Level::Info, &format!("{ABOUT}{id}"), &text);
+        }
+        self.end_mounts().await;
+        for (id, remote) in &wanted {
+            self.ask_volume(id, Some(remote.clone()));
+        }
+        // A disk goes with its session, whoever still uses it.
+        if !plan::has_others(&self.wanted, &self.observed) && self.remote.under_way.is_empty() {
+            let left = self.remote.mounted.union(&self.remote.known);
+            let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
+            // One after the other: the last of them ends the sessions.
+            if let Some(id) = gone.iter().find(|id| !self.is_postponed(id)) {
+                self.ask_volume(id, None);
+            }
+        }
+        self.say_volumes(&wanted);
+        Ok(())
+    }
+
+    /// Has it mounted or unmounted, unless that is so, under way or postponed.
+    fn ask_volume(&mut self, id: &str, remote: Option<Remote>) {
+        let is_so = remote.is_some() && self.remote.mounted.contains(id);
+        if is_so || self.is_postponed(id) || self.remote.under_way.contains_key(id) {
+            return;
+        }
+        let (wake, asked) = (self.wake.clone(), id.to_owned());
+        let job = tokio::spawn(async move {
+            let done = volume_mounts::ask(&asked, remote).await;
+            wake.notify_one();
+            done
+        });
+        self.remote.under_way.insert(id.to_owned(), job);
+    }
+
+    fn is_postponed(&self, id: &str) -> bool {
+        self.remote.postponed.get(id).is_some_and(|(_, again)| self.now() < *again)
+    }
+
+    async fn end_mounts(&mut self) {
+        let ended = |(id, job): (&String, &JoinHandle<_>)| job.is_finished().then(|| id.clone());
+        let ended: Vec<String> = self.remote.under_way.iter().filter_map(ended).collect();
+        for id in ended {
+            let job = self.remote.under_way.remove(&id).expect("seen there");
+            match job.await.expect("it does not panic") {
+                Ok(()) => drop(self.remote.postponed.remove(&id)),
+                Err(error) => {
+                    let again = self.now() + REMOTE_PAUSE;
+                    self.remote.postponed.insert(id, (format!("{error:#}"), again));
+                }
+            }
+        }
+    }
+
+    fn say_volumes(&mut self, wanted: &BTreeMap<String, Remote>) {
+        let RemoteDesk { mounted, known, postponed, .. } = &mut self.remote;
+        let is_open = |id: &str| match wanted.contains_key(id) {
+            true => !mounted.contains(id),
+            false => mounted.contains(id) || known.contains(id),
+        };
+        self.problems.retain(|about, _| about.strip_prefix(ABOUT).is_none_or(is_open));
+        postponed.retain(|id, _| is_open(id));
+        for (id, (why, _)) in postponed.clone() {
+            self.problem(&format!("{ABOUT}{id}"), Some(why));
+        }
+        for id in wanted.keys().filter(|id| !self.remote.mounted.contains(*id)) {
+            let about = format!("{ABOUT}{id}");
+            self.problems.entry(about).or_insert_with(|| "is being mounted".into());
+        }
+    }
+}

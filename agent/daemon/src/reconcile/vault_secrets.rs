@@ -1,0 +1,145 @@
+//! Secrets that came from Vault: kept sealed as if somebody had brought them, each time that one is another. Who asks Vault is
+//! not believed more than it needs: of what it brings only what the host's credential names is taken.
+
+use crate::reconcile::Agent;
+use agent_core::limits::REFUSED_PAUSE;
+use agent_host::vault_exchange;
+use agent_host::vault_exchange::{Fetched, Places};
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+const ABOUT: &str = "Vault";
+
+/// What this host takes from Vault, if it does.
+#[derive(Debug, Default)]
+pub struct VaultDesk {
+    /// Which secrets.
+    names: BTreeSet<String>,
+    places: Places,
+    /// Why it takes none although there is a credential.
+    broken: Option<String>,
+    /// When what was read last had been written.
+    seen: Option<SystemTime>,
+    /// What is there.
+    fetched: Fetched,
+    /// SHA-256 of what was kept, so that each is opened once.
+    kept: BTreeMap<String, [u8; 32]>,
+    /// What could not be kept, why, and when that is tried again.
+    postponed: BTreeMap<String, (String, Duration)>,
+}
+
+impl VaultDesk {
+    /// By this host's credentials.
+    pub fn new(credentials: Option<&Path>) -> Self {
+        match vault_exchange::Config::read(credentials) {
+            Ok(None) => Self::default(),
+            Ok(Some(config)) => Self { names: config.names(), ..Self::default() },
+            Err(error) => Self { broken: Some(format!("{error:#}")), ..Self::default() },
+        }
+    }
+
+    /// Looks at what was written since.
+    fn look(&mut self) -> Result<()> {
+        let written = self.places.fetched.metadata().and_then(|file| file.modified()).ok();
+        if written.is_some() && written != self.seen {
+            self.fetched = self.places.read()?;
+            self.fetched.retain(|name, _| self.names.contains(name));
+            self.postponed.clear();
+            self.seen = written;
+        }
+        Ok(())
+    }
+
+    /// One that is to be kept.
+    fn next(&self, now: Duration) -> Option<(String, String)> {
+        let is_due = |name: &String| self.postponed.get(name).is_none_or(|(_, at)| *at <= now);
+        let is_other =
+            |name: &String, secret: &String| self.kept.get(name) != Some(&digest(secret));
+        let mut due = self.fetched.iter().filter(|(name, it)| is_due(name) && is_other(name, it));
+        due.next().map(|(name, secret)| (name.clone(), secret.clone()))
+    }
+
+    fn wrong(&self) -> Option<String> {
+        let postponed = self.postponed.iter().map(|(name, (why, _))| format!("{name}: {why}"));
+        let postponed: Vec<String> = postponed.collect();
+        let said = (!postponed.is_empty()).then(|| postponed.join("; "));
+        said.or_else(|| self.places.wrong())
+    }
+}
+
+fn digest(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+impl Agent {
+    /// Once a second, one secret: systemd may take its time for each.
+    pub(super) async fn take_from_vault(&mut self) {
+        if self.vault.names.is_empty() {
+            return self.problem(ABOUT, self.vault.broken.clone());
+        }
+        let looked = self.vault.look().err().map(|error| format!("{error:#}"));
+        let now = self.now();
+        if let Some((name, secret)) = self.vault.next(now) {
+            match self.keep_fetched(&name, &secret).await {
+                Ok(()) => {
+                    self.vault.kept.insert(name.clone(), digest(&secret));
+                    self.vault.postponed.remove(&name);
+                }
+                Err(error) => {
+                    let again = (format!("{error:#}"), now + REFUSED_PAUSE);
+                    self.vault.postponed.insert(name, again);
+                }
+            }
+        }
+        let said = looked.or_else(|| self.vault.wrong());
+        self.problem(ABOUT, said);
+    }
+
+    /// Keeps it and gives it to its containers, unless it is what this host has. One that could not be given before is.
+    async fn keep_fetched(&mut self, name: &str, secret: &str) -> Result<()> {
+        let wanted = STANDARD.decode(secret).context("it is no base64")?;
+        let (secrets, known) = (self.secrets.clone(), name.to_owned());
+        let before = tokio::task::spawn_blocking(move || secrets.open(&known).ok()).await?;
+        if before.as_ref() != Some(&wanted) || self.vault.postponed.contains_key(name) {
+            self.set_secret(name, secret).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_is_taken_one_at_a_time_and_again_after_a_while() {
+        let directory = std::env::temp_dir().join(format!("quietcore-desk-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let names = ["a", "b"].map(ToOwned::to_owned).into();
+        let mut desk = VaultDesk {
+            names,
+            places: vault_exchange::Places::in_directory(&directory),
+            ..VaultDesk::default()
+        };
+        desk.look().unwrap();
+        assert_eq!(desk.next(Duration::ZERO), None);
+        let brought = r#"{"a":"QQ==","b":"Qg==","quietcore.api":"QQ=="}"#;
+        std::fs::write(&desk.places.fetched, brought).unwrap();
+        desk.look().unwrap();
+        assert_eq!(desk.fetched.len(), 2, "somebody brought what nobody asked for");
+        let pair = |name: &str, secret: &str| Some((name.to_owned(), secret.to_owned()));
+        assert_eq!(desk.next(Duration::ZERO), pair("a", "QQ=="));
+        let later = Duration::from_secs(60);
+        desk.postponed.insert("a".into(), ("no room".into(), later));
+        assert_eq!(desk.next(Duration::ZERO), pair("b", "Qg=="));
+        desk.kept.insert("b".into(), digest("Qg=="));
+        assert_eq!((desk.next(Duration::ZERO), desk.wrong()), (None, Some("a: no room".into())));
+        assert_eq!(desk.next(later), pair("a", "QQ=="));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,64 @@
+//! Files between the agent and the worker that follows a desired state, and the configuration of both.
+
+use crate::credentials::read_credential;
+use agent_core::desired::{CREDENTIAL, Config};
+use agent_core::limits::DESIRED_CONFIG_LEN_MAX;
+use anyhow::Result;
+use std::path::Path;
+
+use agent_core::limits::{DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, METADATA_LEN_MAX};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Reads this process's credential `quietcore.desired`, if it was given one.
+///
+/// # Errors
+/// One line: the file, what is wrong, the remedy.
+pub fn read_config(credentials: Option<&Path>) -> Result<Option<Config>> {
+    read_credential(credentials, CREDENTIAL, DESIRED_CONFIG_LEN_MAX, Config::parse)
+}
+
+/// Where it puts things.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What it found.
+    pub envelope: PathBuf,
+    /// How it went.
+    pub progress: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            envelope: "/run/quietcore/desired/desired.json".into(),
+            progress: "/run/quietcore/desired/progress.json".into(),
+        }
+    }
+}
+
+/// How the last look went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Why nothing came, if so.
+    pub error: Option<String>,
+}
+
+impl Progress {
+    /// What is wrong, if something is: by what is told, or since nobody has told anything for too long. `started` is how
+    /// long ago the host could have begun to look.
+    pub fn wrong(places: &Places, config: &Config, started: Duration) -> Option<String> {
+        config.url.as_ref()?;
+        let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);
+        let told = places.progress.metadata().and_then(|file| file.modified()).ok();
+        let age = told.map_or(started, |at| at.elapsed().unwrap_or_default());
+        if age > longest {
+            let minutes = age.as_secs() / 60;
+            return Some(format!(
+                "nobody has looked for {minutes} min; see quietcore-follow.service"
+            ));
+        }
+        let text = crate::files::read_up_to(&places.progress, METADATA_LEN_MAX).unwrap_or_default();
+        serde_json::from_slice::<Self>(&text).unwrap_or_default().error
+    }
+}

@@ -1,0 +1,281 @@
+//! Which registries this host may ask, and whose signatures it wants: the credential `quietcore.images`, TOML. Without
+//! one, a host runs what came with it and what `qctl image load` gave it.
+
+use agent_core::cosign;
+use agent_core::cosign::Signature;
+use oci_spec::distribution::{ParseError, Reference};
+use serde::Deserialize;
+use std::path::Path;
+use thiserror::Error;
+
+/// The credential.
+pub const CREDENTIAL: &str = "quietcore.images";
+
+/// A policy: registries with their keys and authorities.
+const POLICY_LEN_MAX: u64 = 256 << 10;
+
+/// Why an image is not taken.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// The file can't be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not as it is to be.
+    #[error("{path}: {what}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// A name that is none.
+    #[error("image {name:?}: {what}; write REGISTRY/REPOSITORY@sha256:DIGEST")]
+    Name {
+        /// What was written.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A registry that nobody allowed.
+    #[error(
+        "image {name} is not on this host, and its registry {registry} is not in {CREDENTIAL}; \
+         load it, correct its name, or allow the registry"
+    )]
+    Registry {
+        /// The image.
+        name: String,
+        /// Its registry.
+        registry: String,
+    },
+    /// A tag, where only digests are taken.
+    #[error("image {name}: registry {registry} has no tags = true; write its digest, @sha256:...")]
+    Tag {
+        /// The image.
+        name: String,
+        /// Its registry.
+        registry: String,
+    },
+    /// Nobody whom this host trusts vouches for it.
+    #[error("image {name}: {what}; sign it with a key of this host's {CREDENTIAL}")]
+    Signature {
+        /// The image.
+        name: String,
+        /// What is missing.
+        what: String,
+    },
+}
+
+/// A registry that may be asked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// Host and, if it is not the scheme's own, port: as in images' names.
+    pub name: String,
+    /// Asked first, in this order: host and port.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// Speaks HTTP without TLS.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// Who vouches for its certificate, in PEM, besides Debian's list.
+    pub authority: Option<String>,
+    /// Who asks.
+    pub username: Option<String>,
+    /// Its password or token.
+    pub password: Option<String>,
+    /// Public keys in PEM (ECDSA P-256, as `cosign generate-key-pair` makes them), of which one must have signed.
+    #[serde(default)]
+    pub signers: Vec<String>,
+    /// Takes images that nobody signed.
+    #[serde(default)]
+    pub unsigned: bool,
+    /// Takes names with a tag; what the tag means can change.
+    #[serde(default)]
+    pub tags: bool,
+    /// Bytes a second, at most; as fast as it goes without one.
+    pub rate_bytes_per_second: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    #[serde(default)]
+    registry: Vec<Registry>,
+}
+
+/// A host's policy. Holding one proves that its registries can be asked and its keys read.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    registries: Vec<Registry>,
+}
+
+impl Policy {
+    /// Reads the credential, if this process has it.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the line.
+    pub fn read(credentials: Option<&Path>) -> Result<Self, PolicyError> {
+        let found =
+            credentials.and_then(|directory| crate::credentials::credential(directory, CREDENTIAL));
+        let Some(path) = found else { return Ok(Self::default()) };
+        let named = path.display().to_string();
+        let read = |source| PolicyError::Read { path: named.clone(), source };
+        let len = path.metadata().map_err(read)?.len();
+        if len > POLICY_LEN_MAX {
+            let what = format!("{len} bytes, at most {POLICY_LEN_MAX}");
+            return Err(PolicyError::Malformed { path: named, what });
+        }
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| PolicyError::Read { path: named.clone(), source })?;
+        Self::parse(&text).map_err(|what| PolicyError::Malformed { path: named, what })
+    }
+
+    /// Reads a policy's text.
+    ///
+    /// # Errors
+    /// One line: where, what, the remedy.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        if file.version != 1 {
+            return Err(format!("version {}: this release knows version 1", file.version));
+        }
+        for registry in &file.registry {
+            registry.check().map_err(|what| format!("registry {:?}: {what}", registry.name))?;
+        }
+        Ok(Self { registries: file.registry })
+    }
+
+    /// The registry that somebody may ask for this name.
+    ///
+    /// # Errors
+    /// Nobody may, and why.
+    pub fn registry(&self, name: &str) -> Result<(Reference, &Registry), PolicyError> {
+        let reference: Reference = name.parse().map_err(|error: ParseError| PolicyError::Name {
+            name: name.into(),
+            what: error.to_string(),
+        })?;
+        let registry = self.registries.iter().find(|known| known.name == reference.registry());
+        let asked = reference.registry().to_owned();
+        match registry {
+            Some(registry) => Ok((reference, registry)),
+            None => Err(PolicyError::Registry { name: name.into(), registry: asked }),
+        }
+    }
+
+    /// The registry that an image may be fetched from.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub fn admit(&self, name: &str) -> Result<(Reference, &Registry), PolicyError> {
+        let (reference, registry) = self.registry(name)?;
+        if reference.digest().is_none() && !registry.tags {
+            let registry = registry.name.clone();
+            return Err(PolicyError::Tag { name: name.into(), registry });
+        }
+        Ok((reference, registry))
+    }
+
+    /// Whether an image that was fetched may run.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub fn verify(
+        &self,
+        name: &str,
+        digest: &str,
+        signatures: &[Signature],
+    ) -> Result<(), PolicyError> {
+        let (reference, registry) = self.admit(name)?;
+        let refused = |what: String| PolicyError::Signature { name: name.into(), what };
+        if let Some(wanted) = reference.digest()
+            && wanted != digest
+        {
+            return Err(refused(format!("what was fetched is {digest}")));
+        }
+        if registry.signers.is_empty() {
+            return Ok(());
+        }
+        // A digest says which image is meant; of a tag the signature must say it.
+        let identity = format!("{}/{}", reference.registry(), reference.repository());
+        let identity = reference.digest().is_none().then_some(identity.as_str());
+        let keys = registry.signers.iter().filter_map(|pem| cosign::key(pem).ok());
+        cosign::verify(&keys.collect::<Vec<_>>(), digest, identity, signatures).map_err(refused)
+    }
+}
+
+impl Registry {
+    fn check(&self) -> Result<(), String> {
+        let plain = |name: &String| {
+            !name.is_empty()
+                && name.len() <= 255
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+        };
+        if let Some(bad) = std::iter::once(&self.name).chain(&self.mirrors).find(|n| !plain(n)) {
+            return Err(format!("{bad:?}: write HOST or HOST:PORT, without a scheme"));
+        }
+        if self.username.is_some() != self.password.is_some() {
+            return Err("give username and password, or neither".into());
+        }
+        if self.signers.is_empty() != self.unsigned {
+            return Err("give signers = [...], or say unsigned = true".into());
+        }
+        if self.rate_bytes_per_second.is_some_and(|rate| rate < 1024) {
+            return Err("rate_bytes_per_second: at least 1024".into());
+        }
+        self.signers.iter().try_for_each(|pem| cosign::key(pem).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn policy(lines: &str) -> Result<Policy, String> {
+        Policy::parse(&format!("version = 1\n[[registry]]\nname = \"r.example:5000\"\n{lines}\n"))
+    }
+
+    #[test]
+    fn only_registries_that_are_allowed_are_asked_and_for_digests() {
+        let strict = policy("unsigned = true").unwrap();
+        let said = |name: &str| strict.admit(name).unwrap_err().to_string();
+        assert!(said("quietcore/x:1").contains("docker.io is not in quietcore.images"));
+        assert!(said("r.example:5000/a/b:1").contains("write its digest"));
+        assert!(said("Not a name").contains("write REGISTRY/"));
+        strict.admit(&format!("r.example:5000/a/b@{DIGEST}")).unwrap();
+        policy("unsigned = true\ntags = true").unwrap().admit("r.example:5000/a/b:1").unwrap();
+        Policy::default().admit("r.example:5000/a/b:1").unwrap_err();
+    }
+
+    #[test]
+    fn another_digest_than_the_one_asked_for_is_refused() {
+        let policy = policy("unsigned = true").unwrap();
+        let name = format!("r.example:5000/a/b@{DIGEST}");
+        policy.verify(&name, DIGEST, &[]).unwrap();
+        let error = policy.verify(&name, "sha256:00", &[]).unwrap_err().to_string();
+        assert!(error.contains("what was fetched is sha256:00"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_says_what_is_wrong_with_it() {
+        for (lines, wanted) in [
+            ("", "give signers"),
+            ("unsigned = true\nusername = \"a\"", "username and password"),
+            ("unsigned = true\nmirrors = [\"http://x\"]", "without a scheme"),
+            ("unsigned = true\nrate_bytes_per_second = 1", "at least 1024"),
+            ("signers = [\"x\"]", "public key"),
+            ("unsigned = true\nsecure = false", "unknown field"),
+        ] {
+            let error = policy(lines).unwrap_err();
+            assert!(error.contains(wanted), "{lines}: {error}");
+        }
+        assert!(Policy::parse("version = 2").unwrap_err().contains("version 1"));
+    }
+}

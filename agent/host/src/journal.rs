@@ -1,0 +1,146 @@
+//! Lines to the journal, with fields, by its native protocol (systemd.io, "Native Journal Protocol"); and the last one of
+//! a stream that it has.
+
+use crate::container_output::{Kind, Origin};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+
+/// Where journald listens.
+pub const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Which stream a line is of: `STEM.out`.
+const STREAM: &str = "QUIETCORE_STREAM";
+/// Where in the stream the line ends.
+const PLACE: &str = "QUIETCORE_PLACE";
+/// The container of a line, as Docker's own journald driver calls it.
+pub const CONTAINER: &str = "CONTAINER_NAME";
+
+/// Severities (syslog(3)).
+const WARNING: u8 = 4;
+const INFORMATIONAL: u8 = 6;
+
+/// A connection to journald, and a buffer.
+pub struct Journal {
+    socket: UnixDatagram,
+    entry: Vec<u8>,
+}
+
+impl Journal {
+    /// Connects.
+    ///
+    /// # Errors
+    /// journald does not listen.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let socket = UnixDatagram::unbound().context("make a socket")?;
+        socket.connect(path).with_context(|| format!("connect to {}", path.display()))?;
+        Ok(Self { socket, entry: Vec::new() })
+    }
+
+    /// Gives a line to the journal. Waits while its queue is full.
+    ///
+    /// # Errors
+    /// journald went away; the line is not taken.
+    pub fn line(&mut self, head: &Head, text: &[u8], place: u64) -> io::Result<()> {
+        self.entry.clear();
+        self.entry.extend_from_slice(&head.0);
+        self.entry.extend_from_slice(format!("{PLACE}={place}\nMESSAGE=").as_bytes());
+        self.entry.extend_from_slice(text);
+        self.entry.push(b'\n');
+        self.socket.send(&self.entry).map(drop)
+    }
+}
+
+/// What all lines of a stream have in common, ready to be sent.
+pub struct Head(Vec<u8>);
+
+impl Head {
+    /// Of a container's stream.
+    pub fn new(origin: &Origin, stem: &str, kind: Kind) -> Self {
+        let priority = if kind == Kind::Err { WARNING } else { INFORMATIONAL };
+        let Origin { container, service, image, digest, generation, .. } = origin;
+        let stream = stream_name(stem, kind);
+        Self(format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={container}\n{CONTAINER}={container}\nQUIETCORE_SERVICE={service}\nIMAGE_NAME={image}\nQUIETCORE_IMAGE_DIGEST={digest}\nQUIETCORE_GENERATION={generation}\n{STREAM}={stream}\n").into_bytes())
+    }
+}
+
+fn stream_name(stem: &str, kind: Kind) -> String {
+    format!("{stem}.{}", kind.name())
+}
+
+/// The place behind the last line of a stream that the journal has, once it has taken what waits for it.
+///
+/// # Errors
+/// journalctl can't be run.
+pub fn last_place(stem: &str, kind: Kind) -> Result<Option<u64>> {
+    let mut journalctl = Command::new("journalctl");
+    journalctl
+        .args(["--quiet", "--no-pager", "--output=json", "--lines=1"])
+        .arg(format!("--output-fields={PLACE}"))
+        .arg(format!("{STREAM}={}", stream_name(stem, kind)));
+    let output = journalctl.output().context("run journalctl")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "journalctl: {}", said.trim());
+    let line = String::from_utf8_lossy(&output.stdout);
+    let entry: Value = match line.lines().next() {
+        None => return Ok(None),
+        Some(line) => serde_json::from_str(line).context("read what journalctl says")?,
+    };
+    Ok(entry[PLACE].as_str().and_then(|place| place.parse().ok()))
+}
+
+/// Waits until the journal has taken what was sent to it.
+///
+/// # Errors
+/// journald does not say so.
+pub fn sync() -> Result<()> {
+    let synced = Command::new("journalctl").arg("--sync").output().context("run journalctl")?;
+    let said = String::from_utf8_lossy(&synced.stderr);
+    ensure!(synced.status.success(), "journalctl --sync: {}", said.trim());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_has_its_fields() {
+        let path = std::env::temp_dir().join(format!("quietcore-journal-{}", std::process::id()));
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let mut journal = Journal::connect(&path).unwrap();
+        let origin = Origin {
+            container: "a.green".into(),
+            service: "a".into(),
+            image: "x:1".into(),
+            digest: "sha256:00".into(),
+            generation: 3,
+            ended: false,
+        };
+        journal.line(&Head::new(&origin, "a.green-1f", Kind::Err), b"x=\xff y", 7).unwrap();
+        let mut entry = [0; 1024];
+        let len = journald.recv(&mut entry).unwrap();
+        let text = String::from_utf8_lossy(&entry[..len]).into_owned();
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            [
+                "PRIORITY=4",
+                "SYSLOG_IDENTIFIER=a.green",
+                "CONTAINER_NAME=a.green",
+                "QUIETCORE_SERVICE=a",
+                "IMAGE_NAME=x:1",
+                "QUIETCORE_IMAGE_DIGEST=sha256:00",
+                "QUIETCORE_GENERATION=3",
+                "QUIETCORE_STREAM=a.green-1f.err",
+                "QUIETCORE_PLACE=7",
+                "MESSAGE=x=\u{fffd} y",
+            ]
+        );
+        drop(journald);
+        assert!(journal.line(&Head::new(&origin, "a", Kind::Out), b"x", 1).is_err());
+        std::fs::remove_file(path).unwrap();
+    }
+}

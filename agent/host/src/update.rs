@@ -1,0 +1,123 @@
+//! Updates of the operating system: a signed release is fetched by one unit, written to the other slot by
+//! another, and proves itself at its boot. Neither unit is the agent; the agent asks, and knows how it went.
+
+/// What became of the versions that this host was given.
+pub mod history;
+/// Files with the progress of an update.
+pub mod progress_files;
+/// Which releases this host takes.
+pub mod trust;
+
+use abi::release::Version;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What was fetched.
+    pub staging: PathBuf,
+    /// The public key of who makes releases: the image's.
+    pub key: PathBuf,
+    /// The one that this host was given instead, if it is there.
+    pub own_key: PathBuf,
+    /// Who vouches for HTTPS servers, if this host was told.
+    pub own_authorities: PathBuf,
+    /// What runs.
+    pub os_release: PathBuf,
+    /// See [`history::History`].
+    pub history: PathBuf,
+    /// What the agent asks for.
+    pub request: PathBuf,
+    /// That it has asked: what the units said before is about something else.
+    pub asking: PathBuf,
+    /// How far the fetching unit is.
+    pub fetching: PathBuf,
+    /// How far the installing unit is.
+    pub installing: PathBuf,
+    /// There once this boot has proved itself.
+    pub blessed: PathBuf,
+    /// There while systemd-boot counts this version's boots.
+    pub counted: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            staging: "/var/lib/quietcore/update".into(),
+            key: "/usr/share/quietcore/release.pub".into(),
+            own_key: crate::credentials::Places::default().release_key(),
+            own_authorities: crate::credentials::Places::default().authorities(),
+            os_release: "/usr/lib/os-release".into(),
+            history: "/var/lib/quietcore/agent/updates.json".into(),
+            request: "/run/quietcore/agent/update.json".into(),
+            asking: "/run/quietcore/agent/asking.json".into(),
+            fetching: "/run/quietcore/fetch/progress.json".into(),
+            installing: "/run/quietcore/install/progress.json".into(),
+            blessed: "/run/quietcore/blessed".into(),
+            counted:
+                "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+                    .into(),
+        }
+    }
+}
+
+impl Places {
+    /// Whether the running version may still fall back: its boot is counted and it is not blessed yet.
+    pub fn is_on_trial(&self) -> bool {
+        self.counted.exists() && !self.blessed.exists()
+    }
+}
+
+/// What the agent asks the two units for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The directory of a release: `http://` or `https://`.
+    pub url: String,
+}
+
+/// The version and the profile that run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// `IMAGE_VERSION` of os-release.
+    pub version: Version,
+    /// `VARIANT_ID` of os-release.
+    pub variant: String,
+}
+
+impl Running {
+    /// Reads an os-release file.
+    ///
+    /// # Errors
+    /// It can't be read, or does not say.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.map(|value| value.trim_matches('"').to_owned())
+                .with_context(|| format!("{}: no {name}=", path.display()))
+        };
+        Ok(Self { version: value("IMAGE_VERSION")?.parse()?, variant: value("VARIANT_ID")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_says_what_runs() {
+        let path = std::env::temp_dir().join(format!("quietcore-os-{}", std::process::id()));
+        std::fs::write(&path, "ID=quietcore\nIMAGE_VERSION=\"0.3.1\"\nVARIANT_ID=debug\n").unwrap();
+        let running = Running::read(&path).unwrap();
+        assert_eq!(
+            (running.version.to_string().as_str(), &running.variant[..]),
+            ("0.3.1", "debug")
+        );
+        std::fs::write(&path, "ID=debian\n").unwrap();
+        assert!(Running::read(&path).unwrap_err().to_string().contains("IMAGE_VERSION"));
+        std::fs::remove_file(path).unwrap();
+    }
+}

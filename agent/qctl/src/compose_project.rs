@@ -1,0 +1,430 @@
+//! What a compose file leaves to where it is applied from: variables, files of environment, services that extend others,
+//! profiles. All of it is done by `qctl`, beside the file; the host gets a file that stands for itself. Source: Compose
+//! Specification, "Interpolation", "extends", "env_file", "Profiles".
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_yaml_ng::{Mapping, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Files that extend others, one inside the other.
+const EXTENDS_MAX: usize = 8;
+
+/// Where a file is applied from.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Variables, of the environment and of `.env`.
+    pub variables: BTreeMap<String, String>,
+    /// Profiles that are on.
+    pub profiles: Vec<String>,
+}
+
+impl Surroundings {
+    /// This process's environment, before what `.env` beside the file says.
+    ///
+    /// # Errors
+    /// `.env` is there and can't be understood.
+    pub fn of(file: &Path, profiles: &[String]) -> Result<Self> {
+        let beside = file.with_file_name(".env");
+        let mut variables = match std::fs::read_to_string(&beside) {
+            Ok(text) => pairs(&text).with_context(|| beside.display().to_string())?,
+            Err(_) => BTreeMap::new(),
+        };
+        variables.extend(std::env::vars());
+        Ok(Self { variables, profiles: profiles.to_vec() })
+    }
+}
+
+/// A file that stands for itself: the text as it is if it leaves nothing open.
+///
+/// # Errors
+/// One line: where, what, the remedy.
+pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let open = ["$", "env_file", "extends", "profiles", "configs"];
+    if !open.iter().any(|word| text.contains(word)) {
+        return Ok(text);
+    }
+    let mut value = load(file, surroundings, 0)?;
+    let services = services(&mut value).with_context(|| file.display().to_string())?;
+    let mut kept = Mapping::new();
+    for (name, mut service) in std::mem::take(services) {
+        let shown = name.as_str().unwrap_or("?").to_owned();
+        if let Value::Mapping(keys) = &mut service {
+            if !is_on(keys.remove("profiles"), &surroundings.profiles) {
+                continue;
+            }
+            if let Some(files) = keys.remove("env_file") {
+                add_environment(keys, &files, file)
+                    .with_context(|| format!("services.{shown}.env_file"))?;
+            }
+        }
+        kept.insert(name, service);
+    }
+    *services = kept;
+    read_configs(&mut value, file)?;
+    serde_yaml_ng::to_string(&value).context("write the file anew")
+}
+
+/// Puts the files that configurations are to be read from in their place, as they are.
+fn read_configs(value: &mut Value, of: &Path) -> Result<()> {
+    let configs = value.get_mut("configs").and_then(Value::as_mapping_mut);
+    for (name, config) in configs.into_iter().flat_map(|configs| configs.iter_mut()) {
+        let Some(path) = config.get("file").and_then(Value::as_str) else { continue };
+        let path = beside(of, path);
+        let content = std::fs::read_to_string(&path).with_context(|| {
+            format!("configs.{}.file: read {}", name.as_str().unwrap_or("?"), path.display())
+        })?;
+        let keys = config.as_mapping_mut().context("a mapping, since it has a key")?;
+        keys.remove("file");
+        keys.insert("content".into(), content.into());
+    }
+    Ok(())
+}
+
+/// Reads a file, with its variables put in and its services extended.
+fn load(file: &Path, surroundings: &Surroundings, depth: usize) -> Result<Value> {
+    let named = || file.display().to_string();
+    ensure!(depth < EXTENDS_MAX, "{}: extends goes round, or deeper than {EXTENDS_MAX}", named());
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", named()))?;
+    let mut value: Value = serde_yaml_ng::from_str(&text).with_context(named)?;
+    value.apply_merge().with_context(named)?;
+    interpolate(&mut value, &surroundings.variables, "").with_context(named)?;
+    let names: Vec<String> = services(&mut value)
+        .with_context(named)?
+        .keys()
+        .filter_map(|name| name.as_str().map(Into::into))
+        .collect();
+    for name in names {
+        extend(&mut value, &[&name], file, surroundings, depth)
+            .with_context(|| format!("{}: services.{name}.extends", named()))?;
+    }
+    Ok(value)
+}
+
+fn services(value: &mut Value) -> Result<&mut Mapping> {
+    let services = value.get_mut("services").and_then(Value::as_mapping_mut);
+    services.context("services: a mapping of names to services is expected")
+}
+
+/// Puts what a service extends, the last of a chain in this file, below its own keys.
+fn extend(
+    value: &mut Value,
+    chain: &[&str],
+    file: &Path,
+    surroundings: &Surroundings,
+    depth: usize,
+) -> Result<()> {
+    let name = chain[chain.len() - 1];
+    let service = services(value)?.get_mut(name).and_then(Value::as_mapping_mut);
+    let Some(extends) = service.and_then(|service| service.remove("extends")) else {
+        return Ok(());
+    };
+    let of = match &extends {
+        Value::String(of) => of.clone(),
+        other => other.get("service").and_then(Value::as_str).context("no service")?.to_owned(),
+    };
+    let mut other;
+    let from = match extends.get("file").and_then(Value::as_str) {
+        None => {
+            ensure!(!chain.contains(&&*of), "{} extend each other in a circle", chain.join(", "));
+            extend(value, &[chain, &[&*of]].concat(), file, surroundings, depth)?;
+            services(value)?.get(&of).cloned()
+        }
+        Some(path) => {
+            other = load(&beside(file, path), surroundings, depth + 1)?;
+            services(&mut other)?.get(&of).cloned()
+        }
+    };
+    let mut from = from.with_context(|| format!("there is no service {of}"))?;
+    let own = services(value)?.get_mut(name).expect("it was there before");
+    merge(&mut from, std::mem::take(own));
+    *own = from;
+    Ok(())
+}
+
+/// Mappings key by key, lists one after the other, and of anything else the later (Compose Specification, "Merge").
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Mapping(base), Value::Mapping(over)) => {
+            for (key, value) in over {
+                // Words to start with are one thing.
+                let whole = matches!(key.as_str(), Some("command" | "entrypoint" | "test"));
+                match base.get_mut(&key) {
+                    Some(old) if !whole => merge(old, value),
+                    _ => drop(base.insert(key, value)),
+                }
+            }
+        }
+        (Value::Sequence(base), Value::Sequence(over)) => base.extend(over),
+        (base, over) => *base = over,
+    }
+}
+
+fn beside(file: &Path, path: &str) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+fn is_on(profiles: Option<Value>, wanted: &[String]) -> bool {
+    let Some(Value::Sequence(profiles)) = profiles else { return true };
+    profiles.is_empty()
+        || profiles
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|profile| wanted.iter().any(|wanted| wanted == profile || wanted == "*"))
+}
+
+/// The variables of files, below those that the service has itself.
+fn add_environment(keys: &mut Mapping, files: &Value, of: &Path) -> Result<()> {
+    let one = |value: &Value| match value {
+        Value::String(path) => Ok((path.clone(), true)),
+        other => {
+            let path = other.get("path").and_then(Value::as_str).context("no path")?;
+            let required = other.get("required").and_then(Value::as_bool).unwrap_or(true);
+            Ok((path.to_owned(), required))
+        }
+    };
+    let files = match files {
+        Value::Sequence(files) => files.iter().map(one).collect::<Result<Vec<_>>>()?,
+        one_file => vec![one(one_file)?],
+    };
+    let mut all = BTreeMap::new();
+    for (path, required) in files {
+        let path = beside(of, &path);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => all.extend(pairs(&text).with_context(|| path.display().to_string())?),
+            Err(error) if required => {
+                return Err(error).with_context(|| format!("read {}", path.display()));
+            }
+            Err(_) => {}
+        }
+    }
+    match keys.remove("environment") {
+        None => {}
+        Some(Value::Mapping(own)) => {
+            for (name, value) in own {
+                let name = name.as_str().context("a variable's name is no text")?.to_owned();
+                let text = serde_yaml_ng::to_string(&value)?.trim().to_owned();
+                all.insert(name, value.as_str().map_or(text, Into::into));
+            }
+        }
+        Some(Value::Sequence(own)) => {
+            for entry in own {
+                let entry = entry.as_str().context("a variable is no text")?;
+                let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+                all.insert(name.into(), value.into());
+            }
+        }
+        Some(_) => bail!("environment is neither a mapping nor a list"),
+    }
+    let all = all.into_iter().map(|(name, value)| (Value::from(name), Value::from(value)));
+    keys.insert("environment".into(), Value::Mapping(all.collect()));
+    Ok(())
+}
+
+/// Lines of `NAME=value`, with comments, quotes and `export`.
+fn pairs(text: &str) -> Result<BTreeMap<String, String>> {
+    let mut pairs = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) =
+            line.split_once('=').with_context(|| format!("line {number}: write NAME=value"))?;
+        let value = value.trim();
+        let quoted =
+            |quote: char| value.len() >= 2 && value.starts_with(quote) && value.ends_with(quote);
+        let value = match quoted('"') || quoted('\'') {
+            true => &value[1..value.len() - 1],
+            false => value.split(" #").next().unwrap_or_default().trim_end(),
+        };
+        pairs.insert(name.trim().to_owned(), value.to_owned());
+    }
+    Ok(pairs)
+}
+
+/// Puts variables into every text of a value.
+fn interpolate(value: &mut Value, variables: &BTreeMap<String, String>, at: &str) -> Result<()> {
+    match value {
+        Value::String(text) if text.contains('$') => {
+            *text =
+                put_in(text, variables).with_context(|| at.trim_start_matches('.').to_owned())?;
+        }
+        Value::Sequence(all) => {
+            for (index, one) in all.iter_mut().enumerate() {
+                interpolate(one, variables, &format!("{at}[{index}]"))?;
+            }
+        }
+        Value::Mapping(all) => {
+            for (key, one) in all.iter_mut() {
+                let key = key.as_str().unwrap_or("?");
+                interpolate(one, variables, &format!("{at}.{key}"))?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?why}`, `${NAME?why}`, `${NAME:+other}`,
+/// `${NAME+other}`; `$$` is a dollar.
+fn put_in(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        if let Some(after) = after.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(after) = after.strip_prefix('{') {
+            let end = closing(after).with_context(|| format!("{text:?}: a ${{ is not closed"))?;
+            out.push_str(&braced(&after[..end], variables)?);
+            rest = &after[end + 1..];
+        } else {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let (name, after) = after.split_at(end.unwrap_or(after.len()));
+            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            ensure!(starts, "{text:?}: write $$ for a dollar");
+            out.push_str(variable(name, variables)?);
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Where the brace closes that is open at the start.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 1;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+    None
+}
+
+fn variable<'a>(name: &str, variables: &'a BTreeMap<String, String>) -> Result<&'a str> {
+    // Compose puts nothing there and warns; on a host nobody reads the warning.
+    let value = variables.get(name);
+    Ok(value
+        .with_context(|| format!("{name} is not set; set it, or write ${{{name}:-default}}"))?)
+}
+
+fn braced(inside: &str, variables: &BTreeMap<String, String>) -> Result<String> {
+    let end = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
+    let (name, operator) = inside.split_at(end);
+    let (colon, operator) = match operator.strip_prefix(':') {
+        Some(rest) => (true, rest),
+        None => (false, operator),
+    };
+    let set = variables.get(name).filter(|value| !colon || !value.is_empty());
+    let mut characters = operator.chars();
+    match (characters.next(), characters.as_str()) {
+        (None, _) if !colon => variable(name, variables).map(Into::into),
+        (Some('-'), default) => match set {
+            Some(value) => Ok(value.clone()),
+            None => put_in(default, variables),
+        },
+        (Some('?'), why) => match set {
+            Some(value) => Ok(value.clone()),
+            None => bail!("{name} is not set: {why}"),
+        },
+        (Some('+'), other) => match set {
+            Some(_) => put_in(other, variables),
+            None => Ok(String::new()),
+        },
+        _ => bail!(
+            "${{{inside}}}: write ${{NAME}}, ${{NAME:-default}}, ${{NAME:?why}} or ${{NAME:+other}}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables() -> BTreeMap<String, String> {
+        [("A", "one"), ("EMPTY", "")].map(|(n, v)| (n.to_owned(), v.to_owned())).into()
+    }
+
+    #[test]
+    fn variables_are_put_in_as_compose_does() {
+        for (text, wanted) in [
+            ("$A-${A}", "one-one"),
+            ("$$A", "$A"),
+            ("${B:-two}", "two"),
+            ("${EMPTY:-two}", "two"),
+            ("${EMPTY-two}", ""),
+            ("${B:-${A}}", "one"),
+            ("${A:+yes}${B:+no}", "yes"),
+            ("${A:?why}", "one"),
+            ("x", "x"),
+        ] {
+            assert_eq!(put_in(text, &variables()).unwrap(), wanted, "{text}");
+        }
+        for (text, wanted) in [
+            ("$B", "B is not set"),
+            ("${B:?say it}", "say it"),
+            ("${A", "not closed"),
+            ("cost: 5$", "write $$"),
+            ("${A:=x}", "write ${NAME}"),
+        ] {
+            let error = format!("{:#}", put_in(text, &variables()).unwrap_err());
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_made_to_stand_for_itself() {
+        let root = std::env::temp_dir().join(format!("quietcore-project-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+        write(
+            "base.yaml",
+            "services:\n  base:\n    image: x:$TAG\n    command: [a]\n    volumes: [/run/quietcore/a:/a]\n",
+        );
+        write("own.env", "# why\nexport A=1\nB='two words' \nC=3 # three\n");
+        write(
+            "compose.yaml",
+            "services:\n  a:\n    extends: {file: base.yaml, service: base}\n    command: [b]\n    volumes: [/run/quietcore/b:/b]\n    env_file: own.env\n    environment: {A: 9}\n  b:\n    extends: a\n    restart: always\n  c:\n    image: y\n    profiles: [tools]\n",
+        );
+        let file = root.join("compose.yaml");
+        let mut surroundings = Surroundings::default();
+        let error = format!("{:#}", resolve(&file, &surroundings).unwrap_err());
+        assert!(error.contains("base.yaml: services.base.image: TAG is not set"), "{error}");
+        surroundings.variables.insert("TAG".into(), "7".into());
+        let text = resolve(&file, &surroundings).unwrap();
+        let cores = abi::hostplan::CorePlan::from_kernel("0-1", "").unwrap();
+        let read = agent_core::compose::parse(&text, &cores).unwrap();
+        assert_eq!(read.len(), 2, "{text}");
+        let (a, b) = (&read[0], &read[1]);
+        assert_eq!((&*a.image, a.command.join(" "), a.binds.len()), ("x:7", "b".into(), 2));
+        assert_eq!(a.environment, ["A=9", "B=two words", "C=3"]);
+        assert_eq!((&b.image, b.conduct.restart), (&a.image, agent_core::compose::Restart::Always));
+        surroundings.profiles.push("tools".into());
+        assert!(resolve(&file, &surroundings).unwrap().contains("image: y"));
+        write("compose.yaml", "services:\n  a: {extends: b}\n  b: {extends: a}\n");
+        let error = format!("{:#}", resolve(&file, &surroundings).unwrap_err());
+        assert!(error.contains("a, b extend each other in a circle"), "{error}");
+        write("conf.toml", "price = \"$5\"\n");
+        write(
+            "compose.yaml",
+            "services:\n  a: {image: x, configs: [c]}\nconfigs: {c: {file: conf.toml}}\n",
+        );
+        let text = resolve(&file, &surroundings).unwrap();
+        let a = agent_core::compose::parse(&text, &cores).unwrap().remove(0);
+        assert_eq!(a.configs[0].content, "price = \"$5\"\n");
+        // What leaves nothing open is sent as it is, and its lines are right.
+        write("compose.yaml", "services: # as it is\n  a: {image: x}\n");
+        assert!(resolve(&file, &surroundings).unwrap().contains("# as it is"));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,71 @@
+//! `qctl image`: the images that this host has.
+
+use crate::client::{Client, unexpected};
+use crate::output;
+use crate::output::Output;
+use agent_core::protocol::types::ImageLine;
+use agent_core::protocol::{Request, Response};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Put the image of an archive, an OCI layout in a tar file, on this host. It is kept across restarts and updates
+    /// until it is removed.
+    Load {
+        /// The archive, where the agent can read it: below /run or /var.
+        archive: PathBuf,
+    },
+    /// The images that this host has.
+    Ls {
+        /// How to show them.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Take an image away that nothing declared needs.
+    Rm {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub fn act(client: &mut Client, what: &Image) -> Result<()> {
+    match what {
+        Image::Load { archive } => load(client, archive),
+        Image::Ls { output } => list(client, *output),
+        Image::Rm { name } => client.done(&Request::RemoveImage { name: name.clone() }),
+    }
+}
+
+fn load(client: &mut Client, archive: &Path) -> Result<()> {
+    let archive = archive.canonicalize().with_context(|| archive.display().to_string())?;
+    match client.ask(&Request::LoadImage { archive })? {
+        Response::Loaded(name) => println!("{name}: loaded"),
+        _ => return Err(unexpected("an image's name")),
+    }
+    Ok(())
+}
+
+pub fn list(client: &mut Client, output: Output) -> Result<()> {
+    let images = match client.ask(&Request::Images {})? {
+        Response::Images(images) => images,
+        _ => return Err(unexpected("images")),
+    };
+    match output {
+        output::Output::Table => {
+            println!("{:<56} {:<20} {:<9} USED", "NAME", "DIGEST", "FROM");
+            images.iter().for_each(|image| println!("{}", row(image)));
+        }
+        output => output.print(&images)?,
+    }
+    Ok(())
+}
+
+fn row(image: &ImageLine) -> String {
+    let digest = image.digest.get(..19).unwrap_or(&image.digest);
+    // The name's own digest says nothing new.
+    let name = image.name.split('@').next().unwrap_or_default();
+    let used = if image.declared { "yes" } else { "no" };
+    format!("{name:<56} {digest:<20} {:<9} {used}", image.from)
+}

@@ -1,0 +1,63 @@
+//! `qctl rollout`: status and steps of trials.
+
+use crate::client::Client;
+use agent_core::protocol::{Request, RolloutStep};
+use agent_core::status::{Container, Status};
+use anyhow::{Result, ensure};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub enum Rollout {
+    /// How versions of services are doing.
+    Status {
+        /// One service.
+        name: Option<String>,
+    },
+    /// Hold the trial of a service's new version: it goes on until it is resumed, promoted or undone.
+    Pause {
+        /// The service.
+        name: String,
+    },
+    /// Judge the trial again.
+    Resume {
+        /// The service.
+        name: String,
+    },
+    /// The version on trial takes over now.
+    Promote {
+        /// The service.
+        name: String,
+    },
+    /// The version before comes back, and this one is not tried again until it is applied again.
+    Undo {
+        /// The service.
+        name: String,
+    },
+}
+
+pub fn rollout(client: &mut Client, what: &Rollout) -> Result<()> {
+    let (name, step) = match what {
+        Rollout::Status { name } => return rollouts(&client.status()?, name.as_deref()),
+        Rollout::Pause { name } => (name, RolloutStep::Pause),
+        Rollout::Resume { name } => (name, RolloutStep::Resume),
+        Rollout::Promote { name } => (name, RolloutStep::Promote),
+        Rollout::Undo { name } => (name, RolloutStep::Undo),
+    };
+    client.done(&Request::Rollout { name: name.clone(), step })
+}
+
+pub fn rollouts(status: &Status, name: Option<&str>) -> Result<()> {
+    let of = |container: &&Container| {
+        name.is_none_or(|name| agent_core::instance::service_of(&container.name) == name)
+    };
+    let containers: Vec<&Container> = status.containers.iter().filter(of).collect();
+    ensure!(!containers.is_empty(), "there is no service {}", name.unwrap_or("at all"));
+    println!("{:<16} {:>10}  {:<10} {:<48} ROLLOUT", "CONTAINER", "GENERATION", "STATE", "IMAGE");
+    for container in containers {
+        let Container { name, generation, image, state, rollout, .. } = container;
+        let state = container.health.as_ref().filter(|_| state == "running").unwrap_or(state);
+        let rollout = rollout.as_deref().unwrap_or("proven");
+        println!("{name:<16} {generation:>10}  {state:<10} {image:<48} {rollout}");
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process of its own that reaches
+//! no containerd and no cgroup: it says who asks and in which role, and the agent decides.
+
+/// One connection.
+pub mod connection;
+/// What the agent knows, as metrics.
+pub mod metrics;
+/// Its configuration, and certificates.
+pub mod tls;
+
+use agent_host::api_config;
+use anyhow::{Context, Result};
+use rustls::ServerConfig;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+
+use crate::api::tls::server_config;
+use agent_core::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
+use agent_host::api_config::Config;
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The configuration.
+    pub config: PathBuf,
+    /// The agent's socket.
+    pub agent: PathBuf,
+    /// A file of the image: the clock is never taken for earlier than it was made.
+    pub image: PathBuf,
+}
+
+/// A configuration in force, and when its file was written.
+struct Loaded {
+    tls: Arc<ServerConfig>,
+    written: Option<SystemTime>,
+}
+
+impl Places {
+    fn written(&self) -> Option<SystemTime> {
+        self.config.metadata().and_then(|file| file.modified()).ok()
+    }
+
+    fn load(&self) -> Result<(Config, Loaded)> {
+        let written = self.written();
+        let config = api_config::Config::read(&self.config)?;
+        let tls = server_config(&config, &self.image)
+            .with_context(|| self.config.display().to_string())?;
+        Ok((config, Loaded { tls: Arc::new(tls), written }))
+    }
+}
+
+/// Serves until it is ended. Another configuration is in force with the next connection; one that can't be read changes
+/// nothing. Only another address needs another start. Ends when the configuration is taken away.
+///
+/// # Errors
+/// The first configuration can't be read, or its address not be had.
+pub async fn run(places: Places) -> Result<()> {
+    let (config, mut loaded) = places.load()?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listen at {}", config.listen))?;
+    info!("listens at {}", config.listen);
+    let places = Arc::new(places);
+    let handshakes = Arc::new(Semaphore::new(API_HANDSHAKES_MAX));
+    let room = Arc::new(Semaphore::new(API_CONNECTIONS_MAX));
+    // Whoever came in with other certificates goes when they do.
+    let (renewed, in_force) = watch::channel(());
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("accept: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match places.written() {
+            None => return Ok(()),
+            written if written == loaded.written => {}
+            _ => match places.load() {
+                Ok((_, new)) => {
+                    info!("certificates are read anew");
+                    loaded = new;
+                    let _ = renewed.send(());
+                }
+                Err(error) => warn!("{error:#}; the ones before stay in force"),
+            },
+        }
+        // Who comes when it is full waits no longer than it takes to say no.
+        let Ok(handshake) = handshakes.clone().try_acquire_owned() else { continue };
+        let (tls, places, room) = (loaded.tls.clone(), places.clone(), room.clone());
+        let mut over = in_force.clone();
+        over.mark_unchanged();
+        tokio::spawn(async move {
+            let served = async {
+                let stream = connection::handshake(stream, tls).await?;
+                drop(handshake);
+                let _room = room.try_acquire().context("there are too many connections")?;
+                connection::connection(stream, &places).await
+            };
+            let ended = tokio::select! {
+                ended = served => ended,
+                _ = over.changed() => Ok(()),
+            };
+            if let Err(error) = ended {
+                info!("{peer}: {error:#}");
+            }
+        });
+    }
+}
