@@ -1,6 +1,6 @@
 //! A strategy over a recorded day: the engine's own loop, book, risk and journal on virtual time, against
 //! the exchange that replays the recording. What the exchange assumes about fills stands in
-//! `sim::replay`; the result is no better than that.
+//! `exchange::recorded_market`; the result is no better than that.
 
 use crate::disk::Disk;
 use crate::exchange::Exchange;
@@ -16,9 +16,9 @@ use engine::journal::Layout;
 use engine::limits::{ARENA_LEN, TICK_INTERVAL_NS};
 use engine::strategies::{AnyStrategy, Strategies};
 use engine_core::pipeline::Core;
+use exchange::recorded_market::ReplayMarket;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
-use sim::replay::ReplayMarket;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -7,11 +7,11 @@ use abi::ouch::UserRefNum;
 use abi::ouch::inbound::Message as Inbound;
 use abi::ouch::outbound::Message as Outbound;
 use abi::soup::Packet;
-use sim::entry::Account;
-use sim::flow::FlowMarket;
-use sim::market::{Event, Market};
-use sim::publisher::Publisher;
-use sim::soupserver::SequencedLog;
+use exchange::market::{Event, Market};
+use exchange::order_entry::Account;
+use exchange::publisher::Publisher;
+use exchange::soup_account::SequencedLog;
+use exchange::synthetic_market::FlowMarket;
 use std::collections::HashMap;
 
 /// What the exchange does in answer to something.

@@ -10,11 +10,11 @@ use engine_core::market::InstrumentId;
 use engine_core::pipeline::{Core, Line};
 use engine_core::settings::{BookLimits, Login, RiskLimits, Settings, SnapshotSettings};
 use engine_core::strategy::{Actions, Strategy, View};
-use sim::faults::{FaultRates, Faults};
-use sim::flow::FlowMarket;
-use sim::glimpse::Books;
-use sim::market::{Event, Market};
-use sim::publisher::Publisher;
+use exchange::faults::{FaultRates, Faults};
+use exchange::market::{Event, Market};
+use exchange::publisher::Publisher;
+use exchange::snapshot_server::Books;
+use exchange::synthetic_market::FlowMarket;
 
 const SYMBOLS: [&str; 3] = ["AAPL", "MSFT", "SPY"];
 const MS: u64 = 1_000_000;

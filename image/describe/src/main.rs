@@ -88,7 +88,7 @@ const SYSTEM: [&str; 3] = ["engine", "agent", "initrd"];
 
 /// Container images and the package of their program.
 const IMAGES: [(&str, &str); 3] =
-    [("exchange", "sim"), ("exporter", "containers"), ("dropcopy", "containers")];
+    [("exchange", "exchange"), ("exporter", "containers"), ("dropcopy", "containers")];
 
 /// A command's output, trimmed.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Order entry against a market whose background never acts.
 
-use super::*;
-use crate::flow::FlowMarket;
+use crate::order_entry::*;
+use crate::synthetic_market::FlowMarket;
 use abi::field::Side;
 use abi::ouch::{CrossType, Display};
 

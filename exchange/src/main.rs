@@ -3,11 +3,11 @@
 use abi::field::Symbol;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use sim::faults::FaultRates;
-use sim::flow::FlowMarket;
-use sim::market::Market;
-use sim::replay::ReplayMarket;
-use sim::server::{ServerSettings, run};
+use exchange::faults::FaultRates;
+use exchange::market::Market;
+use exchange::recorded_market::ReplayMarket;
+use exchange::server::{ServerSettings, run};
+use exchange::synthetic_market::FlowMarket;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;

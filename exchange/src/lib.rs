@@ -2,25 +2,25 @@
 //! captures. Shares the wire formats with the engine and nothing else, so that it has none of its bugs.
 #![forbid(unsafe_code)]
 
-/// Order entry: OUCH 5.0 messages become orders, fills become OUCH answers.
-pub mod entry;
 /// Seeded loss, duplication and reordering of datagrams.
 pub mod faults;
-/// The model of background order flow.
-pub mod flow;
-/// The snapshot server.
-pub mod glimpse;
 /// Every limit with its reason.
 pub mod limits;
 /// What a market does, whichever kind it is.
 pub mod market;
 /// Price-time matching.
 pub mod matching;
+/// Order entry: OUCH 5.0 messages become orders, fills become OUCH answers.
+pub mod order_entry;
 /// The session's messages by sequence number, and the datagrams made of them.
 pub mod publisher;
 /// A recorded day, with our own orders matched against it.
-pub mod replay;
+pub mod recorded_market;
 /// Sockets and the clock around the rest.
 pub mod server;
+/// The snapshot server.
+pub mod snapshot_server;
 /// One SoupBinTCP account: its sequenced messages and its logins.
-pub mod soupserver;
+pub mod soup_account;
+/// The model of background order flow.
+pub mod synthetic_market;

@@ -1,13 +1,14 @@
 //! Sockets and the clock around the rest: two multicast lines, the request server, the order-entry port.
 //! One task owns everything; connections are tasks that only move bytes.
 
-use crate::entry::{Account, Answers};
 use crate::faults::{FaultRates, Faults};
-use crate::glimpse::{self, Books};
 use crate::limits::{ACCOUNT_MESSAGES_MAX, CONNECTION_CHUNKS_MAX, CONNECTIONS_MAX};
 use crate::market::{DayTime, Event, Market};
+use crate::order_entry::{Account, Answers};
 use crate::publisher::Publisher;
-use crate::soupserver::SequencedLog;
+use crate::snapshot_server;
+use crate::snapshot_server::Books;
+use crate::soup_account::SequencedLog;
 use abi::itch::Message;
 use abi::mold::{Request, Session};
 use abi::ouch::inbound::Message as Inbound;
@@ -122,7 +123,7 @@ pub async fn run(settings: ServerSettings, market: Box<dyn Market>) -> Result<()
     if let Some(address) = settings.snapshots {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("snapshots on {address}"))?;
-        tokio::spawn(glimpse::serve(listener, settings.logins.clone(), to_server.clone()));
+        tokio::spawn(snapshot_server::serve(listener, settings.logins.clone(), to_server.clone()));
     }
     let mut server = Server {
         line_socket: line_socket(settings.interface).context("multicast lines")?,
@@ -155,7 +156,7 @@ impl Server {
         &mut self,
         requests: UdpSocket,
         listener: TcpListener,
-        mut snapshots: mpsc::Receiver<glimpse::Wanted>,
+        mut snapshots: mpsc::Receiver<snapshot_server::Wanted>,
     ) -> Result<()> {
         let (from_clients, mut clients) = mpsc::channel(1024);
         let mut interrupt =
