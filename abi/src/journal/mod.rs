@@ -23,7 +23,7 @@
 /// The files in their directory: listing them, following them.
 pub mod files;
 /// What the order-entry connection brought, message for message.
-pub mod heard;
+pub mod session_stream;
 
 use crate::checksum::crc32c;
 use crate::wire::Field;

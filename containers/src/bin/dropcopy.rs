@@ -1,7 +1,7 @@
 //! `quietcore-dropcopy`: reads the engine's journal, serves one FIX 4.4 counterparty.
 
 use abi::journal::files::{Follower, Found};
-use abi::journal::heard::{Heard, Stream};
+use abi::journal::session_stream::{Heard, Stream};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use containers::dropcopy::fix::{Fields, Framed, MESSAGE_LEN_MAX, decode};

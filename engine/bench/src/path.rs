@@ -16,7 +16,7 @@ use engine_core::orders::{Orders, OwnOrder};
 use engine_core::pipeline::{Core, Line};
 use engine_core::risk::{Candidate, Risk, Situation};
 use engine_core::settings::{BookLimits, Login, RiskLimits, Settings};
-use engine_core::status::{Status, TradingState};
+use engine_core::trading_status::{Status, TradingState};
 use std::collections::HashMap;
 
 /// Limits that everything here passes.

@@ -5,12 +5,12 @@
 
 /// Two feed lines and a request server become one sequence without holes.
 pub mod arbiter;
+/// The best bids and offers as the strategy last saw them.
+pub mod bbo_changes;
 /// One instrument's price levels.
 pub mod book;
 /// What the core counts and reports; the rim shows it to the host.
 pub mod counters;
-/// Order entry: intents become OUCH messages, answers become orders and positions.
-pub mod desk;
 /// The price levels of one side, in the order of their prices.
 mod ladder;
 /// Every limit with its reason.
@@ -19,6 +19,8 @@ pub mod limits;
 pub mod maker;
 /// All books, fed by ITCH.
 pub mod market;
+/// Order entry: intents become OUCH messages, answers become orders and positions.
+pub mod order_entry;
 /// The states of an order of ours, and the table of its moves.
 pub mod order_state;
 /// Orders resting in all books, found by reference number.
@@ -29,15 +31,13 @@ pub mod orders;
 pub mod pipeline;
 /// What every order must pass before it is sent.
 pub mod risk;
-/// The SoupBinTCP client: login, heartbeats, resume.
-pub mod session;
 /// What the core is told at construction.
 pub mod settings;
-/// What the feed says about an instrument beside its book.
-pub mod status;
+/// The SoupBinTCP client: login, heartbeats, resume.
+pub mod soup_session;
 /// What a strategy sees and may ask for.
 pub mod strategy;
 /// The other reference strategy: a taker on book imbalance.
 pub mod taker;
-/// The best bids and offers as the strategy last saw them.
-pub mod touch;
+/// What the feed says about an instrument beside its book.
+pub mod trading_status;

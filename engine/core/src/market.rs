@@ -3,7 +3,7 @@
 use crate::book::{self, Bbo, Entry, Place, Quote, Refused, Touched, ladder_of, side_of};
 use crate::ladder::Ladder;
 use crate::order_table::OrderTable;
-use crate::status::Status;
+use crate::trading_status::Status;
 use abi::field::{Price, Side, Symbol};
 use abi::itch::{
     AddOrder, AddOrderMpid, CrossTrade, LuldAuctionCollar, Message, OperationalHalt, OrderCancel,

@@ -8,11 +8,11 @@ use crate::risk::Candidate;
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
-mod own;
+mod own_order;
 
-pub(crate) use own::Own;
-use own::{EXPOSURE_MAX, NOTHING, Working};
-pub use own::{Exposure, OwnOrder, Position, Replacement};
+pub(crate) use crate::orders::own_order::Own;
+use crate::orders::own_order::{EXPOSURE_MAX, NOTHING, Working};
+pub use crate::orders::own_order::{Exposure, OwnOrder, Position, Replacement};
 
 /// One execution, kept so that it can be broken.
 #[derive(Debug, Clone, Copy)]

@@ -2,13 +2,13 @@
 //! inputs in the same order give the same outputs, byte for byte: live, in replay and in backtest.
 
 use crate::arbiter::Arbiter;
+use crate::bbo_changes::Touch;
 use crate::counters::{Counter, Counters, Event};
-use crate::desk::{Answer, Desk, Moment};
 use crate::market::{InstrumentId, Market};
-use crate::session::{Client, Incoming, Phase};
+use crate::order_entry::{Answer, Desk, Moment};
 use crate::settings::{RiskLimits, Settings};
+use crate::soup_session::{Client, Incoming, Phase};
 use crate::strategy::{Actions, Strategy, View};
-use crate::touch::Touch;
 use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
 use abi::journal::{Recovery, Refused, StopReason};

@@ -6,7 +6,7 @@ use crate::ladder::{CENTS_MAX, cents};
 use crate::market::InstrumentId;
 use crate::orders::{Orders, Own};
 use crate::settings::RiskLimits;
-use crate::status::{ShortSale, Status};
+use crate::trading_status::{ShortSale, Status};
 use abi::field::{Price, Side};
 use abi::journal::Refusal;
 

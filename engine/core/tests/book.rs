@@ -8,7 +8,7 @@ use abi::itch::{
 };
 use engine_core::book::{Bbo, Quote};
 use engine_core::market::{BookError, Change, InstrumentId, Market};
-use engine_core::status::{ShortSale, TradingState};
+use engine_core::trading_status::{ShortSale, TradingState};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::{BTreeMap, HashMap};

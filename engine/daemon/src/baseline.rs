@@ -3,7 +3,8 @@
 //! journal. Signals are not read: such an engine ends with its measurement, by `SIGKILL`.
 
 use crate::arena::Region;
-use crate::host::{self, SteadyClock};
+use crate::host_cpu;
+use crate::host_cpu::SteadyClock;
 use crate::limits::BUFFER_LEN;
 use crate::net;
 use crate::port::{Completion, Port, SLOTS, Token, is_stream};
@@ -106,7 +107,7 @@ impl Port for Baseline {
     }
 
     fn monotonic_ns(&self) -> u64 {
-        host::monotonic_ns()
+        host_cpu::monotonic_ns()
     }
 
     fn take_clock_step(&mut self) -> bool {

@@ -9,7 +9,7 @@ use crate::port::{
     Completion, Port, SLOT_LINE_A, SLOT_LINE_B, SLOT_ORDERS, SLOT_REQUESTS, SLOT_SNAPSHOT, Token,
     is_stream,
 };
-use crate::wire::Link;
+use crate::stream::Link;
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, Word};
 use abi::journal::{Kind, Timing};

@@ -8,7 +8,7 @@ pub mod baseline;
 /// The configuration file.
 pub mod config;
 /// What the rim asks of its host: affinity, locked memory, emulation.
-pub mod host;
+pub mod host_cpu;
 /// The hot thread: one loop.
 pub mod hot;
 /// Journal files: a ring of preallocated segments.
@@ -35,7 +35,7 @@ pub mod ring;
 pub mod shards;
 /// The strategies that a program can trade with.
 pub mod strategies;
+/// A stream: connect, receive, send, try again.
+pub mod stream;
 /// The parent of a configuration's shards.
 pub mod supervisor;
-/// A stream: connect, receive, send, try again.
-pub mod wire;

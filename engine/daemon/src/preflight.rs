@@ -2,7 +2,7 @@
 
 use crate::arena::HUGE_PAGE_LEN;
 use crate::config::Config;
-use crate::host;
+use crate::host_cpu;
 use crate::limits::{ARENA_LEN, RECEIVE_BUFFER};
 use nix::sys::resource::{Resource, getrlimit};
 use procfs::Current;
@@ -55,7 +55,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
 
 /// The CPU of the hot thread: the configured one, or the first hot one.
 pub fn hot_cpu(config: &Config) -> Option<u32> {
-    let plan = host::core_plan().ok()?;
+    let plan = host_cpu::core_plan().ok()?;
     config.host.cpu.or_else(|| plan.hot().iter().next())
 }
 
@@ -70,7 +70,7 @@ fn kernel() -> Option<Finding> {
 }
 
 fn isolation(config: &Config) -> Option<Finding> {
-    let plan = match host::core_plan() {
+    let plan = match host_cpu::core_plan() {
         Ok(plan) => plan,
         Err(error) => {
             return finding("cores", error, "check nohz_full= on the kernel command line");
@@ -99,7 +99,7 @@ fn shard(config: &Config) -> Option<Finding> {
 
 /// The kernel's submitting thread spins: on a core that is nobody else's.
 fn sqpoll(config: &Config) -> Option<Finding> {
-    let (plan, cpu) = (host::core_plan().ok()?, config.host.sqpoll_cpu?);
+    let (plan, cpu) = (host_cpu::core_plan().ok()?, config.host.sqpoll_cpu?);
     let fits = plan.hot().contains(cpu) && hot_cpu(config) != Some(cpu);
     let remedy = format!("set it to one of {} that no hot thread has, or leave it out", plan.hot());
     (!fits)

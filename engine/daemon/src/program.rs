@@ -4,14 +4,14 @@
 use crate::arena::Arena;
 use crate::baseline::{self, Baseline};
 use crate::config::{Config, ConfigError, Contract};
-use crate::host::Signals;
+use crate::host_cpu::Signals;
 use crate::hot::{End, Hot, Memory};
 use crate::journal::{Files, Layout};
 use crate::limits::ARENA_LEN;
 use crate::port::Port;
 use crate::ring::{Handles, Ring};
 use crate::strategies::{AnyStrategy, Strategies};
-use crate::{host, net, preflight, replay, report, shards, supervisor};
+use crate::{host_cpu, net, preflight, replay, report, shards, supervisor};
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, State, Word};
 use abi::hostplan::{CorePlan, CpuSet};
@@ -132,7 +132,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 fn read_configs(arguments: &Arguments) -> Result<Vec<(String, Config)>, ConfigError> {
     let path = &arguments.config;
     let text = Config::read_text(path)?;
-    let cores = host::core_plan().unwrap_or_else(|_| CorePlan::without_hot());
+    let cores = host_cpu::core_plan().unwrap_or_else(|_| CorePlan::without_hot());
     let shards = shards::split(&text, path, &cores)?;
     let names = || shards.iter().map(|shard| shard.name.clone()).collect::<Vec<_>>().join(", ");
     match &arguments.shard {
@@ -214,7 +214,7 @@ fn supervise(configs: &[(String, Config)], path: &Path) -> Result<ExitCode, Box<
         shards::settle_pages(root, &names)?;
     }
     if let Some(cpu) = first.host.journal_cpus.as_ref().and_then(|cpus| cpus.last()) {
-        host::pin_to(*cpu).map_err(|error| format!("host.journal_cpus: {error}"))?;
+        host_cpu::pin_to(*cpu).map_err(|error| format!("host.journal_cpus: {error}"))?;
     }
     let program = std::env::current_exe()?;
     let hopeless = [EXIT_CONFIG, EXIT_CONTRACT];
@@ -237,7 +237,7 @@ fn trade(
     if !files.direct {
         warn!("the journal's file system has no O_DIRECT; writes go through the page cache");
     }
-    host::keep_memory();
+    host_cpu::keep_memory();
     let handles = Handles {
         sockets: [
             net::line(config.feed.line_a, config.feed.interface)?,
@@ -252,7 +252,7 @@ fn trade(
     let mut arena = Arena::new(ARENA_LEN)?;
     let cpu = preflight::hot_cpu(config);
     if let Some(cpu) = cpu {
-        host::pin_to(cpu).map_err(|error| format!("host.cpu: {error}"))?;
+        host_cpu::pin_to(cpu).map_err(|error| format!("host.cpu: {error}"))?;
     }
     introduce(&page, cpu);
     let memory = Memory::new(&mut arena);
@@ -289,7 +289,7 @@ impl Parts<'_> {
             warn!("no journal: nothing is recorded");
             hot.forgo_journal();
         }
-        if let Err(error) = host::lock_memory() {
+        if let Err(error) = host_cpu::lock_memory() {
             warn!("memory is not locked: {error}; set LimitMEMLOCK=infinity");
         }
         info!("trading thread starts");
@@ -306,7 +306,7 @@ impl Parts<'_> {
 /// The hot cores besides the hot thread's own, where the journal's workers run; they share the core of the
 /// thread that submits only if there is no other.
 fn spare_cores(config: &Config) -> Option<CpuSet> {
-    let plan = host::core_plan().ok()?;
+    let plan = host_cpu::core_plan().ok()?;
     let own = preflight::hot_cpu(config)?;
     let named = config.host.journal_cpus.as_ref();
     let others: CpuSet = plan
@@ -320,9 +320,9 @@ fn spare_cores(config: &Config) -> Option<CpuSet> {
 
 fn introduce(page: &CountersPage, cpu: Option<u32>) {
     page.set_word(Word::Pid, std::process::id().into());
-    page.set_word(Word::Started, host::now_ns());
+    page.set_word(Word::Started, host_cpu::now_ns());
     page.set_word(Word::HotCpu, cpu.map_or(u64::MAX, u64::from));
-    page.set_word(Word::Emulated, host::is_emulated().into());
+    page.set_word(Word::Emulated, host_cpu::is_emulated().into());
     page.set_word(Word::State, State::Starting as u64);
     page.raise(Event::Started, cpu.map_or(u64::MAX, u64::from));
 }

@@ -1,7 +1,7 @@
 //! What earlier runs left in the journal: how much of the order-entry session was heard, and which
 //! numbers were used. The core decides what follows from it.
 
-use abi::journal::heard::{Heard, Stream};
+use abi::journal::session_stream::{Heard, Stream};
 use abi::journal::{Kind, Record, Recovery, Segment};
 use abi::mold::Session;
 use abi::ouch::inbound::Message;

@@ -7,7 +7,8 @@
 )]
 
 use crate::arena::{Arena, Region};
-use crate::host::{self, Signals, SteadyClock, Tsc};
+use crate::host_cpu;
+use crate::host_cpu::{Signals, SteadyClock, Tsc};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES, SQPOLL_IDLE_MS};
 use crate::net;
 use crate::port::{Completion, Port, SLOT_ORDERS, SLOTS, Token, is_stream};
@@ -285,7 +286,7 @@ impl Port for Ring {
     }
 
     fn monotonic_ns(&self) -> u64 {
-        host::monotonic_ns()
+        host_cpu::monotonic_ns()
     }
 
     fn take_clock_step(&mut self) -> bool {

@@ -2,10 +2,10 @@
 
 use super::{Core, Line, SESSION_SILENCE_NS, Verdict};
 use crate::arbiter::Arrival;
+use crate::bbo_changes::BBO_HASH_EMPTY;
 use crate::counters::{Counter, Event};
 use crate::market::{BookError, Change};
 use crate::strategy::Strategy;
-use crate::touch::BBO_HASH_EMPTY;
 use abi::counters::State;
 use abi::mold::Packet;
 

@@ -3,8 +3,8 @@
 
 use super::Core;
 use crate::counters::{Counter, Event};
-use crate::session::{Client, Incoming};
 use crate::settings::{Login, SnapshotSettings};
+use crate::soup_session::{Client, Incoming};
 use crate::strategy::Strategy;
 use abi::glimpse::EndOfSnapshot;
 

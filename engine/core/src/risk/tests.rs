@@ -3,7 +3,7 @@
 use super::*;
 use crate::book::Quote;
 use crate::orders::OwnOrder;
-use crate::status::TradingState;
+use crate::trading_status::TradingState;
 use abi::journal::Refusal as R;
 
 const ID: InstrumentId = InstrumentId(0);

@@ -1,8 +1,8 @@
 //! Cancels: of one order, of all by one message, and again when the exchange did not do it.
 
-use super::{Desk, put};
 use crate::counters::{Counter, Counters};
 use crate::market::Market;
+use crate::order_entry::{Desk, put};
 use crate::order_state::{Event, State};
 use crate::orders::OwnOrder;
 use abi::field::{Alpha, Symbol};
