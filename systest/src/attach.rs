@@ -1,8 +1,8 @@
 //! `make shell`: this terminal at the shell of a debug machine, which goes on from the snapshot of one that is ready.
 
+use crate::booted::ready;
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
-use crate::stories::ready;
 use crate::story_process::{StoryProcess, enter};
 use crate::vm::connect;
 use anyhow::{Context, Result, bail, ensure};

@@ -1,9 +1,12 @@
 //! A host's figures, on our own kernel: how quiet the hot cores are, whether a mis-tuned host is noticed, and
 //! the kernel beside Debian's.
 
-use crate::bench::ready_seconds;
+use crate::booted::{READY_LIMIT, boot};
 use crate::checkout::ImageFiles;
-use crate::stories::{READY_LIMIT, boot, quiet_figures, tune};
+use crate::measure::bars::ready_seconds;
+use crate::measure::mistune;
+use crate::measure::noise::quiet_figures;
+
 use crate::vm::Machine;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -60,7 +63,7 @@ pub fn host() -> Result<Map<String, Value>> {
     let mut booted = boot(&own, &Machine::default())?;
     booted.shell.check("qctl ready --timeout 300", READY_LIMIT)?;
     quiet_figures(&own, &mut booted, &mut figures)?;
-    let (seeded, missed) = tune::mistune(&mut booted)?;
+    let (seeded, missed) = mistune::mistune(&mut booted)?;
     missed.iter().for_each(|missed| println!("not named: {missed}"));
     figures.insert("mistunings_seeded".into(), json!(seeded));
     figures.insert("mistunings_named".into(), json!(seeded - missed.len()));

@@ -130,3 +130,8 @@ pub fn root_partition(disk: &Path) -> Result<std::ops::Range<u64>> {
     file.read_exact_at(&mut entries, gpt::ENTRIES_AT)?;
     gpt::root(&entries).context("no root partition")
 }
+
+/// Whether an image has our own kernel.
+pub fn is_own(image: &ImageFiles) -> bool {
+    image.directory.join("kernel.config").exists()
+}

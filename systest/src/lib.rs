@@ -15,6 +15,8 @@ mod bench_engine;
 mod bench_host;
 /// Progress of a boot, for a person.
 mod boot_progress;
+/// A guest with its shell.
+pub mod booted;
 /// What a checkout is made of: paths, the image's parts.
 pub mod checkout;
 /// `make run`: a trading VM with a live view.
@@ -31,6 +33,8 @@ pub mod interrupt;
 pub mod lan;
 /// A machine as it is described.
 pub mod machine;
+/// What is measured.
+pub mod measure;
 /// A program at a terminal.
 pub mod pty;
 /// QEMU's machine protocol.

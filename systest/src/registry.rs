@@ -2,6 +2,7 @@
 //! the tools root; the guest reaches the registry at 10.0.2.2. It wants a name and a password, and an authority of its own
 //! vouches for it.
 
+use crate::booted::give_credential;
 use crate::checkout::{self, ImageFiles};
 use crate::guest_clock::limit_under_load;
 use crate::http::free_port;
@@ -10,6 +11,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::booted::Booted;
 
 /// How long the registry may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -238,4 +241,35 @@ impl Drop for Registry {
         let _ = self.server.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Download limit that [`policy`] sets, in bytes per second.
+pub const RATE: u64 = 1 << 20;
+
+/// Time that the agent may take to be ready again with another policy.
+const AGENT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Who reads the policy: it asks nobody, it judges.
+pub const READERS: &str = "quietcore-agent quietcore-pull";
+
+/// What the host is told: our registry, behind a mirror that is dead, and one key.
+///
+/// # Errors
+/// cosign makes no key.
+pub fn policy(registry: &Registry) -> Result<String> {
+    let key = registry.key("desk")?;
+    registry.key("stranger")?;
+    registry.policy(&format!(
+        "mirrors = [\"10.0.2.2:1\"]\nrate_bytes_per_second = {RATE}\nsigners = [\"\"\"\n{key}\n\"\"\"]"
+    ))
+}
+
+/// Tells a running host which registries it may ask.
+///
+/// # Errors
+/// The units that read it do not start.
+pub fn give_policy(booted: &mut Booted, policy: &str) -> Result<()> {
+    give_credential(booted, "quietcore.images", policy, READERS)?;
+    booted.shell.wait_status("the agent is back", AGENT_LIMIT, |status| status["ready"] == true)?;
+    Ok(())
 }

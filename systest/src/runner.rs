@@ -1,9 +1,10 @@
 //! Runs stories, two at a time, and counts: what each proved, what it cost, and whether that is more than its share.
 
 use crate::accel;
+use crate::checkout;
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
-use crate::stories::{STORIES, Start, Story, own};
+use crate::stories::{STORIES, Start, Story};
 use crate::story_process::{Outcome, PROGRAM, Report, StoryProcess};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::statvfs;
@@ -136,7 +137,7 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
     let accel = accel::choose(&image)?;
     println!("machine: {}, because {}", accel.0.name(), accel.1);
     let interrupt = Interrupt::catch()?;
-    let is_own = own::is_own(&image);
+    let is_own = checkout::is_own(&image);
     let (alone, beside): (Vec<&Story>, Vec<&Story>) = wanted
         .into_iter()
         .filter(|story| !matches!(story.start, Start::OwnKernel(_)) || prefix.is_some() || is_own)

@@ -2,10 +2,12 @@
 //! when it is killed, ends and is removed with it.
 
 use crate::accel::{Accel, CHOSEN_BEFORE};
+use crate::booted;
+use crate::booted::{Booted, Verdict, ready};
 use crate::checkout::ImageFiles;
 use crate::interrupt::Interrupt;
 use crate::snapshot::making_cpu_seconds;
-use crate::stories::{Booted, STORIES, Start, Story, Verdict, ready};
+use crate::stories::{STORIES, Start, Story};
 use crate::vm::keeps;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -86,8 +88,8 @@ pub fn tell(name: &str, directory: &Path) -> Result<()> {
         }
     };
     (report.outcome, report.text) = match verdict {
-        Ok(Verdict::Proved(what)) => (Outcome::Proved, what),
-        Ok(Verdict::Skipped(why)) => (Outcome::Skipped, why),
+        Ok(booted::Verdict::Proved(what)) => (Outcome::Proved, what),
+        Ok(booted::Verdict::Skipped(why)) => (Outcome::Skipped, why),
         Err(error) => (Outcome::Failed, format!("{error:#}")),
     };
     reap();
@@ -131,7 +133,9 @@ fn on_ready(run: fn(&mut Booted) -> Result<Verdict>, report: &mut Report) -> Res
     let verdict = run(&mut booted);
     if keeps() {
         match &verdict {
-            Ok(Verdict::Proved(said) | Verdict::Skipped(said)) => println!("{said}"),
+            Ok(booted::Verdict::Proved(said) | booted::Verdict::Skipped(said)) => {
+                println!("{said}")
+            }
             Err(error) => println!("FAILED: {error:#}"),
         }
     }

@@ -1,9 +1,11 @@
 //! The API: qctl on this machine asks the guest over the network, in the role that its certificate says.
 
-use super::loaded::FETCH;
-use super::{Booted, Verdict, terminal};
+use super::terminal;
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use crate::desk::{API, AUTHORITY, Desk};
 use crate::http;
+use crate::measure::load::FETCH;
 use crate::rig::{IMAGE, pack};
 use anyhow::{Result, ensure};
 use std::path::Path;
@@ -39,7 +41,7 @@ const PID: &str = "systemctl show -p MainPID --value quietcore-api";
 /// The story.
 pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> {
     let desk = desk(booted.api)?;
-    super::give_credential(booted, API, &desk.credential()?, "quietcore-agent")?;
+    crate::booted::give_credential(booted, API, &desk.credential()?, "quietcore-agent")?;
     booted.shell.check("qctl ready --timeout 60", ANSWER)?;
     desk.wait(&["--on", "rita", "status"], &booted.vm.clock.deadline(BACK))?;
     let status = desk.must(&["--on", "rita", "status", "-o", "json"])?;
@@ -81,7 +83,7 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     }
     sit_at_a_terminal(booted, &desk)?;
     rotate(booted, &desk)?;
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a reader looked and was refused what changes the host, an operator applied a file that was taken back since \
          nobody kept it, stopped trading, and sat at a container's terminal; the audit log has all of it by name; another authority's certificates were \
          in force with the next connection of the same process"

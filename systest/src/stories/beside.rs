@@ -1,7 +1,8 @@
 //! A version beside the one before: it takes over once it has proved itself, by its health, its metrics and its time, and
 //! the one before runs until then. And secrets, of which it gets some.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
     // Without its secret it waits.
     apply(booted, 1, "{bake: 2s}")?;
     let missing = "key not on this host; bring it with qctl secret set";
-    let waits = super::wait_problem(booted, missing, SEEN)?;
+    let waits = crate::booted::wait_problem(booted, missing, SEEN)?;
     ensure!(find(&waits, "web").is_some_and(|web| web["state"] == "absent"), "{waits}");
     booted.shell.check("echo swordfish | qctl secret set key", ANSWER)?;
     let first = wait(booted, "the first version", |web, _| is_proven(web))?;
@@ -138,7 +139,7 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
     booted.shell.wait_status("ready again", SEEN, |status| status["ready"] == true)?;
     let left = booted.shell.check("ls /run/quietcore-private", ANSWER)?;
     ensure!(left.is_empty(), "opened secrets are left: {left}");
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "a version ran beside the one before (both answered) until its metrics had held for 15 s, and took over with its port; one whose metrics did not hold was taken back, while process {} ran on; one waited for a hand; a secret was sealed on disk, in the container with owner and mode, and another one after it was changed",
         process.trim()
     )))

@@ -1,7 +1,8 @@
 //! Compose files mean on a host what they mean to Docker: a corpus of files that we accept, each read by Debian's
 //! docker-compose as well.
 
-use super::Verdict;
+use crate::booted;
+use crate::booted::Verdict;
 use crate::checkout::{ImageFiles, program, root};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -192,7 +193,7 @@ pub fn files_mean_what_docker_says(image: &ImageFiles) -> Result<Verdict> {
     if compare(&one, &other).is_ok() {
         bail!("two images are told to be one");
     }
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{} files with {services} services mean the same here and to Debian's docker-compose, in {compared} values",
         files.len()
     )))

@@ -1,7 +1,8 @@
 //! Containers: one that is killed comes back; one that wants a hot core is refused, by the agent and,
 //! should the agent be passed by, by the kernel.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     let restarts = container(&status, "exporter")
         .and_then(|c| c["restarts"].as_u64())
         .context("the exporter's restarts")?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "the exporter was killed and came back ({restarts} restart), serving the engine's counters"
     )))
 }
@@ -112,7 +113,7 @@ pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
     let effective = kernel.text.lines().next().unwrap_or_default().trim().to_string();
     ensure!(effective == "0-1", "a cgroup that asks for CPU 2 gets {effective:?}");
     ensure!(kernel.text.contains("taskset=1"), "a task was put on the hot core: {}", kernel.text);
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "the agent refuses cpuset 2 by name; the kernel gives such a cgroup CPUs 0-1 and refuses the affinity; a partition that was broken {BREAKS} times stood again in time, and {told} events tell of it"
     )))
 }

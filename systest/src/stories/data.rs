@@ -1,7 +1,8 @@
 //! A damaged data partition: repaired without asking where that can be done, and else the host restarts
 //! instead of waiting for somebody at its console.
 
-use super::{READY_LIMIT, Verdict, boot};
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict, boot};
 use crate::checkout::ImageFiles;
 use crate::vm::{Machine, Vm};
 use anyhow::{Result, ensure};
@@ -41,7 +42,7 @@ pub fn damaged_data_never_hangs_a_host(image: &ImageFiles) -> Result<Verdict> {
         std::thread::sleep(Duration::from_millis(100));
     }
     ensure!(!vm.console().contains("quietcore: ready"), "it became ready without data");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a damaged file system is repaired at boot and the host trades; where none can be found the host restarts"
             .into(),
     ))

@@ -1,6 +1,7 @@
 //! What somebody does who looks for a fault: a container of his own for a while, and packets of an interface.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
     ensure!(packets.contains("d4 c3 b2 a1") && found != "0", "no packets of ours: {packets}");
     let filter = shell.run("qctl pcap lo no such filter --trading --write /run/b.pcap", ANSWER)?;
     ensure!(filter.code == 1 && !filter.text.is_empty(), "a filter that is none: {filter:?}");
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "a container of one's own ran in the exporter's place and with its image, on housekeeping cores with the exporter's limits, said how it ended and was gone when its time was over; {size} bytes of packets were taken down, and refused while the engine trades and nobody wants that"
     )))
 }

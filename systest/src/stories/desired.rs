@@ -1,8 +1,10 @@
 //! What a host is to run comes signed: from a web server, a registry, and by hand. And what its journal says goes out. Both by
 //! credentials that it is given while it runs.
 
-use super::loaded::FETCH;
-use super::{Booted, CREDENTIALS, Verdict, give_credential, images};
+use crate::booted::{Booted, CREDENTIALS, Verdict, give_credential};
+use crate::measure::load::FETCH;
+use crate::{booted, registry};
+
 use crate::checkout::program;
 use crate::http;
 use crate::registry::Registry;
@@ -74,7 +76,7 @@ fn wait(booted: &mut Booted, what: &str, is: impl Fn(&Value) -> bool) -> Result<
 }
 
 fn wait_problem(booted: &mut Booted, text: &str) -> Result<()> {
-    super::wait_problem(booted, text, SEEN).map(drop)
+    crate::booted::wait_problem(booted, text, SEEN).map(drop)
 }
 
 fn has_told(status: &Value) -> bool {
@@ -97,7 +99,7 @@ fn wait_serial(booted: &mut Booted, serial: u64) -> Result<()> {
 /// The story.
 pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     let mut registry = Registry::start(&booted.image)?;
-    images::give_policy(booted, &images::policy(&registry)?)?;
+    registry::give_policy(booted, &registry::policy(&registry)?)?;
     let directory = registry.file("desk");
     fs::create_dir_all(directory.join("web"))?;
     let key = registry.signing_key("desk/state")?;
@@ -112,7 +114,7 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     );
     booted.shell.check(&without, ANSWER)?;
     wait(booted, "ready without it", |status| status["ready"] == true && !has_told(status))?;
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a host ran what was signed for it, from a web server, a registry and by hand; a stranger's, an older one and one \
          that wants a hot core were named and not taken; it said what somebody had changed by hand, took it back when told, \
          held a newer one until it was let go, and ran on with nobody left to ask"
@@ -251,7 +253,7 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     wait(&format!("{mark}-2"))?;
     let doubled = taken.lock().expect("no reader panics").matches(&format!("{mark}-1\"")).count();
     ensure!(doubled <= 2, "a line came {doubled} times over one kill");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "the journal, containers' lines and the host's own, reached a stand-in of Loki's push API, and went on where it was \
          after its forwarder was killed"
             .into(),
@@ -277,7 +279,7 @@ pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
     let closed = "stat -c '%a %U' /run/quietcore/vault; systemctl stop quietcore-vault";
     let closed = booted.shell.check(closed, ANSWER)?;
     ensure!(closed == "700 quietcore-vault\n", "where secrets come in is {closed}");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a process of its own asked who was named, over TLS: one that nobody vouches for is told nothing, what one that is no \
          Vault answers stands in the status"
             .into(),

@@ -2,7 +2,8 @@
 //! reason in `kernel-config/hardening.toml`, and nothing else is found. The configurations of Debian's kernels are compared
 //! with what our own kernel's fragments ask for, in the same way.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use crate::checkout::{ImageFiles, root};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -152,7 +153,7 @@ pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
         .context("start image/hardening")?;
     let said = String::from_utf8_lossy(&judged.stderr).trim().to_string();
     if judged.status.code() == Some(NOT_TO_BE_HAD) {
-        return Ok(Verdict::Skipped(said));
+        return Ok(booted::Verdict::Skipped(said));
     }
     ensure!(judged.status.success(), "image/hardening: {said}");
     let findings: Vec<Finding> =
@@ -170,7 +171,7 @@ pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
     let vulnerable = booted.shell.check(vulnerable, LIMIT)?;
     let refused = unsigned_module(&image, booted)?;
     let count = findings.len();
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{count} checks, {kept} kept with a reason, no other finding; of our own kernel's options Debian's kernels have otherwise for a reason: {debian}; a module without its signature is refused ({refused}); not mitigated on this CPU: {}",
         if vulnerable.trim().is_empty() { "nothing" } else { vulnerable.trim() },
     )))

@@ -1,7 +1,8 @@
 //! The production image on a host of its own: its configuration comes by credentials, from the ESP, SMBIOS and
 //! fw_cfg, and one that can't be used is named and left.
 
-use super::{READY_LIMIT, Verdict};
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict};
 use crate::checkout::{ImageFiles, root};
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};
@@ -74,7 +75,7 @@ pub fn credentials_make_a_host(_: &ImageFiles) -> Result<Verdict> {
     let mut vm = Vm::start(&image, &machine)?;
     vm.wait_for("network.addresses = \"10.0.2.15\": write ADDRESS/LENGTH", READY_LIMIT)?;
     vm.wait_for("quietcore: healthy", READY_LIMIT).context("with DHCP instead")?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "the production image with a host configuration from the ESP, an engine's from SMBIOS and a compose file from fw_cfg is healthy after {seconds} s; one with a mistake is named on the console, and the host asks DHCP"
     )))
 }

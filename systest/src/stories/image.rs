@@ -1,8 +1,9 @@
 //! The image: it boots to readiness, nobody gets in, and a changed byte does not boot.
 
-use super::{Booted, READY_LIMIT, Verdict};
-use crate::bench::{GUEST_FIGURES, is_met};
+use crate::booted;
+use crate::booted::{Booted, READY_LIMIT, Verdict};
 use crate::checkout::{ImageFiles, root_partition};
+use crate::measure::bars::{GUEST_FIGURES, is_met};
 use crate::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
     }
     let analyze =
         booted.shell.run("systemd-analyze time | head -n 1", Duration::from_secs(120))?.text;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "verity root, no failed unit, engine and both containers up; {}; {}",
         counts.join(", "),
         analyze.trim()
@@ -58,7 +59,7 @@ pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
     vm.wait_for("No bootable option", READY_LIMIT).context("without its signature")?;
     ensure!(!vm.console().contains("EFI stub"), "it was started without its signature");
     drop(vm);
-    let mut booted = super::boot(image, &machine)?;
+    let mut booted = crate::booted::boot(image, &machine)?;
     booted.shell.wait_status("the host trades", READY_LIMIT, |status| status["ready"] == true)?;
     let mounts = "grep -E ' (/|/var) ' /proc/mounts; ls /sys/block";
     let mounts = booted.shell.check(mounts, Duration::from_secs(60))?;
@@ -68,7 +69,7 @@ pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
         booted.shell.check("systemctl --failed --no-legend --plain", Duration::from_secs(60))?;
     ensure!(failed.trim().is_empty(), "failed units: {failed}");
     let len = image.len_of(|name| name == "netboot.efi")?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "one file of {} MB trades without a disk, with Secure Boot on; without its signature it is refused",
         len / 1_000_000
     )))
@@ -88,7 +89,7 @@ pub fn flipped_byte_is_caught(image: &ImageFiles) -> Result<Verdict> {
                 !console.contains("quietcore: ready"),
                 "the host became ready with a changed root"
             );
-            return Ok(Verdict::Proved("one changed byte of the root: dm-verity names the block, the kernel panics and restarts".into()));
+            return Ok(booted::Verdict::Proved("one changed byte of the root: dm-verity names the block, the kernel panics and restarts".into()));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -146,7 +147,7 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
         .collect();
     ensure!(found.is_empty(), "the production root has {found:?}");
     ensure!(files.contains(&"bin/quietcore-engine"), "the list of files is not one");
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{} programs, among them no shell, package manager, compiler, ssh or getty; {}",
         files.len(),
         sizes.join(", ")
@@ -194,5 +195,8 @@ pub fn units_are_hardened(image: &ImageFiles) -> Result<Verdict> {
             }
         }
     }
-    Ok(Verdict::Proved(format!("exposure of our units, at most 2.0: {}", proved.join(", "))))
+    Ok(booted::Verdict::Proved(format!(
+        "exposure of our units, at most 2.0: {}",
+        proved.join(", ")
+    )))
 }

@@ -1,10 +1,12 @@
 //! Images from a registry: what may be fetched, whose signature it needs, what becomes of it.
 
-use super::loaded::FETCH;
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use crate::checkout::program;
 use crate::http;
+use crate::measure::load::FETCH;
 use crate::registry::Registry;
+use crate::registry::{give_policy, policy};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,9 +15,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A megabyte through a registry, and a container of it, under TCG beside another machine.
 const RUNS: Duration = Duration::from_secs(120);
 
-/// Bytes of the image that is broken off on its way, and how fast the policy lets it come.
+/// Bytes of the image that is broken off on its way.
 const LARGE: usize = 6 << 20;
-const RATE: u64 = 1 << 20;
 
 /// containerd loses all that it has, and every container with it.
 const LOSE: &str = r#"
@@ -29,33 +30,8 @@ rm -rf /var/lib/containerd/* /run/containerd/*
 systemctl start containerd quietcore-agent
 "#;
 
-/// Who reads the policy: it asks nobody, it judges.
-const READERS: &str = "quietcore-agent quietcore-pull";
-
 fn exporter() -> PathBuf {
     program("quietcore-exporter")
-}
-
-/// What the host is told: our registry, behind a mirror that is dead, and one key.
-///
-/// # Errors
-/// cosign makes no key.
-pub fn policy(registry: &Registry) -> Result<String> {
-    let key = registry.key("desk")?;
-    registry.key("stranger")?;
-    registry.policy(&format!(
-        "mirrors = [\"10.0.2.2:1\"]\nrate_bytes_per_second = {RATE}\nsigners = [\"\"\"\n{key}\n\"\"\"]"
-    ))
-}
-
-/// Tells a running host which registries it may ask.
-///
-/// # Errors
-/// The units that read it do not start.
-pub fn give_policy(booted: &mut Booted, policy: &str) -> Result<()> {
-    super::give_credential(booted, "quietcore.images", policy, READERS)?;
-    booted.shell.wait_status("the agent is back", RUNS, |status| status["ready"] == true)?;
-    Ok(())
 }
 
 /// The image's compose file and one service more, of this image.
@@ -78,7 +54,7 @@ fn state(status: &serde_json::Value, name: &str) -> Option<String> {
 
 /// Waits until the status names this problem of the image.
 fn wait_problem(booted: &mut Booted, text: &str) -> Result<()> {
-    let status = super::wait_problem(booted, text, RUNS)?;
+    let status = crate::booted::wait_problem(booted, text, RUNS)?;
     ensure!(
         state(&status, "exporter").as_deref() == Some("running"),
         "the others do not run on: {status}"
@@ -151,7 +127,7 @@ pub fn images_are_fetched_and_judged(booted: &mut Booted) -> Result<Verdict> {
     let left = "until [ -z \"$(find /var/lib/quietcore/images -type f)\" ]; do sleep 0.5; done; qctl image ls";
     let left = booted.shell.check(left, ANSWER).context("the store is not empty")?;
     ensure!(!left.contains(&at), "still there: {left}");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "from a registry with a password and a private authority, zstd layers: a tag and a strange registry are refused at once, an image that nobody or a stranger signed is not run; a signed \
          one ran although its fetching was killed (it went on where it was) and its first mirror was dead, ran again after \
          containerd's store was removed with no registry there, and was collected when nothing declared it"

@@ -1,6 +1,7 @@
 //! The ways onto a disk: a stick that installs, a netboot UKI that was told a disk, and `qctl flash`.
 
-use super::{READY_LIMIT, Verdict};
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict};
 use crate::checkout::{ImageFiles, program};
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -72,7 +73,7 @@ pub fn disk_is_installed(image: &ImageFiles) -> Result<Verdict> {
     let entries = "mkdir -p /run/esp && mount -o ro /dev/vda1 /run/esp && ls /run/esp/EFI/Linux";
     let kept = shell.check(entries, LIMIT)?;
     ensure!(kept.contains("quietcore_"), "what was there is gone: {kept}");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a stick asks, installs and the disk boots, tuned and trading; a wrong name, the disk that runs and one with \
          partitions are refused, and what was there is kept"
             .into(),
@@ -153,7 +154,7 @@ fn flash_in(image: &ImageFiles, directory: &Path) -> Result<Verdict> {
     Command::new("umount").arg(&mounted).status().context("umount")?;
     let (code, said) = in_use?;
     ensure!(code == 1 && said.contains("is mounted at"), "a mounted disk is not refused: {said}");
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "an image is written and read back, a second time only its start is written; refused: {}; a mounted disk",
         refused.join(", ")
     )))

@@ -1,9 +1,10 @@
 //! No container reaches a hot core: a program that tries it in every way that it knows, in a container that has everything
 //! that one can be given; and files that ask for more than that.
 
-use super::loaded::FETCH;
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use crate::http;
+use crate::measure::load::FETCH;
 use crate::rig::pack;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -111,7 +112,7 @@ qctl apply /etc/quietcore/compose.yaml > /dev/null; qctl image rm test/intrude:1
     ensure!(lists == Some("0-1\n1\n"), "after it: {stands:?}");
     std::fs::remove_dir_all(directory)?;
     booted.shell.wait_status("ready again", ANSWER, |status| status["ready"] == true)?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{} keys of a compose file are refused with the reason; a container with everything that one can have tried {ways} ways to a hot core, and all were refused; the partition stands, and every thread of a container keeps to CPUs 0-1",
         KEYS.len()
     )))

@@ -2,9 +2,10 @@
 //! over, no line is lost or doubled. On this machine, with the image's containerd and journald; `make bench AREA=agent` does
 //! it a thousand times, and `KILLS=n` and `LINES=n` as often as one likes.
 
-use super::{Verdict, seed};
-use crate::bench_agent::{kills, lines};
+use crate::booted;
+use crate::booted::{Verdict, seed};
 use crate::checkout::ImageFiles;
+use crate::measure::kill_storm::{kills, lines};
 use anyhow::{Result, ensure};
 
 const KILLS: u32 = 40;
@@ -20,7 +21,7 @@ pub fn nothing_is_lost_when_everybody_is_killed(image: &ImageFiles) -> Result<Ve
     ensure!(lines.lost == 0 && lines.doubled == 0, "seed {seed}: {lines:?}");
     ensure!(lines.kills > 0, "nobody was killed while lines were written");
     let slowest = killed.converged_seconds.last().copied().unwrap_or_default();
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "after {} kills of agent, containerd, shims and tailer everything declared ran, at the latest {slowest:.1} s after containerd answered, and nothing was left over; of {} lines none was lost or doubled in {} kills (seed {seed})",
         killed.kills, lines.written, lines.kills
     )))

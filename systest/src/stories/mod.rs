@@ -58,44 +58,10 @@ mod updates;
 /// Volumes of other hosts.
 mod volumes;
 
+use crate::booted::{Booted, Verdict};
 use crate::checkout::ImageFiles;
-use crate::http::free_port;
-use crate::shell::Shell;
-use crate::snapshot::Snapshot;
-use crate::vm::{Machine, Vm};
+
 use anyhow::Result;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// A story's end.
-pub enum Verdict {
-    /// What it proved.
-    Proved(String),
-    /// Why it could not be told.
-    Skipped(String),
-}
-
-/// A guest of the debug image, with its shell.
-pub struct Booted {
-    /// What it was booted from.
-    pub image: ImageFiles,
-    /// Its shell. It goes before the machine, which may be left (`KEEP=1`) for another one.
-    pub shell: Shell,
-    /// The machine.
-    pub vm: Vm,
-    /// A port of this machine's loopback, behind which the guest's API is once it has one; 0 where there is no network.
-    pub api: u16,
-    /// CPU seconds from power-on to ready of the machine that was saved, if it goes on from a snapshot.
-    pub ready_cpu_seconds: Option<f64>,
-}
-
-/// Time that a guest may take to be ready: five times what it takes on an idle machine under TCG.
-pub const READY_LIMIT: Duration = Duration::from_secs(300);
-
-/// Where systemd finds credentials that a running host is given, as if they had come from the ESP.
-pub const CREDENTIALS: &str = "/run/credstore";
-
-/// Time for what needs no container's start.
-const ANSWER: Duration = Duration::from_secs(60);
 
 type OnReady = fn(&mut Booted) -> Result<Verdict>;
 type OnOwn = fn(&ImageFiles) -> Result<Verdict>;
@@ -174,97 +140,3 @@ pub const STORIES: &[Story] = &[
     story("own-kernel", 800, OwnKernel(own::own_kernel_boots_from_a_stick)),
     story("readme-figures", 550, Alone(readme::figures_are_measured)),
 ];
-
-/// Where chance begins: `SEED`, or the time.
-fn seed() -> Result<u64> {
-    Ok(match std::env::var("SEED") {
-        Ok(seed) if !seed.is_empty() => seed.parse()?,
-        _ => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
-    })
-}
-
-/// Waits until the status names this problem.
-fn wait_problem(booted: &mut Booted, text: &str, limit: Duration) -> Result<serde_json::Value> {
-    booted.shell.wait_status(text, limit, |status| {
-        let problems = status["problems"].as_array().into_iter().flatten();
-        problems.filter_map(|problem| problem.as_str()).any(|problem| problem.contains(text))
-    })
-}
-
-/// Gives a running host a credential, and starts again who reads it.
-///
-/// # Errors
-/// The units do not start.
-pub fn give_credential(booted: &mut Booted, name: &str, text: &str, units: &str) -> Result<()> {
-    let script = format!(
-        "mkdir -p -m 700 {CREDENTIALS}; cat > {CREDENTIALS}/{name} <<'END'\n{text}\nEND\nsystemctl restart {units}"
-    );
-    booted.shell.check(&script, ANSWER).map(drop)
-}
-
-/// Boots the debug image up to a shell.
-///
-/// # Errors
-/// It does not get there.
-pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
-    let mut vm = Vm::start(image, machine)?;
-    let shell = Shell::connect(&mut vm, READY_LIMIT)?;
-    let api = machine.api.unwrap_or_default();
-    Ok(Booted { image: image.clone(), vm, shell, api, ready_cpu_seconds: None })
-}
-
-/// The machine of the snapshot that stories go on from: a host that trades, with a network, and a recording if this machine
-/// has one.
-///
-/// # Errors
-/// No port is free for its API.
-pub fn ready_machine() -> Result<Machine> {
-    let api = Some(free_port()?);
-    Ok(Machine { capture: trading::capture(), network: true, api, ..Machine::default() })
-}
-
-/// Goes on from the snapshot of [`ready_machine`] with a machine that differs from it in nothing that was saved.
-///
-/// # Errors
-/// There is no snapshot and none can be made, or the guest does not answer.
-pub fn ready_with(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
-    let snapshot = Snapshot::of(image, machine)?;
-    // Making it takes a minute, in which somebody else may have taken a port that was free.
-    let api = machine.api.map(|_| free_port()).transpose()?;
-    let machine = &Machine { api, ..machine.clone() };
-    let mut vm = Vm::resume(&snapshot, image, machine)?;
-    let shell = Shell::resume(&mut vm)?;
-    let ready_cpu_seconds = Some(snapshot.ready_cpu_seconds()?);
-    let api = machine.api.unwrap_or_default();
-    Ok(Booted { image: image.clone(), vm, shell, api, ready_cpu_seconds })
-}
-
-/// [`ready_with`] the machine as it is.
-///
-/// # Errors
-/// As there.
-pub fn ready(image: &ImageFiles) -> Result<Booted> {
-    ready_with(image, &ready_machine()?)
-}
-
-/// The quiet cores' figures, and their control's.
-///
-/// # Errors
-/// A guest does not answer.
-pub fn quiet_figures(
-    image: &ImageFiles,
-    booted: &mut Booted,
-    figures: &mut serde_json::Map<String, serde_json::Value>,
-) -> Result<()> {
-    let noise = quiet::measure(&mut booted.shell)?;
-    let (control, _) = quiet::control_noise(image)?;
-    for (name, value) in [
-        ("hot_core_timer_irqs_per_10s", noise.timer),
-        ("hot_core_foreign_switches_per_10s", noise.foreign_count()),
-        ("hot_core_timer_irqs_per_10s_control", control.timer),
-        ("hot_core_foreign_switches_per_10s_control", control.foreign_count()),
-    ] {
-        figures.insert(name.into(), value.into());
-    }
-    Ok(())
-}

@@ -1,6 +1,7 @@
 //! Hosts that boot from a network, with real servers in a namespace of this machine.
 
-use super::{READY_LIMIT, Verdict};
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict};
 use crate::checkout::ImageFiles;
 use crate::lan::{Lan, SERVER};
 use crate::shell::Shell;
@@ -18,14 +19,16 @@ const FAILURE: &str = "could not be fetched or started";
 /// The story.
 pub fn network_boots(image: &ImageFiles) -> Result<Verdict> {
     if !Path::new("/dev/net/tun").exists() {
-        return Ok(Verdict::Skipped("this kernel has no tap devices (/dev/net/tun)".into()));
+        return Ok(booted::Verdict::Skipped(
+            "this kernel has no tap devices (/dev/net/tun)".into(),
+        ));
     }
     let directory = std::env::temp_dir().join(format!("quietcore-web-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     let told = by_http(image, &directory).and_then(|()| by_ipxe(image, &directory));
     let _ = std::fs::remove_dir_all(&directory);
     told?;
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "UEFI fetches the OS by HTTP, which installs itself on an empty disk and boots from it; iPXE says that a \
          file is missing or cut off, tries again, and the host trades without a disk"
             .into(),

@@ -1,8 +1,10 @@
 //! Our own kernel (`KERNEL=quietcore` or `rt`): it boots from a stick in a USB port, its tracers judge the hot cores, and
 //! the files that its drivers ask for are there.
 
-use super::{READY_LIMIT, Verdict, boot};
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict, boot};
 use crate::checkout::ImageFiles;
+use crate::checkout::is_own;
 use crate::vm::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -30,11 +32,6 @@ qctl apply /etc/quietcore/compose.yaml > /dev/null
 /// What the UKI's initrd begins with, uncompressed.
 const MICROCODE: [&str; 2] =
     ["kernel/x86/microcode/AuthenticAMD.bin", "kernel/x86/microcode/GenuineIntel.bin"];
-
-/// Whether an image has our own kernel.
-pub fn is_own(image: &ImageFiles) -> bool {
-    image.directory.join("kernel.config").exists()
-}
 
 fn has_microcode(image: &ImageFiles) -> Result<()> {
     let mut initrd = image.directory.clone().into_os_string();
@@ -78,7 +75,7 @@ pub fn own_kernel_boots_from_a_stick(image: &ImageFiles) -> Result<Verdict> {
     );
     let release = shell.check("uname -rv", ANSWER)?;
     let seen: Vec<_> = quiet.text.lines().filter(|line| line.contains("in all")).collect();
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{} traded from a disk in a USB port, with {} files of firmware and all microcode; its judges found the hot cores quiet at boot and after ({}), and named who was put there",
         release.trim(),
         firmware.split_whitespace().next().unwrap_or_default(),

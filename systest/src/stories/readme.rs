@@ -1,6 +1,7 @@
 //! The README's commands, each run as it stands there.
 
-use super::Verdict;
+use crate::booted;
+use crate::booted::Verdict;
 use crate::checkout::{ImageFiles, root, shared_data};
 use crate::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};
@@ -68,7 +69,7 @@ fn work(commands: &[String]) -> Result<Verdict> {
             println!("{}", end(&said, 32));
         }
     }
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{} commands of the README ran as they stand there, {skipped} skipped",
         commands.len() - skipped
     )))
@@ -78,13 +79,13 @@ fn work(commands: &[String]) -> Result<Verdict> {
 pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
     let known = Command::new(root().join("image/reproducible")).arg("--is-known").status()?;
     if known.success() {
-        return Ok(Verdict::Skipped(
+        return Ok(booted::Verdict::Skipped(
             "nothing that a build depends on has changed since make reproducible passed (image/reproduced); make certify builds twice".into(),
         ));
     }
     let said = run(REPRODUCIBLE)?;
     let verdict = said.lines().find_map(|line| line.strip_prefix("reproducible: "));
-    Ok(Verdict::Proved(verdict.context("make reproducible gave no verdict")?.to_owned()))
+    Ok(booted::Verdict::Proved(verdict.context("make reproducible gave no verdict")?.to_owned()))
 }
 
 /// Runs the demonstration, asks it what the README does, and ends it with Ctrl-C; returns its standard output.

@@ -1,6 +1,7 @@
 //! A changed service: it proves itself by its health check, or the version before comes back.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ const AMOUNTS_WANTED: &str =
 pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Result<Verdict> {
     // Asked where nobody listens, with nothing to go back to: it stays, and who waits for it waits.
     apply(booted, &listening(9479))?;
-    super::wait_problem(booted, "health of web: ", SEEN)?;
+    crate::booted::wait_problem(booted, "health of web: ", SEEN)?;
     let waits = wait(booted, "who waits for it", "after", |_| true)?;
     ensure!(waits["state"] == "absent", "it did not wait: {waits}");
     apply(booted, &listening(9470))?;
@@ -106,7 +107,7 @@ pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Resul
     })?;
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     booted.shell.wait_status("ready again", SEEN, |status| status["ready"] == true)?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "a version proved itself by its health check, and what waited for it started then, with the limits and reservations that it asked for; two that did not were taken back ({}), also for an agent that was killed",
         taken_back.join(", ")
     )))

@@ -1,7 +1,9 @@
 //! A host with Secure Boot and a TPM: what we signed boots and nothing else; its data is sealed, opens by itself for a boot that we signed and for no other, and with
 //! the recovery key for whoever has that.
 
-use super::{READY_LIMIT, Verdict, boot, secureboot};
+use super::secureboot;
+use crate::booted;
+use crate::booted::{READY_LIMIT, Verdict, boot};
 use crate::checkout::{ImageFiles, keys};
 use crate::shell::Shell;
 use crate::vm::Machine;
@@ -98,7 +100,7 @@ pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
         mounted.starts_with("/dev/mapper/var "),
         "the recovery key opens another /var: {mounted}"
     );
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "Secure Boot with our keys: loader, UKI and an addon of ours boot, a stranger's addon is left out, the kernel locks down (integrity); with a TPM the data partition is made sealed and opens for the signed boot by itself; for a boot that a stranger signed it asks, and opens with the recovery key, which was shown once and is in no log"
             .into(),
     ))

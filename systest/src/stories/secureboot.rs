@@ -1,6 +1,7 @@
 //! Secure Boot with our own keys: what is signed boots, and nothing else does.
 
-use super::Verdict;
+use crate::booted;
+use crate::booted::Verdict;
 use crate::checkout::ImageFiles;
 use crate::shell::Shell;
 use crate::vm::{Machine, Vm};
@@ -95,7 +96,7 @@ pub fn unsigned_is_refused(image: &ImageFiles) -> Result<Verdict> {
     let console = vm.console();
     let refused = console.contains("rebooting") && !console.contains("quietcore: ready");
     ensure!(refused, "a root hash that a stranger signed was taken:\n{console}");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "an unsigned UKI, one with a changed command line and one signed by a stranger are refused by the \
          firmware, a root hash that a stranger signed by the kernel"
             .into(),

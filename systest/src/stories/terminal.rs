@@ -1,7 +1,8 @@
 //! Somebody sits at the terminal of a container of his own: on this machine, with the image's containerd, and over the network
 //! ([`super::api`]).
 
-use super::Verdict;
+use crate::booted;
+use crate::booted::Verdict;
 use crate::checkout::ImageFiles;
 use crate::guest_clock::limit_under_load;
 use crate::pty::Pty;
@@ -65,7 +66,7 @@ pub fn somebody_sits_at_a_container(image: &ImageFiles) -> Result<Verdict> {
     ensure!((left, programs) == (0, 0), "left: {left} pipes, {programs} programs");
     let audit = rig.qctl(&["audit"])?;
     ensure!(audit.contains("\"terminal\":{") && !audit.contains("keys"), "{audit}");
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a container's program had a terminal of the size that qctl's has, also when that changed; keys reached it, ^C too; \
          qctl ended as it did, and left its own terminal as it was, and nothing behind"
             .into(),

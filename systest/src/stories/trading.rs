@@ -1,10 +1,12 @@
 //! The engine trades: a real recording state for state, and the kill switch.
 
-use super::{Booted, Verdict};
-use crate::checkout::shared_data;
+use crate::booted;
+use crate::booted::recording;
+use crate::booted::{Booted, Verdict};
+
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+
 use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(60);
@@ -39,7 +41,7 @@ pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
     booted
         .shell
         .check("qctl limits order_shares_max=900 | grep -q 'order_shares_max .* 900'", ANSWER)?;
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "after {sent} orders `qctl kill` cancelled all, a restart did not lift it, `qctl resume` did; \
          the agent kept the earlier run's journal; a risk limit was changed in force"
     )))
@@ -48,22 +50,12 @@ pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
 /// The recording at so many percent of its speed: 30 minutes in one.
 const SPEED: u32 = 3000;
 
-fn recording() -> Option<(PathBuf, PathBuf)> {
-    let data = shared_data()?;
-    let name = "nasdaq-aapl-2012-06-21-open";
-    let files = (data.join(format!("{name}.itch")), data.join(format!("{name}.bbo.csv")));
-    (files.0.exists() && files.1.exists()).then_some(files)
-}
-
-/// The recording that a ready machine has as a disk.
-pub fn capture() -> Option<PathBuf> {
-    recording().map(|(itch, _)| itch)
-}
-
 /// The story.
 pub fn recording_is_traded_state_for_state(booted: &mut Booted) -> Result<Verdict> {
     let Some((itch, expected)) = recording() else {
-        return Ok(Verdict::Skipped("no recording in ../shared/data on this machine".into()));
+        return Ok(booted::Verdict::Skipped(
+            "no recording in ../shared/data on this machine".into(),
+        ));
     };
     let expected = std::fs::read(&expected)?;
     let states = expected.iter().filter(|byte| **byte == b'\n').count() - 1;
@@ -103,7 +95,7 @@ pub fn recording_is_traded_state_for_state(booted: &mut Booted) -> Result<Verdic
         found == wanted,
         "the engine's best bids and offers differ from the reference file: {replay}"
     );
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{messages} recorded messages, {orders} orders, {fills} fills; {states} best bids and offers equal the reference file state for state; {}",
         replay.lines().next().unwrap_or_default()
     )))

@@ -1,7 +1,8 @@
 //! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not tried
 //! again, a stranger's is refused.
 
-use super::{Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
+use crate::booted;
+use crate::booted::{Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
 use crate::checkout::{ImageFiles, root};
 use crate::http;
 use crate::releases::{Broken, Signed, broken, build, describe, version_after};
@@ -187,7 +188,7 @@ pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdi
         seconds.push(start.elapsed().as_secs());
     }
     ensure!(limit(&mut host)? == 17, "what was staged once is not what runs");
-    Ok(Verdict::Proved(format!(
+    Ok(booted::Verdict::Proved(format!(
         "{good} was fetched, written, booted and proved itself, with the compose file that was staged for its boot; a wrong root, a failing preflight and a hanging initrd each fell back to it ({seconds:?} s; the first after three boots) and are not tried again; a changed release, a stranger's signature, another profile, the same and a lower version are refused"
     )))
 }

@@ -1,6 +1,7 @@
 //! Volumes of other hosts: NFS, and a disk by iSCSI.
 
-use super::{Booted, Verdict};
+use crate::booted;
+use crate::booted::{Booted, Verdict};
 use crate::storage::{Storage, TARGET};
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -99,13 +100,13 @@ pub fn others_keep_what_containers_write(booted: &mut Booted) -> Result<Verdict>
     ensure!(read == "kept\nkept\n", "what was written is not there again: {read}");
     // A server that is not there keeps nobody else from anything.
     apply(booted, &storage, "10.0.2.3")?;
-    let status = super::wait_problem(booted, "mount 10.0.2.3:/days", RUNS)?;
+    let status = crate::booted::wait_problem(booted, "mount 10.0.2.3:/days", RUNS)?;
     let engines = status["engines"].as_array().cloned().unwrap_or_default();
     let trades = !engines.is_empty() && engines.iter().all(|it| it["state"] == "trading");
     ensure!(trades, "without a server nobody trades: {status}");
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     booted.shell.check(NOTHING, RUNS)?;
-    Ok(Verdict::Proved(
+    Ok(booted::Verdict::Proved(
         "a service has files by NFS (Ganesha) and a disk by iSCSI (tgt), mounted before it starts and unmounted after it; what it wrote is there again; a server that is gone is named".into(),
     ))
 }

@@ -1,0 +1,14 @@
+//! Measurements that stories and benches share.
+
+/// Bars and names of figures.
+pub mod bars;
+/// Kills of the agent, containerd and the tailer at random moments.
+pub mod kill_storm;
+/// Load on the housekeeping cores.
+pub mod load;
+/// Deviations of a tuned host, one at a time.
+pub mod mistune;
+/// Interrupts and context switches on hot cores.
+pub mod noise;
+/// Power cuts at random moments.
+pub mod power_cuts;
