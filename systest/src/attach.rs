@@ -1,10 +1,10 @@
 //! `make shell`: this terminal at the shell of a debug machine, which goes on from the snapshot of one that is ready.
 
-use crate::booted::ready;
-use crate::checkout::ImageFiles;
-use crate::interrupt::Interrupt;
+use crate::harness::booted::ready;
+use crate::harness::checkout::ImageFiles;
+use crate::harness::interrupt::Interrupt;
+use crate::harness::vm::connect;
 use crate::story_process::{StoryProcess, enter};
-use crate::vm::connect;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{ErrorKind, IsTerminal, Read, Write};

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use systest::{attach, bench, demo, runner, story_process};
+use systest::{attach, bench, run_demo, runner, story_process};
 
 /// Boot, show and prove Quietcore in QEMU.
 #[derive(Debug, Parser)]
@@ -57,7 +57,7 @@ enum Command {
 
 fn act(command: &Command) -> Result<()> {
     match command {
-        Command::Run { seconds } => demo::run(*seconds),
+        Command::Run { seconds } => run_demo::run(*seconds),
         Command::Stories { name } => runner::run(name.as_deref()),
         Command::List => runner::list(),
         Command::Shell { at: Some(directory) } => attach::attach(directory),

@@ -1,9 +1,8 @@
 //! Runs stories, two at a time, and counts: what each proved, what it cost, and whether that is more than its share.
 
-use crate::accel;
-use crate::checkout;
-use crate::checkout::ImageFiles;
-use crate::interrupt::Interrupt;
+use crate::harness::accel;
+use crate::harness::checkout::{self, ImageFiles};
+use crate::harness::interrupt::Interrupt;
 use crate::stories::{STORIES, Start, Story};
 use crate::story_process::{Outcome, PROGRAM, Report, StoryProcess};
 use anyhow::{Context, Result, bail, ensure};

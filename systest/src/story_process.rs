@@ -1,14 +1,13 @@
 //! A story in a process of its own: the first of a PID namespace, with a directory for its files. What it leaves behind, also
 //! when it is killed, ends and is removed with it.
 
-use crate::accel::{Accel, CHOSEN_BEFORE};
-use crate::booted;
-use crate::booted::{Booted, Verdict, ready};
-use crate::checkout::ImageFiles;
-use crate::interrupt::Interrupt;
-use crate::snapshot::making_cpu_seconds;
+use crate::harness::accel::{Accel, CHOSEN_BEFORE};
+use crate::harness::booted::{self, Booted, Verdict, ready};
+use crate::harness::checkout::ImageFiles;
+use crate::harness::interrupt::Interrupt;
+use crate::harness::snapshot::making_cpu_seconds;
+use crate::harness::vm::keeps;
 use crate::stories::{STORIES, Start, Story};
-use crate::vm::keeps;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -88,8 +87,8 @@ pub fn tell(name: &str, directory: &Path) -> Result<()> {
         }
     };
     (report.outcome, report.text) = match verdict {
-        Ok(booted::Verdict::Proved(what)) => (Outcome::Proved, what),
-        Ok(booted::Verdict::Skipped(why)) => (Outcome::Skipped, why),
+        Ok(Verdict::Proved(what)) => (Outcome::Proved, what),
+        Ok(Verdict::Skipped(why)) => (Outcome::Skipped, why),
         Err(error) => (Outcome::Failed, format!("{error:#}")),
     };
     reap();
@@ -133,7 +132,7 @@ fn on_ready(run: fn(&mut Booted) -> Result<Verdict>, report: &mut Report) -> Res
     let verdict = run(&mut booted);
     if keeps() {
         match &verdict {
-            Ok(booted::Verdict::Proved(said) | booted::Verdict::Skipped(said)) => {
+            Ok(Verdict::Proved(said) | Verdict::Skipped(said)) => {
                 println!("{said}")
             }
             Err(error) => println!("FAILED: {error:#}"),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use systest::checkout::root;
+use systest::harness::checkout::root;
 
 /// Files over the limit, each with its reason.
 const LONG_FILES: &[(&str, &str)] = &[];

@@ -1,14 +1,12 @@
 //! Kills of agent, containerd and tailer at random moments, and what must be whole afterwards.
 
+use crate::harness::checkout::ImageFiles;
+use crate::harness::native_host::{IMAGE, Rig, Victim};
 use anyhow::{Context, Result, ensure};
-use rand_core::{RngCore, SeedableRng};
-use std::io::BufRead;
-
-use crate::checkout::ImageFiles;
-use crate::rig::{IMAGE, Rig, Victim};
 use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 

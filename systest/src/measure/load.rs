@@ -1,11 +1,10 @@
 //! Load on the housekeeping cores (pulls, rollouts, disk, network) and what it costs the hot ones.
 
-use crate::booted::{Booted, ready};
-use crate::checkout::{ImageFiles, program};
-use crate::http;
+use crate::harness::booted::{Booted, ready};
+use crate::harness::checkout::{ImageFiles, program};
+use crate::harness::http;
+use crate::harness::registry::{Registry, give_policy};
 use crate::measure::noise::counted_switch;
-use crate::registry::Registry;
-use crate::registry::give_policy;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

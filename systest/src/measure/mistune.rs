@@ -1,6 +1,6 @@
 //! Deviations of a tuned host, seeded one at a time, that `qctl tune verify` must name.
 
-use crate::booted::Booted;
+use crate::harness::booted::Booted;
 use Seed::{Done, Seen, Value};
 use anyhow::{Result, ensure};
 use std::time::Duration;

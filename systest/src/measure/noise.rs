@@ -1,9 +1,9 @@
 //! Timer interrupts and foreign context switches on hot cores, with a control that lacks the isolation words.
 
-use crate::booted::{Booted, READY_LIMIT, boot};
-use crate::checkout::ImageFiles;
-use crate::shell::Shell;
-use crate::vm::Machine;
+use crate::harness::booted::{Booted, READY_LIMIT, boot};
+use crate::harness::checkout::ImageFiles;
+use crate::harness::shell::Shell;
+use crate::harness::vm::Machine;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;

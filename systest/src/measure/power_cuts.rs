@@ -1,7 +1,7 @@
 //! Power cuts at random moments of an apply, and what must hold after the next boot.
 
-use crate::booted::{Booted, READY_LIMIT, ready_machine};
-use crate::shell::Shell;
+use crate::harness::booted::{Booted, READY_LIMIT, ready_machine};
+use crate::harness::shell::Shell;
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use systest::checkout::root;
+use systest::harness::checkout::root;
 
 const PORT: u16 = 29_600;
 

@@ -8,7 +8,7 @@ use abi::counters::{Counter, State};
 use abi::journal::{Header, Kind, Record, Segment, encode_record};
 use std::process::Command;
 use std::time::Duration;
-use systest::checkout::shared_data;
+use systest::harness::checkout::shared_data;
 
 #[test]
 fn a_recording_is_traded_and_its_bbo_is_the_reference() {

@@ -4,7 +4,7 @@ use crate::pair::{Bench, programs};
 use abi::counters::Counter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use systest::checkout::{root, shared_data};
+use systest::harness::checkout::{root, shared_data};
 
 /// The engine with the strategy of `examples/pegged`.
 fn engine() -> PathBuf {

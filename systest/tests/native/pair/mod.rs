@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use systest::checkout::root;
+use systest::harness::checkout::root;
 
 /// Generous: the machine may be busy with other tests.
 pub const LIMIT: Duration = Duration::from_secs(120);

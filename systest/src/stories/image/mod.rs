@@ -1,0 +1,16 @@
+//! Stories of the image: contents, integrity, configuration, encryption.
+
+/// Contents of the image, and a flipped byte in it.
+pub mod contents;
+/// A damaged data partition.
+pub mod damaged_data;
+/// Kernel settings, judged by kernel-hardening-checker.
+pub mod hardening;
+/// Host configuration by credentials.
+pub mod host_config;
+/// Our own kernel.
+pub mod own_kernel;
+/// Data sealed by a TPM.
+pub mod sealed;
+/// Secure Boot with our own keys.
+pub mod secure_boot;

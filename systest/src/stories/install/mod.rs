@@ -1,0 +1,8 @@
+//! Stories of ways onto a host: installer, network boot, updates.
+
+/// Installation to disk and flashing of sticks.
+pub mod installer;
+/// Network boot.
+pub mod netboot;
+/// Operating-system updates and their rollback.
+pub mod updates;
