@@ -6,8 +6,7 @@ use crate::limits::{ACCOUNT_MESSAGES_MAX, CONNECTION_CHUNKS_MAX, CONNECTIONS_MAX
 use crate::market::{DayTime, Event, Market};
 use crate::order_entry::{Account, Answers};
 use crate::publisher::Publisher;
-use crate::snapshot_server;
-use crate::snapshot_server::Books;
+use crate::snapshot_server::{self, Books};
 use crate::soup_account::SequencedLog;
 use abi::itch::Message;
 use abi::mold::{Request, Session};

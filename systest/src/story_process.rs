@@ -2,7 +2,7 @@
 //! when it is killed, ends and is removed with it.
 
 use crate::harness::accel::{Accel, CHOSEN_BEFORE};
-use crate::harness::booted::{self, Booted, Verdict, ready};
+use crate::harness::booted::{Booted, Verdict, ready};
 use crate::harness::checkout::ImageFiles;
 use crate::harness::interrupt::Interrupt;
 use crate::harness::snapshot::making_cpu_seconds;

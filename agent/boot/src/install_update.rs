@@ -3,8 +3,7 @@
 
 use abi::release::{Artefact, IMAGE, Release, Version};
 use agent_core::limits::PARTITION_WAIT;
-use agent_core::update_progress;
-use agent_core::update_progress::Progress;
+use agent_core::update_progress::{Progress, Stage};
 use agent_host::images::archive::sha256;
 use agent_host::update::history::{History, Outcome, boot_id};
 use agent_host::update::progress_files::{report_failure, write_progress};
@@ -45,7 +44,7 @@ fn work(places: &Places) -> Result<()> {
         let progress = Progress { stage, version: Some(version), detail: detail.into() };
         write_progress(&progress, &places.installing)
     };
-    tell(update_progress::Stage::Writing, "to the other slot")?;
+    tell(Stage::Writing, "to the other slot")?;
     for artefact in &release.artefacts {
         check(&staging.join(&artefact.name), artefact)?;
     }
@@ -65,7 +64,7 @@ fn work(places: &Places) -> Result<()> {
     for entry in std::fs::read_dir(staging)? {
         let _ = std::fs::remove_file(entry?.path());
     }
-    tell(update_progress::Stage::Staged, "the next boot tries it")
+    tell(Stage::Staged, "the next boot tries it")
 }
 
 /// Makes what was fetched ours, so that it stays what is checked now.

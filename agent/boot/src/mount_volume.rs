@@ -7,9 +7,7 @@ use agent_core::digest::hex;
 use agent_host::files::write_whole;
 use agent_host::volume_mounts::{Wanted, file, mounted, mounts};
 use anyhow::{Context, Result, bail, ensure};
-
 use sha2::{Digest, Sha256};
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,10 +1,8 @@
 //! What can be asked by which method and path, and its description for programs (OpenAPI 3.1).
 
 use crate::desired::Step;
-use crate::log_query::Query;
-use crate::log_query::pairs;
-use crate::protocol::types::Size;
-use crate::protocol::types::Wanted;
+use crate::log_query::{Query, pairs};
+use crate::protocol::types::{Size, Wanted};
 use crate::protocol::{Request, Role, RolloutStep};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

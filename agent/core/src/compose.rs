@@ -32,6 +32,12 @@ pub mod validate;
 /// What a service has by `x-quietcore`.
 pub mod x_quietcore;
 
+use crate::compose::canary::Canary;
+use crate::compose::disks::DiskLimit;
+use crate::compose::healthcheck::Health;
+use crate::compose::remote_volumes::Remote;
+use crate::compose::top_level::{Config, Secret};
+use crate::compose::validate::Checker;
 use crate::limits::{COMPOSE_LEN_MAX, COMPOSE_SIZE_MAX, SERVICES_MAX};
 use abi::hostplan::CorePlan;
 use serde::{Deserialize, Serialize};
@@ -39,13 +45,6 @@ use serde_yaml_ng::{Mapping, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thiserror::Error;
-
-use crate::compose::canary::Canary;
-use crate::compose::disks::DiskLimit;
-use crate::compose::healthcheck::Health;
-use crate::compose::remote_volumes::Remote;
-use crate::compose::top_level::{Config, Secret};
-use crate::compose::validate::Checker;
 
 /// Why a compose file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

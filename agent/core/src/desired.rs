@@ -5,11 +5,11 @@
 /// When a host may change what it runs.
 pub mod window;
 
+use crate::desired::window::Windows;
 use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX, DESIRED_INTERVAL_MIN,
 };
 use crate::web_url;
-
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,8 +17,6 @@ use ed25519_dalek::pkcs8::DecodePublicKey;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-use crate::desired::window::Windows;
 
 /// The credential.
 pub const CREDENTIAL: &str = "quietcore.desired";

@@ -6,11 +6,7 @@ pub mod types;
 
 use crate::desired::Step;
 use crate::limits::{AUDIT_REQUEST_MAX, AUDIT_TEXT_MAX};
-use crate::protocol::types::Event;
-use crate::protocol::types::ImageLine;
-use crate::protocol::types::Record;
-use crate::protocol::types::Size;
-use crate::protocol::types::Wanted;
+use crate::protocol::types::{Event, ImageLine, Record, Size, Wanted};
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

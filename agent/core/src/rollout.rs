@@ -1,8 +1,7 @@
 //! Versions of services. A changed service is on trial until it has proved itself; one that does not is not tried again,
 //! and the version before it runs. Pure: what is seen comes in, verdicts come out; what is remembered is plain data.
 
-use crate::compose;
-use crate::compose::{FailureAction, Order, Restart, Service};
+use crate::compose::{self, FailureAction, Order, Restart, Service};
 use crate::instance::{Instance, Slot};
 use abi::hostplan::CorePlan;
 use serde::{Deserialize, Serialize};

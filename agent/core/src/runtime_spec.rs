@@ -4,10 +4,8 @@
 use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service};
 use crate::instance::Instance;
-
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
-
 use std::path::PathBuf;
 
 /// The cgroup above all containers.

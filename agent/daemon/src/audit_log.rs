@@ -5,9 +5,7 @@ use agent_core::limits::{AUDIT_LEN_MAX, EVENT_TEXT_MAX, EVENTS_SHOWN_MAX};
 use agent_core::protocol::types::Record;
 use agent_host::files::cut;
 use agent_host::jsonlines::JsonLines;
-
 use serde_json::Value;
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};

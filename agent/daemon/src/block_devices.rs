@@ -2,7 +2,6 @@
 
 use agent_core::compose::Service;
 use agent_core::runtime_spec::Facts;
-
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 

@@ -2,7 +2,6 @@
 //! file. Counts, not times: they mean the same on an emulated machine.
 
 use agent_core::protocol::types::CoreCounts;
-
 use std::collections::BTreeMap;
 
 /// Reads `/proc/interrupts` into counts per core.

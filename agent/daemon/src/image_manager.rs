@@ -3,19 +3,14 @@
 
 use crate::containerd::Containerd;
 use agent_core::compose::Service;
-use agent_core::protocol::types;
-use agent_core::protocol::types::ImageLine;
-use agent_host::events::EventLog;
-
 use agent_core::limits::REFUSED_PAUSE;
-use agent_host::images::archive;
-use agent_host::images::archive::Image;
+use agent_core::protocol::types::{ImageLine, Level};
+use agent_host::events::EventLog;
+use agent_host::images::archive::{self, Image};
 use agent_host::images::policy::Policy;
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted;
-use agent_host::images::wanted::Places;
+use agent_host::images::wanted::{self, Places};
 use anyhow::{Context, Result, bail};
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -170,7 +165,7 @@ impl Supply {
         }
         let from = if named.pinned { "an archive" } else { "its registry" };
         let text = format!("taken from {from}, {}", named.digest);
-        self.log.say(types::Level::Info, &format!("image {}", named.name), &text);
+        self.log.say(Level::Info, &format!("image {}", named.name), &text);
         Ok(())
     }
 
@@ -282,7 +277,7 @@ impl Supply {
         let unpacked = containerd.collect(&keep).await?;
         if removed + unpacked > 0 {
             let text = format!("{removed} taken out of the store, {unpacked} out of containerd");
-            self.log.say(types::Level::Info, "images", &text);
+            self.log.say(Level::Info, "images", &text);
         }
         self.collect = false;
         Ok(())

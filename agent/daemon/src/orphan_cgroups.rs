@@ -4,9 +4,8 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The names of containers that have cgroups.
 pub fn names(cgroups: &Path) -> BTreeSet<String> {

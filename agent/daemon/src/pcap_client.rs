@@ -2,11 +2,9 @@
 
 use abi::counters::State;
 use abi::shards::alive_pages;
-use anyhow::{Context, Result, ensure};
-
 use agent_core::limits::CAPTURE_LEN_MAX;
 use agent_core::protocol::types::Wanted;
-
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -17,42 +17,38 @@ mod secret_rotation;
 mod staged_apply;
 mod vault_secrets;
 
+use crate::agent_socket::{self, Asked, Desk};
 use crate::audit_log::AuditLog;
 use crate::containerd::Containerd;
-use crate::journal_archive;
-use agent_core::compose::Service;
-use agent_core::protocol::types;
-use agent_host::engine_pages::Events;
-use agent_host::events::EventLog;
-use agent_host::update::progress_files::read_update;
-
-use crate::agent_socket;
-use crate::agent_socket::{Asked, Desk};
-use crate::core_interference;
 use crate::image_manager::Supply;
-use crate::resolver;
-use crate::secrets;
-use crate::secrets::Secrets;
-use crate::update_request;
+use crate::reconcile::apply::How;
+use crate::reconcile::debug_containers::Throwaway;
+use crate::reconcile::desired_state::Follower;
+use crate::reconcile::remote_volumes::RemoteDesk;
+use crate::reconcile::vault_secrets::VaultDesk;
+use crate::secrets::{self, Secrets};
+use crate::{core_interference, journal_archive, resolver, update_request};
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
+use agent_core::compose::Service;
 use agent_core::health::{Book, Look};
 use agent_core::instance::Instance;
 use agent_core::limits::{
     CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL,
 };
 use agent_core::plan::{History, Observed};
-use agent_core::protocol::types::CoreCounts;
+use agent_core::protocol::types::{CoreCounts, Level};
 use agent_core::protocol::{Request, Response};
 use agent_core::rollout::Memory;
 use agent_core::status::{Container, Core, Engine, Status};
+use agent_host::engine_pages::Events;
+use agent_host::events::EventLog;
 use agent_host::files::cut;
-use agent_host::hot_partition;
 use agent_host::images::policy::Policy;
 use agent_host::images::wanted;
-use agent_host::terminal;
-use agent_host::update;
+use agent_host::update::progress_files::read_update;
+use agent_host::{hot_partition, terminal, update};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -62,12 +58,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
-
-use crate::reconcile::apply::How;
-use crate::reconcile::debug_containers::Throwaway;
-use crate::reconcile::desired_state::Follower;
-use crate::reconcile::remote_volumes::RemoteDesk;
-use crate::reconcile::vault_secrets::VaultDesk;
 
 /// A version of a service that is to prove itself.
 #[derive(Debug, Clone, Default)]
@@ -308,8 +298,8 @@ impl Agent {
         let before = self.problems.get(about);
         if before != what.as_ref() {
             match &what {
-                Some(text) => self.log.say(types::Level::Error, about, text),
-                None => self.log.say(types::Level::Info, about, "is well again"),
+                Some(text) => self.log.say(Level::Error, about, text),
+                None => self.log.say(Level::Info, about, "is well again"),
             }
         }
         match what {

@@ -2,16 +2,14 @@
 
 use agent_core::limits::UPDATE_END_WAIT;
 use agent_core::status::Engine;
-use agent_core::update_progress::Progress;
-use agent_core::{update_progress, web_url};
+use agent_core::update_progress::{Progress, Stage};
+use agent_core::web_url;
 use agent_host::files::write_whole;
 use agent_host::systemd::systemctl;
 use agent_host::update::history::{History, boot_id};
 use agent_host::update::progress_files::{read_progress, report_failure, write_progress};
 use agent_host::update::{Places, Request, Running};
-
 use anyhow::{Result, bail, ensure};
-
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -68,7 +66,7 @@ pub async fn start(places: &Places, url: &str) -> Result<()> {
     write_whole(&places.request, &request)?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
-    let asked = Progress { stage: update_progress::Stage::Fetching, version: None, detail };
+    let asked = Progress { stage: Stage::Fetching, version: None, detail };
     write_progress(&asked, &places.asking)?;
     let places = places.clone();
     tokio::spawn(async move {

@@ -4,7 +4,6 @@
 use agent_core::compose::remote_volumes::REMOTE_VOLUMES;
 use agent_core::compose::{Service, VOLUMES, is_bindable};
 use agent_host::volume_mounts;
-
 use std::io;
 use std::path::Path;
 

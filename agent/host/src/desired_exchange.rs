@@ -2,13 +2,12 @@
 
 use crate::credentials::read_credential;
 use agent_core::desired::{CREDENTIAL, Config};
-use agent_core::limits::DESIRED_CONFIG_LEN_MAX;
+use agent_core::limits::{
+    DESIRED_CONFIG_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, METADATA_LEN_MAX,
+};
 use anyhow::Result;
-use std::path::Path;
-
-use agent_core::limits::{DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, METADATA_LEN_MAX};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Reads this process's credential `quietcore.desired`, if it was given one.

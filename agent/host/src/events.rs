@@ -5,7 +5,6 @@ use crate::files::cut;
 use crate::jsonlines::JsonLines;
 use agent_core::limits::{EVENT_TEXT_MAX, EVENTS_LEN_MAX, EVENTS_SHOWN_MAX};
 use agent_core::protocol::types::{Event, Level};
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -3,14 +3,12 @@
 //! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
 
 use crate::events::EventLog;
-use agent_core::protocol::types;
-
 use abi::hostplan::{CorePlan, HostPlan, PlanError};
 use agent_core::limits::RECONCILE_INTERVAL;
+use agent_core::protocol::types::Level;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 use thiserror::Error;
 
 /// Why there is no partition.
@@ -119,9 +117,7 @@ fn watch(plan: &CorePlan, log: &EventLog) -> io::Result<()> {
     loop {
         if !stands(plan) {
             match apply(plan) {
-                Ok(()) => {
-                    log.say(types::Level::Warning, "hot partition", "was changed, and made again")
-                }
+                Ok(()) => log.say(Level::Warning, "hot partition", "was changed, and made again"),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }

@@ -1,8 +1,5 @@
 //! Files between the agent and the Vault worker, and the configuration of both.
 
-use agent_core::web_url;
-use anyhow::{Context, Result, ensure};
-
 use crate::credentials::read_credential;
 use crate::files::read_up_to;
 use agent_core::compose::top_level::is_name;
@@ -10,7 +7,8 @@ use agent_core::limits::{
     METADATA_LEN_MAX, SECRET_LEN_MAX, SECRETS_MAX, VAULT_CONFIG_LEN_MAX, VAULT_INTERVAL,
     VAULT_INTERVAL_MAX, VAULT_INTERVAL_MIN,
 };
-
+use agent_core::web_url;
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

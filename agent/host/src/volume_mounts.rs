@@ -3,7 +3,6 @@
 use crate::files::write_whole;
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
 use anyhow::{Context, Result, bail};
-
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

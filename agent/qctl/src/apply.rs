@@ -1,17 +1,12 @@
 //! What a host is to run: applying, comparing, looking at what became of it.
 
 use crate::apply_args::Apply;
-use crate::compose_file::in_file;
-
 use crate::client::{Client, unexpected};
-
-use crate::wait;
-
+use crate::compose_file::in_file;
 use crate::compose_project::{Surroundings, resolve};
+use crate::wait;
 use agent_core::protocol::{Request, Response};
-
 use anyhow::Result;
-
 use std::path::Path;
 
 /// Applies a file, after its variables, files and profiles were put in here.

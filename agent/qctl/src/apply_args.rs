@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use clap::Args;
-use std::str::FromStr;
-
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How many hosts come first.

@@ -1,8 +1,7 @@
 //! `qctl audit`: who changed what.
 
 use crate::client::{Client, unexpected};
-use crate::output;
-use crate::output::Output;
+use crate::output::{self, Output};
 use agent_core::protocol::types::{Record, verify};
 use agent_core::protocol::{Request, Response};
 use anyhow::{Result, bail};

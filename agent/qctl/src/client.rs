@@ -1,7 +1,6 @@
 //! The way to an agent: its socket on this host, or HTTPS with a certificate to others.
 
-use crate::hosts::Host;
-use crate::hosts::Target;
+use crate::hosts::{Host, Target};
 use crate::status_page;
 use agent_core::limits::{API_ANSWER_MAX, HEALTHY_FOR, REMOTE_TIMEOUT};
 use agent_core::protocol::{Request, Response};

@@ -1,8 +1,7 @@
 //! `qctl cpu map`: which core is whose.
 
 use crate::client::Client;
-use crate::output;
-use crate::output::Output;
+use crate::output::{self, Output};
 use abi::hostplan::CpuSet;
 use agent_core::status::Status;
 use anyhow::Result;

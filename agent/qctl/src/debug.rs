@@ -3,10 +3,8 @@
 
 use crate::apply_args::duration;
 use crate::client::{Client, unexpected};
-use crate::hosts;
-use crate::hosts::Target;
-use crate::terminal;
-use crate::terminal::Keys;
+use crate::hosts::{self, Target};
+use crate::terminal::{self, Keys};
 use agent_core::log_query::Query;
 use agent_core::protocol::{Request, Response};
 use agent_host::journalctl::journalctl;

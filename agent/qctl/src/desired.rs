@@ -2,8 +2,7 @@
 
 use crate::client::Client;
 use crate::compose_project::{Surroundings, resolve};
-use crate::output;
-use crate::output::Output;
+use crate::output::{self, Output};
 use agent_core::desired::{CREDENTIAL, Desired, Step};
 use agent_core::protocol::Request;
 use agent_host::files::write_whole;

@@ -1,10 +1,8 @@
 //! `qctl events`: what happened on this host.
 
 use crate::client::{Client, unexpected};
-use crate::output;
-use crate::output::Output;
-use agent_core::protocol::types;
-use agent_core::protocol::types::Event;
+use crate::output::{self, Output};
+use agent_core::protocol::types::{Event, Level};
 use agent_core::protocol::{Request, Response};
 use anyhow::Result;
 use clap::Args;
@@ -53,9 +51,9 @@ pub fn ask(client: &mut Client, after: u64, count: usize) -> Result<Vec<Event>> 
 pub fn line(event: &Event) -> String {
     let time = prost_types::Timestamp { seconds: event.time as i64, nanos: 0 };
     let mark = match event.level {
-        types::Level::Info => ' ',
-        types::Level::Warning => '?',
-        types::Level::Error => '!',
+        Level::Info => ' ',
+        Level::Warning => '?',
+        Level::Error => '!',
     };
     format!("{time} {mark} {}: {}", event.about, event.text)
 }

@@ -1,13 +1,11 @@
 //! `qctl --select … apply --canary`: a file on some of several hosts first, and on the others once it has proved itself there.
 
-use crate::apply_args;
-use crate::apply_args::Share;
+use crate::apply_args::{self, Share};
 use crate::client::Client;
 use crate::hosts::Target;
 use crate::{apply, wait};
 use agent_core::status::Status;
 use anyhow::{Context, Result, ensure};
-
 use std::time::Duration;
 
 /// Applies it to one host after the other, waits each time until it has proved itself, and asks no more hosts once it has

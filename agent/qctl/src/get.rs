@@ -1,8 +1,7 @@
 //! `qctl get` and `qctl describe`.
 
 use crate::client::{Client, unexpected};
-use crate::output;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::rollout::rollouts;
 use crate::secret::{Secret, secret};
 use agent_core::protocol::{Request, Response};

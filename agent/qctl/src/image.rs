@@ -1,8 +1,7 @@
 //! `qctl image`: the images that this host has.
 
 use crate::client::{Client, unexpected};
-use crate::output;
-use crate::output::Output;
+use crate::output::{self, Output};
 use agent_core::protocol::types::ImageLine;
 use agent_core::protocol::{Request, Response};
 use anyhow::{Context, Result};

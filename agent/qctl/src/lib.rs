@@ -61,13 +61,12 @@ mod update_flash;
 /// `qctl apply --wait`.
 mod wait;
 
+use crate::client::{Client, healthy, unexpected, wait};
 use crate::hosts::Target;
 use crate::output::Output;
 use agent_core::protocol::{Request, Response, SOCKET};
 use agent_host::credentials;
 use agent_host::flash::source::{ImageFile, split};
-
-use crate::client::{Client, healthy, unexpected, wait};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::{IsTerminal, Write};

@@ -1,8 +1,7 @@
 //! `qctl logs`: what a container wrote, from the journal.
 
 use crate::client::Client;
-use crate::hosts;
-use crate::hosts::Target;
+use crate::hosts::{self, Target};
 use agent_core::log_query::Query;
 use agent_host::journalctl::journalctl;
 use anyhow::{Context, Result};

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
-
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -1,9 +1,7 @@
 //! `qctl tune`: whether this host is tuned, and what makes a host tuned. Asks no agent.
 
-use crate::output;
-use crate::output::Output;
-use crate::tune;
-use crate::tune::{nics, noise_tracers};
+use crate::output::{self, Output};
+use crate::tune::{self, nics, noise_tracers};
 use agent_host::credentials;
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;

@@ -4,12 +4,10 @@ use crate::client::Client;
 use agent_core::limits::{INSTALLED_LEN_MIN, UPDATE_SILENCE_MAX};
 use agent_core::protocol::Request;
 use agent_core::status::Status;
-use agent_core::update_progress;
-use agent_core::update_progress::Progress;
-use agent_host::flash;
-use agent_host::flash::Source;
+use agent_core::update_progress::{Progress, Stage};
 use agent_host::flash::disk::Disk;
 use agent_host::flash::source::{ImageFile, check_sums};
+use agent_host::flash::{self, Source};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -45,17 +43,17 @@ pub fn flash_image(image: &Path, path: &Path, key: Option<&Path>, yes: bool) -> 
 /// Asks for an update and shows how it goes, until it is staged or has failed.
 pub fn update(client: &mut Client, url: &str) -> Result<()> {
     client.done(&Request::Update { url: url.into() })?;
-    let (mut shown, mut last) = (update_progress::Progress::default(), Instant::now());
+    let (mut shown, mut last) = (Progress::default(), Instant::now());
     loop {
         let progress = client.status()?.update.progress;
         if progress != shown {
             let Progress { stage, version, detail } = &progress;
             let version = version.map_or(String::new(), |version| format!(" {version}"));
             match stage {
-                update_progress::Stage::Failed => {
+                Stage::Failed => {
                     bail!("update: {detail}; the next boot is as before")
                 }
-                update_progress::Stage::Staged => {
+                Stage::Staged => {
                     println!("staged{version}: {detail}; qctl reboot starts it");
                     return Ok(());
                 }

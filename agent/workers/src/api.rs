@@ -8,7 +8,9 @@ pub mod metrics;
 /// Its configuration, and certificates.
 pub mod tls;
 
-use agent_host::api_config;
+use crate::api::tls::server_config;
+use agent_core::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
+use agent_host::api_config::{self, Config};
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use std::path::PathBuf;
@@ -17,10 +19,6 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
-
-use crate::api::tls::server_config;
-use agent_core::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
-use agent_host::api_config::Config;
 
 /// Where everything is.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use crate::http_client;
 use abi::release::{Artefact, Release, Version};
 use agent_core::digest::hex;
 use agent_core::limits::{DISK_SPARE, FETCH_ATTEMPTS, FETCH_PAUSE, FETCH_TIMEOUT, RELEASE_LEN_MAX};
-use agent_core::update_progress::Progress;
-use agent_core::{update_progress, web_url};
+use agent_core::update_progress::{Progress, Stage};
+use agent_core::web_url;
 use agent_host::files::{free_bytes, write_whole_bytes};
 use agent_host::images::archive::sha256;
 use agent_host::update::progress_files::{report_failure, write_progress};
@@ -69,7 +69,7 @@ fn work(places: &Places) -> Result<()> {
     let tell = |version, detail: String, stage| {
         write_progress(&Progress { stage, version, detail }, &places.fetching)
     };
-    tell(None, format!("{RELEASE} from {}", request.url), update_progress::Stage::Fetching)?;
+    tell(None, format!("{RELEASE} from {}", request.url), Stage::Fetching)?;
     let judge = Judge::of(places)?;
     let server = Server::new(&request.url, &places.own_authorities)?;
     let (text, signature) = (server.get(RELEASE)?, server.get(SIGNATURE)?);
@@ -81,21 +81,13 @@ fn work(places: &Places) -> Result<()> {
         let said = |at: u64| {
             let (at, of) = (at >> 20, artefact.size >> 20);
             let version: Version = release.version;
-            tell(
-                Some(version),
-                format!("{}: {at} of {of} MiB", artefact.name),
-                update_progress::Stage::Fetching,
-            )
+            tell(Some(version), format!("{}: {at} of {of} MiB", artefact.name), Stage::Fetching)
         };
         fetch(&server, artefact, directory, said)?;
     }
     write_whole_bytes(&directory.join(SIGNATURE), &signature)?;
     write_whole_bytes(&directory.join(RELEASE), &text)?;
-    tell(
-        Some(release.version),
-        "all of it is what was signed".into(),
-        update_progress::Stage::Fetched,
-    )
+    tell(Some(release.version), "all of it is what was signed".into(), Stage::Fetched)
 }
 
 /// Removes what is not of this release: an older one, whole or in part.

@@ -1,8 +1,7 @@
 //! The process that looks at where the desired state is, and hands on what it finds. It reaches the network and nothing else;
 //! what it brings is judged by the agent.
 
-use crate::http_client;
-use crate::pull;
+use crate::{http_client, pull};
 use agent_core::desired::{Config, ENVELOPE_TYPE};
 use agent_core::limits::{DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX};
 use agent_host::desired_exchange::{Places, Progress};
@@ -11,9 +10,7 @@ use agent_host::images::policy::Policy;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-
 use std::path::Path;
-
 use tokio::time::timeout;
 use tracing::{info, warn};
 

@@ -7,7 +7,7 @@ use agent_core::limits::{
     FORWARD_BATCH_BYTES, FORWARD_BATCH_MAX, FORWARD_BATCH_WAIT, FORWARD_CONFIG_LEN_MAX,
     FORWARD_LINES_WAITING, FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
 };
-use agent_core::log_entry::Kind;
+use agent_core::log_entry::{Entry, Kind, Taken};
 use agent_host::files::{read_up_to, write_whole};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -19,8 +19,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-
-use agent_core::log_entry::{Entry, Taken};
 
 /// The credential `quietcore.logs`.
 #[derive(Debug, Clone, Deserialize)]

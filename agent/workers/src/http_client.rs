@@ -3,7 +3,6 @@
 
 use agent_core::limits::CONNECT_TIMEOUT;
 use std::path::Path;
-
 use ureq::config::ConfigBuilder;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 

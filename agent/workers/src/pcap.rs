@@ -3,13 +3,10 @@
 
 use agent_core::limits::{CAPTURE_PACKET_LEN, REQUEST_LEN_MAX};
 use agent_core::protocol::types::Wanted;
-
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
 use std::io::{BufRead, BufReader, Read};
-
 use std::process::{Command, Stdio};
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! The process that fetches images: it asks the registries that the policy allows, mirrors first, and puts what it gets into
 //! the store. What was broken off goes on where it was. It is a user of its own that reaches the network and nothing else.
 
-use agent_core::cosign;
-use agent_core::cosign::{PAYLOAD_LEN_MAX, Signature};
+use agent_core::cosign::{self, PAYLOAD_LEN_MAX, Signature};
 use agent_core::digest::{digest_of, hex};
 use agent_core::limits::{
     CONNECT_TIMEOUT, DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_SILENCE,
@@ -11,11 +10,11 @@ use agent_host::files::{free_bytes, write_whole};
 use agent_host::images::archive::{is_index, this_machines};
 use agent_host::images::policy::{Policy, Registry};
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted;
-use agent_host::images::wanted::{AllProgress, Places, Progress};
+use agent_host::images::wanted::{self, AllProgress, Places, Progress};
 use anyhow::{Context, Result, bail, ensure};
-use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig};
-use oci_client::client::{ClientProtocol, SizedStream};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream,
+};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};

@@ -2,21 +2,16 @@
 //! them: a host goes on with what it has when Vault is gone. It reaches the network and nothing else. Source: Vault's API,
 //! "AppRole auth method" and "KV secrets engine, version 2".
 
-use agent_host::vault_exchange::{Config, Fetched, Places, Wanted};
-
-use agent_host::files::{cut, write_whole};
-
 use agent_core::limits::{DESIRED_PAUSE_MAX, EVENT_TEXT_MAX, SECRET_LEN_MAX, VAULT_TIMEOUT};
-
+use agent_host::files::{cut, write_whole};
+use agent_host::vault_exchange::{Config, Fetched, Places, Wanted};
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustify::errors::ClientError as Rest;
-
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::{info, warn};

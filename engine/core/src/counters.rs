@@ -1,6 +1,7 @@
 //! What the core counts and reports; the rim shows it to the host.
 
 use crate::limits::EVENTS_MAX;
+
 pub use abi::counters::{Counter, Event};
 
 /// The counters of one core.

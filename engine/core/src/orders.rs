@@ -4,6 +4,7 @@
 use crate::limits::{EXECUTIONS_KEPT, OWN_ORDERS_MAX};
 use crate::market::InstrumentId;
 use crate::order_state::{Event, State, next};
+use crate::orders::own_order::{EXPOSURE_MAX, NOTHING, Working};
 use crate::risk::Candidate;
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
@@ -11,7 +12,6 @@ use abi::ouch::UserRefNum;
 mod own_order;
 
 pub(crate) use crate::orders::own_order::Own;
-use crate::orders::own_order::{EXPOSURE_MAX, NOTHING, Working};
 pub use crate::orders::own_order::{Exposure, OwnOrder, Position, Replacement};
 
 /// One execution, kept so that it can be broken.

@@ -14,11 +14,10 @@ use abi::counters::{InstrumentView, State};
 use abi::journal::{Recovery, Refused, StopReason};
 use abi::mold::{DATAGRAM_LEN_MAX, Request};
 use abi::soup::LoginRejectReason;
+use snapshot::Snapshot;
 
 mod feed;
 mod snapshot;
-
-use snapshot::Snapshot;
 
 /// Where a datagram came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 use abi::field::{Alpha, Price, Side, Symbol, Time48};
 use abi::itch::{AddOrder, Message, OrderDelete, StockDirectory, SystemEvent, TradingAction};
 use abi::mold::{PacketBuilder, Session};
-use abi::ouch::outbound::{Accepted, AccountQueryResponse, Canceled, Executed, Replaced};
-use abi::ouch::{OrderState, inbound, outbound};
+use abi::ouch::outbound::{self, Accepted, AccountQueryResponse, Canceled, Executed, Replaced};
+use abi::ouch::{OrderState, inbound};
 use abi::soup::{LoginAccepted, Packet};
 use engine_core::counters::Counter;
 use engine_core::maker::{Maker, MakerSettings};

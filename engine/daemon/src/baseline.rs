@@ -3,8 +3,7 @@
 //! journal. Signals are not read: such an engine ends with its measurement, by `SIGKILL`.
 
 use crate::arena::Region;
-use crate::host_cpu;
-use crate::host_cpu::SteadyClock;
+use crate::host_cpu::{self, SteadyClock};
 use crate::limits::BUFFER_LEN;
 use crate::net;
 use crate::port::{Completion, Port, SLOTS, Token, is_stream};

@@ -16,13 +16,12 @@ use abi::journal::{Kind, Timing};
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::settings::RiskLimits;
 use engine_core::strategy::Strategy;
+use snapshot::is_snapshot;
 use std::io;
 
 mod control;
 mod page;
 mod snapshot;
-
-use snapshot::is_snapshot;
 
 /// Records without an order are written when so many bytes have collected, or after so many ticks.
 const BATCH_LEN: usize = 16 << 10;

@@ -4,14 +4,14 @@
 use crate::arena::Arena;
 use crate::baseline::{self, Baseline};
 use crate::config::{Config, ConfigError, Contract};
-use crate::host_cpu::Signals;
+use crate::host_cpu::{self, Signals};
 use crate::hot::{End, Hot, Memory};
 use crate::journal::{Files, Layout};
 use crate::limits::ARENA_LEN;
 use crate::port::Port;
 use crate::ring::{Handles, Ring};
 use crate::strategies::{AnyStrategy, Strategies};
-use crate::{host_cpu, net, preflight, replay, report, shards, supervisor};
+use crate::{net, preflight, replay, report, shards, supervisor};
 use abi::control::ControlPage;
 use abi::counters::{Counter, CountersPage, Event, State, Word};
 use abi::hostplan::{CorePlan, CpuSet};

@@ -7,8 +7,7 @@
 )]
 
 use crate::arena::{Arena, Region};
-use crate::host_cpu;
-use crate::host_cpu::{Signals, SteadyClock, Tsc};
+use crate::host_cpu::{self, Signals, SteadyClock, Tsc};
 use crate::limits::{BUFFER_LEN, BUFFERS, COMPLETIONS, RING_ENTRIES, SQPOLL_IDLE_MS};
 use crate::net;
 use crate::port::{Completion, Port, SLOT_ORDERS, SLOTS, Token, is_stream};

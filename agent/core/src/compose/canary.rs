@@ -6,7 +6,6 @@ use crate::compose::metric_check::Check;
 use crate::compose::schema::{RawCanary, RawDeploy};
 use crate::compose::{Order, units};
 use crate::limits::CANARY_CHECKS_MAX;
-
 use std::time::Duration;
 
 /// A trial beside the version before.

@@ -5,7 +5,6 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
 use std::path::PathBuf;
 
 /// One change.

@@ -1,12 +1,10 @@
 //! What is declared: the compose file that came with the image, or the one that somebody applied, perhaps on trial.
 
-use crate::reconcile::Agent;
-use agent_core::compose;
-use agent_core::compose::Service;
-use agent_core::protocol::types;
-
 use crate::block_devices::read_facts;
+use crate::reconcile::Agent;
+use agent_core::compose::{self, Service};
 use agent_core::limits::{TRY_MAX, TRY_MIN};
+use agent_core::protocol::types::Level;
 use agent_host::files::write_whole;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -132,7 +130,7 @@ impl Agent {
                 format!("applied for {} s, {count} services; qctl keep keeps it", time.as_secs())
             }
         };
-        self.log.say(types::Level::Info, "compose", &said);
+        self.log.say(Level::Info, "compose", &said);
         self.declare(services)?;
         match try_for {
             Some(time) => self.try_until = Some(self.now() + time),
@@ -157,7 +155,7 @@ impl Agent {
     pub(super) fn keep(&mut self) -> Result<()> {
         ensure!(self.try_until.is_some(), "nothing is applied on trial");
         self.forget_try();
-        self.log.say(types::Level::Info, "compose", "is kept");
+        self.log.say(Level::Info, "compose", "is kept");
         Ok(())
     }
 
@@ -176,14 +174,10 @@ impl Agent {
                 self.problems.retain(|about, _| !about.starts_with("rollout "));
                 self.supply.changed();
                 self.wake.notify_one();
-                self.log.say(
-                    types::Level::Warning,
-                    "compose",
-                    "nobody kept it: the one before is back",
-                );
+                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back");
                 self.note_drift();
             }
-            Err(error) => self.log.say(types::Level::Error, "compose", &format!("{error:#}")),
+            Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
         }
     }
 

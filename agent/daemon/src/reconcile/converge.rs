@@ -1,23 +1,18 @@
 //! The agent's containers: what is declared, what is to run of it, and the way there.
 
 use crate::containerd::{Containerd, ContainerdError};
-use crate::reconcile::Agent;
-use agent_core::compose;
-use agent_core::compose::Service;
-use agent_core::protocol::types;
-
 use crate::image_manager::Missing;
-use crate::orphan_cgroups;
+use crate::reconcile::Agent;
 use crate::reconcile::probe_client::look;
-use crate::volumes;
+use crate::{orphan_cgroups, volumes};
+use agent_core::compose::{self, Service};
 use agent_core::health::Look;
 use agent_core::instance::Instance;
 use agent_core::limits::ENGINE_STOP_WAIT;
-use agent_core::plan;
-use agent_core::plan::{Action, Ending, Observed, Task, container_of, is_over};
+use agent_core::plan::{self, Action, Ending, Observed, Task, container_of, is_over};
+use agent_core::protocol::types::Level;
 use agent_core::status::{Container, Engine};
-use agent_host::container_output;
-use agent_host::container_output::Origin;
+use agent_host::container_output::{self, Origin};
 use agent_host::files::write_whole;
 use agent_host::hot_partition::CGROUPS;
 use anyhow::Result;
@@ -121,7 +116,7 @@ impl Agent {
                 Ok(0) => {}
                 Ok(count) => {
                     let text = format!("{count} processes were left of {name}; they are ended");
-                    self.log.say(types::Level::Error, &about, &text);
+                    self.log.say(Level::Error, &about, &text);
                 }
                 Err(error) => warn!("end what is left of {name}: {error}"),
             }
@@ -204,7 +199,7 @@ impl Agent {
                 if !self.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
                 }
-                self.log.say(types::Level::Info, &format!("container {id}"), &self.end_of(name));
+                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(name));
                 Ok(())
             }
             Action::Create(id) => {
@@ -224,7 +219,7 @@ impl Agent {
                 }
                 let Service { image, cpuset, .. } = &instance.service;
                 let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
-                self.log.say(types::Level::Info, &format!("container {id}"), &text);
+                self.log.say(Level::Info, &format!("container {id}"), &text);
                 Ok(())
             }
         }

@@ -2,16 +2,12 @@
 
 use crate::reconcile::Agent;
 use crate::reconcile::apply::check_host;
-use agent_core::compose;
-use agent_core::compose::Conduct;
-use agent_core::protocol::types;
-
+use agent_core::compose::{self, Conduct};
 use agent_core::instance::{Instance, Slot};
 use agent_core::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
 use agent_core::plan::container_of;
-use agent_core::protocol::types::Size;
-use agent_host::terminal;
-use agent_host::terminal::Pipes;
+use agent_core::protocol::types::{Level, Size};
+use agent_host::terminal::{self, Pipes};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,7 +59,7 @@ impl Agent {
         let until = self.now() + Duration::from_secs(seconds);
         self.throwaways.insert(name.clone(), Throwaway { instance, until, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
-        self.log.say(types::Level::Info, &format!("container {name}"), &text);
+        self.log.say(Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
         Ok(name)
     }

@@ -3,15 +3,11 @@
 use crate::reconcile::Agent;
 use crate::reconcile::apply::{How, changes, check_host};
 use crate::reconcile::desired_store::{Keeper, Taken};
-use agent_core::compose;
-use agent_core::compose::Service;
+use agent_core::compose::{self, Service};
 use agent_core::desired::{CREDENTIAL, Config, Report, Step};
-use agent_core::protocol::types;
-use agent_host::desired_exchange;
-use agent_host::desired_exchange::Places;
-use agent_host::desired_exchange::read_config;
-
 use agent_core::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
+use agent_core::protocol::types::Level;
+use agent_host::desired_exchange::{self, Places, read_config};
 use agent_host::files::read_up_to;
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
@@ -112,7 +108,7 @@ impl Agent {
             Taken::Refused(why) => Some(why),
             Taken::New(serial) => {
                 self.follower.failed = None;
-                self.log.say(types::Level::Info, ABOUT, &format!("serial {serial} is here"));
+                self.log.say(Level::Info, ABOUT, &format!("serial {serial} is here"));
                 None
             }
         })
@@ -143,7 +139,7 @@ impl Agent {
         }
         self.follower.keeper()?.applied_now()?;
         self.note_drift();
-        self.log.say(types::Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
+        self.log.say(Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
         Ok(())
     }
 
@@ -157,7 +153,7 @@ impl Agent {
         if waiting.is_some_and(|waiting| self.is_applied(&waiting.compose))
             && let Err(error) = self.apply_newest(false)
         {
-            self.log.say(types::Level::Error, ABOUT, &format!("{error:#}"));
+            self.log.say(Level::Error, ABOUT, &format!("{error:#}"));
         }
         self.note_drift();
     }
@@ -188,7 +184,7 @@ impl Agent {
                 let held = step == Step::Hold;
                 self.follower.keeper()?.hold(held)?;
                 let said = if held { "is held" } else { "is followed again" };
-                self.log.say(types::Level::Info, ABOUT, said);
+                self.log.say(Level::Info, ABOUT, said);
                 Ok(())
             }
             Step::Sync => self.apply_newest(true),

@@ -2,13 +2,11 @@
 
 use crate::reconcile::Agent;
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
-use agent_core::protocol::types;
-use agent_host::volume_mounts;
-
 use agent_core::instance::Instance;
 use agent_core::limits::REMOTE_PAUSE;
 use agent_core::plan;
-
+use agent_core::protocol::types::Level;
+use agent_host::volume_mounts;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +49,7 @@ impl Agent {
         self.remote.known = volume_mounts::known()?;
         for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
             let text = format!("{} is mounted", wanted[id].what);
-            self.log.say(types::Level::Info, &format!("{ABOUT}{id}"), &text);
+            self.log.say(Level::Info, &format!("{ABOUT}{id}"), &text);
         }
         self.end_mounts().await;
         for (id, remote) in &wanted {

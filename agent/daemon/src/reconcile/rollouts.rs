@@ -1,11 +1,10 @@
 //! Trials of new versions: what is seen of each, what becomes of it, and what somebody says about it.
 
 use crate::reconcile::{Agent, Trial};
-use agent_core::protocol::types;
-
 use agent_core::instance::Instance;
 use agent_core::plan::{Task, container_of};
 use agent_core::protocol::RolloutStep;
+use agent_core::protocol::types::Level;
 use agent_core::rollout::{Memory, Sight, Verdict, judge};
 use agent_host::files::write_whole;
 use anyhow::{Context, Result, anyhow, bail};
@@ -126,7 +125,7 @@ impl Agent {
         };
         self.versions.prove(&declared.clone(), instance.slot);
         let text = format!("{} {how}", instance.service.image);
-        self.log.say(types::Level::Info, &format!("rollout {name}"), &text);
+        self.log.say(Level::Info, &format!("rollout {name}"), &text);
     }
 
     /// Somebody says what becomes of a trial, or of the version that runs.
@@ -166,7 +165,7 @@ impl Agent {
         self.wanted = self.instances();
         let said = format!("{step:?}").to_lowercase();
         self.log.say(
-            types::Level::Info,
+            Level::Info,
             &format!("rollout {name}"),
             &format!("{said}, asked for by hand"),
         );

@@ -1,15 +1,13 @@
 //! Secrets that come, change and go while containers run.
 
 use crate::reconcile::Agent;
-use agent_core::protocol::types;
-
-use agent_core::compose::top_level::Access;
-
 use crate::reconcile::api_check::check_api_config;
 use crate::secrets::put;
+use agent_core::compose::top_level::Access;
 use agent_core::instance::Instance;
 use agent_core::limits::API_CONFIG_LEN_MAX;
 use agent_core::plan::{Task, container_of};
+use agent_core::protocol::types::Level;
 use agent_host::files::{read_up_to, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -33,7 +31,7 @@ impl Agent {
             {
                 self.secrets.remove(API)?;
                 let text = "is forgotten: this host was given another credential";
-                self.log.say(types::Level::Warning, &format!("secret {API}"), text);
+                self.log.say(Level::Warning, &format!("secret {API}"), text);
             }
             write_whole(&noted, &digest)?;
         }
@@ -88,7 +86,7 @@ impl Agent {
             self.bring_api()?;
         }
         let about = format!("secret {name}");
-        self.log.say(types::Level::Info, &about, "is kept");
+        self.log.say(Level::Info, &about, "is kept");
         let uses = |instance: &&Instance| {
             let runs = self.task(instance) == Some(Task::Running);
             runs && instance.service.secrets.iter().any(|secret| secret.source == name)
@@ -99,7 +97,7 @@ impl Agent {
             match self.give(&instance).await {
                 Ok(how) => {
                     let text = format!("given to {}, {how}", instance.id);
-                    self.log.say(types::Level::Info, &about, &text);
+                    self.log.say(Level::Info, &about, &text);
                 }
                 // The others are given it all the same.
                 Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
@@ -142,7 +140,7 @@ impl Agent {
         if name == API {
             self.bring_api()?;
         }
-        self.log.say(types::Level::Info, &format!("secret {name}"), "is forgotten");
+        self.log.say(Level::Info, &format!("secret {name}"), "is forgotten");
         Ok(())
     }
 }

@@ -2,8 +2,7 @@
 
 use crate::reconcile::Agent;
 use agent_core::compose;
-use agent_core::protocol::types;
-
+use agent_core::protocol::types::Level;
 use agent_host::files::write_whole;
 use agent_host::update::history::boot_id;
 use anyhow::{Context, Result};
@@ -25,7 +24,7 @@ impl Agent {
     pub(super) fn stage(&self, compose: &str) -> Result<()> {
         let staged = Staged { boot: boot_id()?, compose: compose.into() };
         write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
-        self.log.say(types::Level::Info, ABOUT, "is staged: the next boot runs it");
+        self.log.say(Level::Info, ABOUT, "is staged: the next boot runs it");
         Ok(())
     }
 
@@ -43,7 +42,7 @@ impl Agent {
     /// said, and the host goes on with what it has.
     pub(super) fn settle_staged(&mut self) -> bool {
         self.take_staged().unwrap_or_else(|error| {
-            self.log.say(types::Level::Error, ABOUT, &format!("what was staged: {error:#}"));
+            self.log.say(Level::Error, ABOUT, &format!("what was staged: {error:#}"));
             false
         })
     }
@@ -64,11 +63,11 @@ impl Agent {
                 // Before it: what was on trial is taken back, or it would take this back.
                 self.restore()?;
                 write_whole(&self.paths.applied, compose)?;
-                self.log.say(types::Level::Info, ABOUT, "what was staged is applied");
+                self.log.say(Level::Info, ABOUT, "what was staged is applied");
             }
             Err(why) => {
                 let said = format!("what was staged is not accepted, the one before stays: {why}");
-                self.log.say(types::Level::Error, ABOUT, &said);
+                self.log.say(Level::Error, ABOUT, &said);
             }
         }
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;

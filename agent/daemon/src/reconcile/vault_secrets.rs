@@ -3,8 +3,7 @@
 
 use crate::reconcile::Agent;
 use agent_core::limits::REFUSED_PAUSE;
-use agent_host::vault_exchange;
-use agent_host::vault_exchange::{Fetched, Places};
+use agent_host::vault_exchange::{self, Fetched, Places};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -3,8 +3,7 @@
 
 use agent_core::digest::{digest_of, hex};
 use agent_core::limits::{ARCHIVE_LEN_MAX, METADATA_LEN_MAX};
-use anyhow::Result;
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use oci_spec::image::{
     Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
 };

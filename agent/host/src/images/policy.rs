@@ -1,8 +1,7 @@
 //! Which registries this host may ask, and whose signatures it wants: the credential `quietcore.images`, TOML. Without
 //! one, a host runs what came with it and what `qctl image load` gave it.
 
-use agent_core::cosign;
-use agent_core::cosign::Signature;
+use agent_core::cosign::{self, Signature};
 use oci_spec::distribution::{ParseError, Reference};
 use serde::Deserialize;
 use std::path::Path;

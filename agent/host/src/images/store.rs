@@ -3,8 +3,7 @@
 //! every blob is hashed again where it is read, and what names mean that somebody loaded by hand stands elsewhere.
 
 use crate::files::{read_up_to, write_whole};
-use crate::images::archive;
-use crate::images::archive::{Image, Place};
+use crate::images::archive::{self, Image, Place};
 use agent_core::cosign::Signature;
 use agent_core::digest;
 use agent_core::limits::METADATA_LEN_MAX;

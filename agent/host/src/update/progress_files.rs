@@ -2,9 +2,7 @@
 
 use crate::update::Places;
 use crate::update::history::History;
-use agent_core::update_progress;
-use agent_core::update_progress::Progress;
-use agent_core::update_progress::Update;
+use agent_core::update_progress::{Progress, Stage, Update};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -48,10 +46,7 @@ pub fn read_update(places: &Places) -> Update {
 pub fn report_failure(path: &Path, work: Result<()>) -> Result<()> {
     if let Err(error) = &work {
         let detail = format!("{error:#}");
-        write_progress(
-            &Progress { stage: update_progress::Stage::Failed, version: None, detail },
-            path,
-        )?;
+        write_progress(&Progress { stage: Stage::Failed, version: None, detail }, path)?;
     }
     work
 }
@@ -73,11 +68,11 @@ mod tests {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
             std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
         };
-        assert_eq!(read_progress(&places).stage, update_progress::Stage::None);
-        say(&places.installing, update_progress::Stage::Failed, "an older release", 1);
-        say(&places.asking, update_progress::Stage::Fetching, "another was asked for", 2);
-        assert_eq!(read_progress(&places).stage, update_progress::Stage::Fetching);
-        say(&places.fetching, update_progress::Stage::Fetched, "here it is", 3);
+        assert_eq!(read_progress(&places).stage, Stage::None);
+        say(&places.installing, Stage::Failed, "an older release", 1);
+        say(&places.asking, Stage::Fetching, "another was asked for", 2);
+        assert_eq!(read_progress(&places).stage, Stage::Fetching);
+        say(&places.fetching, Stage::Fetched, "here it is", 3);
         assert_eq!(read_progress(&places).detail, "here it is");
         std::fs::remove_dir_all(directory).unwrap();
     }

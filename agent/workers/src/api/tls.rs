@@ -1,16 +1,14 @@
 //! The API's configuration, the credential `quietcore.api`: where it listens, its certificate, and who vouches for those
 //! who ask. `qctl ca` makes all of it.
 
-use agent_host::api_config::{Config, SCHEME, is_who};
-
 use agent_core::protocol::Role;
+use agent_host::api_config::{Config, SCHEME, is_who};
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig};
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,7 +3,6 @@
 
 use crate::probe::probes::probe;
 use agent_core::health::ProbeAnswer;
-
 use agent_core::limits::{PROBE_QUESTION_MAX, PROBE_TIME_MAX};
 use anyhow::{Context, Result};
 use std::os::unix::fs::PermissionsExt;

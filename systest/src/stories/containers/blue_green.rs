@@ -1,7 +1,7 @@
 //! A version beside the one before: it takes over once it has proved itself, by its health, its metrics and its time, and
 //! the one before runs until then. And secrets, of which it gets some.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Compose files mean on a host what they mean to Docker: a corpus of files that we accept, each read by Debian's
 //! docker-compose as well.
 
-use crate::harness::booted::{self, Verdict};
+use crate::harness::booted::Verdict;
 use crate::harness::checkout::{ImageFiles, program, root};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! What somebody does who looks for a fault: a container of his own for a while, and packets of an interface.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Images from a registry: what may be fetched, whose signature it needs, what becomes of it.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::program;
 use crate::harness::http;
 use crate::harness::registry::{Registry, give_policy, policy};

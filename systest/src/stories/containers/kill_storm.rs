@@ -2,7 +2,7 @@
 //! over, no line is lost or doubled. On this machine, with the image's containerd and journald; `make bench AREA=agent` does
 //! it a thousand times, and `KILLS=n` and `LINES=n` as often as one likes.
 
-use crate::harness::booted::{self, Verdict, seed};
+use crate::harness::booted::{Verdict, seed};
 use crate::harness::checkout::ImageFiles;
 use crate::measure::kill_storm::{kills, lines};
 use anyhow::{Result, ensure};

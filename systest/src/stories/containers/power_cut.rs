@@ -1,7 +1,7 @@
 //! The power goes while versions come and go: what was applied is there afterwards, whole, runs by itself, and the next one
 //! takes its place.
 
-use crate::harness::booted::{self, Booted, Verdict, seed};
+use crate::harness::booted::{Booted, Verdict, seed};
 use crate::measure::power_cuts::{LONGEST_MS, cuts};
 use anyhow::Result;
 

@@ -1,6 +1,6 @@
 //! A changed service: it proves itself by its health check, or the version before comes back.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Containers: one that is killed comes back; one that wants a hot core is refused, by the agent and,
 //! should the agent be passed by, by the kernel.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Somebody sits at the terminal of a container of his own: on this machine, with the image's containerd, and over the network
 //! ([`crate::stories::fleet::api`]).
 
-use crate::harness::booted::{self, Verdict};
+use crate::harness::booted::Verdict;
 use crate::harness::checkout::ImageFiles;
 use crate::harness::guest_clock::limit_under_load;
 use crate::harness::native_host::{IMAGE, Rig};

@@ -1,6 +1,6 @@
 //! Volumes of other hosts: NFS, and a disk by iSCSI.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::storage::{Storage, TARGET};
 use anyhow::{Result, ensure};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! The API: qctl on this machine asks the guest over the network, in the role that its certificate says.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::http;
 use crate::harness::native_host::{IMAGE, pack};
 use crate::harness::operator::{API, AUTHORITY, Desk};

@@ -1,7 +1,7 @@
 //! What a host is to run comes signed: from a web server, a registry, and by hand. And what its journal says goes out. Both by
 //! credentials that it is given while it runs.
 
-use crate::harness::booted::{self, Booted, CREDENTIALS, Verdict, give_credential};
+use crate::harness::booted::{Booted, CREDENTIALS, Verdict, give_credential};
 use crate::harness::checkout::program;
 use crate::harness::http;
 use crate::harness::registry::{self, Registry};

@@ -1,6 +1,6 @@
 //! The image: it boots to readiness, nobody gets in, and a changed byte does not boot.
 
-use crate::harness::booted::{self, Booted, READY_LIMIT, Verdict};
+use crate::harness::booted::{Booted, READY_LIMIT, Verdict};
 use crate::harness::checkout::{ImageFiles, root_partition};
 use crate::harness::vm::{Machine, Vm};
 use crate::measure::bars::{GUEST_FIGURES, is_met};

@@ -1,7 +1,7 @@
 //! A damaged data partition: repaired without asking where that can be done, and else the host restarts
 //! instead of waiting for somebody at its console.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict, boot};
+use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::ImageFiles;
 use crate::harness::vm::{Machine, Vm};
 use anyhow::{Result, ensure};

@@ -2,7 +2,7 @@
 //! reason in `kernel-config/hardening.toml`, and nothing else is found. The configurations of Debian's kernels are compared
 //! with what our own kernel's fragments ask for, in the same way.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::{ImageFiles, root};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! The production image on a host of its own: its configuration comes by credentials, from the ESP, SMBIOS and
 //! fw_cfg, and one that can't be used is named and left.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict};
+use crate::harness::booted::{READY_LIMIT, Verdict};
 use crate::harness::checkout::{ImageFiles, root};
 use crate::harness::vm::{Machine, Vm};
 use anyhow::{Context, Result, ensure};

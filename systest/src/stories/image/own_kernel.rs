@@ -1,7 +1,7 @@
 //! Our own kernel (`KERNEL=quietcore` or `rt`): it boots from a stick in a USB port, its tracers judge the hot cores, and
 //! the files that its drivers ask for are there.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict, boot};
+use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::{ImageFiles, is_own};
 use crate::harness::vm::Machine;
 use anyhow::{Result, ensure};

@@ -1,7 +1,7 @@
 //! A host with Secure Boot and a TPM: what we signed boots and nothing else; its data is sealed, opens by itself for a boot that we signed and for no other, and with
 //! the recovery key for whoever has that.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict, boot};
+use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::{ImageFiles, keys};
 use crate::harness::shell::Shell;
 use crate::harness::vm::Machine;

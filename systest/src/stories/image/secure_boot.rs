@@ -1,6 +1,6 @@
 //! Secure Boot with our own keys: what is signed boots, and nothing else does.
 
-use crate::harness::booted::{self, Verdict};
+use crate::harness::booted::Verdict;
 use crate::harness::checkout::ImageFiles;
 use crate::harness::shell::Shell;
 use crate::harness::vm::{Machine, Vm};

@@ -1,6 +1,6 @@
 //! The ways onto a disk: a stick that installs, a netboot UKI that was told a disk, and `qctl flash`.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict};
+use crate::harness::booted::{READY_LIMIT, Verdict};
 use crate::harness::checkout::{ImageFiles, program};
 use crate::harness::shell::Shell;
 use crate::harness::vm::{Machine, Vm};

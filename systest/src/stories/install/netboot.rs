@@ -1,6 +1,6 @@
 //! Hosts that boot from a network, with real servers in a namespace of this machine.
 
-use crate::harness::booted::{self, READY_LIMIT, Verdict};
+use crate::harness::booted::{READY_LIMIT, Verdict};
 use crate::harness::checkout::ImageFiles;
 use crate::harness::lan::{Lan, SERVER};
 use crate::harness::shell::Shell;

@@ -1,7 +1,7 @@
 //! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not tried
 //! again, a stranger's is refused.
 
-use crate::harness::booted::{self, Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
+use crate::harness::booted::{Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
 use crate::harness::checkout::{ImageFiles, root};
 use crate::harness::http;
 use crate::harness::releases::{Broken, Signed, broken, build, describe, version_after};

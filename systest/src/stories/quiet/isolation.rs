@@ -1,7 +1,7 @@
 //! No container reaches a hot core: a program that tries it in every way that it knows, in a container that has everything
 //! that one can be given; and files that ask for more than that.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::http;
 use crate::harness::native_host::pack;
 use crate::measure::load::FETCH;

@@ -2,7 +2,7 @@
 //! the kernel's own scheduler trace and by its interrupt counters, over ten seconds, while the engine
 //! trades. The control boots the same image without the isolation words and must fail the same check.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::ImageFiles;
 use crate::measure::load;
 use crate::measure::noise::{Noise, START_LIMIT, control_noise, measure};

@@ -2,7 +2,7 @@
 //! and the network is used as fast as it goes. Every interrupt that a hot core takes in ten seconds, and
 //! every switch to somebody else, is counted by the kernel.
 
-use crate::harness::booted::{self, Booted, Verdict};
+use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::is_own;
 use crate::measure::load::{FILL_MIB, LIMIT, TEN_SECONDS, WORK, count, give_images, start};
 use anyhow::{Result, ensure};

@@ -1,6 +1,6 @@
 //! A booted host is tuned as the list says, and what is changed on it is named.
 
-use crate::harness::booted::{self, Booted, READY_LIMIT, Verdict, boot};
+use crate::harness::booted::{Booted, READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::{ImageFiles, root};
 use crate::harness::vm::Machine;
 use crate::measure::mistune::{LIMIT, mistune, verify};

@@ -1,6 +1,6 @@
 //! The README's commands, each run as it stands there.
 
-use crate::harness::booted::{self, Verdict};
+use crate::harness::booted::Verdict;
 use crate::harness::checkout::{ImageFiles, root, shared_data};
 use crate::harness::guest_clock::limit_under_load;
 use anyhow::{Context, Result, ensure};

@@ -1,6 +1,6 @@
 //! The engine trades: a real recording state for state, and the kill switch.
 
-use crate::harness::booted::{self, Booted, Verdict, recording};
+use crate::harness::booted::{Booted, Verdict, recording};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
