@@ -1,8 +1,8 @@
 //! The books of all instruments: queues of orders at each price, best bid and offer, depth. The orders
 //! themselves live in `order_table`, the order of the prices in `ladder`.
 
-use crate::ladder::{Ladder, Level, WINDOW};
-use crate::order_table::{Handle, NONE, OrderTable, Resting};
+use crate::ladder::{Ladder, Level, Touched, WINDOW};
+use crate::order_table::{Entry, Handle, NONE, OrderTable, Resting};
 use abi::field::{Price, Side};
 
 /// A price and the shares that stand there.
@@ -50,9 +50,6 @@ impl Bbo {
     }
 }
 
-/// Whether a change can be seen in the best bid and offer.
-pub(crate) type Touched = bool;
-
 /// Why an order could not be put into its book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -90,15 +87,6 @@ pub(crate) fn bbo(ladders: &Ladders, place: Place) -> Bbo {
         }
         _ => Bbo::default(),
     }
-}
-
-/// A new order, as its message has it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    pub order_ref: u64,
-    pub ladder: u32,
-    pub shares: u32,
-    pub price: Price,
 }
 
 /// Puts an order at the end of the queue at its price if nothing about it is unusual: its slot is free,

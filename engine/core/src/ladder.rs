@@ -12,7 +12,6 @@
 //! A rank is a price in ticks that grows towards the touch on either side. A slot is the rank's low
 //! bits, so that a level keeps its number, and its orders theirs, while the window moves.
 
-use crate::book::Touched;
 use crate::order_table::{Handle, NONE, OrderTable};
 use abi::field::{Price, Side};
 
@@ -389,3 +388,6 @@ fn renumber(table: &mut OrderTable, head: Handle, level: Handle) {
         at = order.next;
     }
 }
+
+/// Whether a change can be seen in the best bid and offer.
+pub type Touched = bool;

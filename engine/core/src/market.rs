@@ -1,8 +1,8 @@
 //! All books, fed by ITCH 5.0: orders by reference, levels by price, status by instrument.
 
-use crate::book::{self, Bbo, Entry, Place, Quote, Refused, Touched, ladder_of, side_of};
-use crate::ladder::Ladder;
-use crate::order_table::OrderTable;
+use crate::book::{self, Bbo, Place, Quote, Refused, ladder_of, side_of};
+use crate::ladder::{Ladder, Touched};
+use crate::order_table::{Entry, OrderTable};
 use crate::trading_status::Status;
 use abi::field::{Price, Side, Symbol};
 use abi::itch::{

@@ -13,7 +13,7 @@
 //!                 └───────────────────────────┘
 //! ```
 
-use crate::book::Entry;
+use abi::field::Price;
 
 /// A place in a table or list of at most 2^32 − 1 entries.
 pub(crate) type Handle = u32;
@@ -210,6 +210,15 @@ fn vacant(slot: usize) -> u64 {
 /// The same for a home with a chain.
 fn vacant_with_chain(slot: usize) -> u64 {
     slot as u64 ^ 1 ^ (1 << 63)
+}
+
+/// A new order, as its message has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub order_ref: u64,
+    pub ladder: u32,
+    pub shares: u32,
+    pub price: Price,
 }
 
 #[cfg(test)]

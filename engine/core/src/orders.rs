@@ -4,11 +4,13 @@
 use crate::limits::{EXECUTIONS_KEPT, OWN_ORDERS_MAX};
 use crate::market::InstrumentId;
 use crate::order_state::{Event, State, next};
+use crate::orders::candidate::Candidate;
 use crate::orders::own_order::{EXPOSURE_MAX, NOTHING, Working};
-use crate::risk::Candidate;
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
+/// Orders before the risk checks.
+pub mod candidate;
 mod own_order;
 
 pub(crate) use crate::orders::own_order::Own;

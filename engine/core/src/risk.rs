@@ -4,37 +4,12 @@
 use crate::book::Bbo;
 use crate::ladder::{CENTS_MAX, cents};
 use crate::market::InstrumentId;
+use crate::orders::candidate::{Candidate, Replaced};
 use crate::orders::{Orders, Own};
 use crate::settings::RiskLimits;
 use crate::trading_status::{ShortSale, Status};
 use abi::field::{Price, Side};
 use abi::journal::Refusal;
-
-/// An order as risk sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
-    /// What it is for.
-    pub instrument: InstrumentId,
-    /// Its side.
-    pub side: Side,
-    /// Its price.
-    pub price: Price,
-    /// Shares that can trade.
-    pub shares: u32,
-    /// The order that it replaces: its open shares and their value are counted as working already.
-    pub replaces: Option<Replaced>,
-}
-
-/// The order that a candidate replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replaced {
-    /// Its number.
-    pub user_ref: u32,
-    /// Its open shares.
-    pub shares: u32,
-    /// Its price.
-    pub price: Price,
-}
 
 /// What the limits are held against.
 #[derive(Clone, Copy)]

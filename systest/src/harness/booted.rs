@@ -97,7 +97,7 @@ pub fn ready_with(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     // Making it takes a minute, in which somebody else may have taken a port that was free.
     let api = machine.api.map(|_| free_port()).transpose()?;
     let machine = &Machine { api, ..machine.clone() };
-    let mut vm = Vm::resume(&snapshot, image, machine)?;
+    let mut vm = snapshot.resume(image, machine)?;
     let shell = Shell::resume(&mut vm)?;
     let ready_cpu_seconds = Some(snapshot.ready_cpu_seconds()?);
     let api = machine.api.unwrap_or_default();

@@ -75,11 +75,19 @@ impl Snapshot {
         text.trim().parse().context(READY_CPU_SECONDS)
     }
 
-    /// Puts a machine's files into its directory.
+    /// Resumes a machine from the instant in which it was saved, on a disk of its own.
     ///
     /// # Errors
-    /// They can't be made.
-    pub fn unpack(&self, image: &ImageFiles, directory: &Path) -> Result<()> {
+    /// QEMU or one of its files can't be had, or QEMU refuses the memory.
+    pub fn resume(&self, image: &ImageFiles, machine: &Machine) -> Result<Vm> {
+        let unpack = |directory: &Path| self.unpack(image, directory);
+        let mut vm = Vm::start_incoming(image, machine, self.directory.clone(), unpack)?;
+        self.load(&mut vm)?;
+        Ok(vm)
+    }
+
+    /// Puts a machine's files into its directory.
+    fn unpack(&self, image: &ImageFiles, directory: &Path) -> Result<()> {
         for name in FILES {
             let from = self.directory.join(name);
             if from.exists() {
@@ -99,10 +107,7 @@ impl Snapshot {
     }
 
     /// Loads the memory of a machine that QEMU was started for with `-incoming defer`, and lets it go on.
-    ///
-    /// # Errors
-    /// QEMU refuses it.
-    pub fn load(&self, vm: &mut Vm) -> Result<()> {
+    fn load(&self, vm: &mut Vm) -> Result<()> {
         let mut qmp = Qmp::connect(vm)?;
         qmp.execute("migrate-set-capabilities", mapped())?;
         qmp.execute("migrate-incoming", json!({ "uri": "file:/snapshot/state" }))?;

@@ -5,7 +5,6 @@ use crate::harness::checkout::{ImageFiles, keys, root};
 use crate::harness::guest_clock::{GuestClock, limit_under_load};
 use crate::harness::lan;
 use crate::harness::machine::{arguments, name_of};
-use crate::harness::snapshot::Snapshot;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -56,18 +55,21 @@ impl Vm {
         Self::power_on(image, machine, directory, (accel, accel_reason), None)
     }
 
-    /// Goes on from a snapshot of such a machine: in the same instant, on a disk of its own.
+    /// Starts QEMU for a machine whose memory is loaded next: its files, put into a new directory by `unpack`, lie over a
+    /// snapshot's.
     ///
     /// # Errors
     /// QEMU or one of its files can't be had.
-    pub fn resume(snapshot: &Snapshot, image: &ImageFiles, machine: &Machine) -> Result<Self> {
+    pub fn start_incoming(
+        image: &ImageFiles,
+        machine: &Machine,
+        snapshot: PathBuf,
+        unpack: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let directory = temporary()?;
         let accel = accel::choose(image)?;
-        snapshot.unpack(image, &directory)?;
-        let from = Some(snapshot.directory.clone());
-        let mut vm = Self::power_on(image, machine, directory, accel, from)?;
-        snapshot.load(&mut vm)?;
-        Ok(vm)
+        unpack(&directory)?;
+        Self::power_on(image, machine, directory, accel, Some(snapshot))
     }
 
     fn power_on(
