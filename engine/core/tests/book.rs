@@ -1,5 +1,6 @@
 //! The book against a model of maps and queues that shares no code with it, and against what LOBSTER
 //! shows for a real morning. `SEED=n cargo test -p engine-core --test book` repeats a run.
+#![allow(clippy::disallowed_methods, reason = "a test reads its seed and its recording")]
 
 use abi::field::{Price, Side, Symbol, Time48};
 use abi::itch::{

@@ -1,6 +1,7 @@
 //! A second, slow risk model, written apart from the engine's, judges random orders: none that it
 //! forbids may leave, and none that it allows may be refused. `SEED=n INTENTS=n cargo test -p
 //! engine-core --test risk_model` repeats a run or makes it longer.
+#![allow(clippy::disallowed_methods, reason = "a test reads its seed and its recording")]
 
 mod model;
 

@@ -1,6 +1,7 @@
 //! After construction the core allocates nothing, and the same inputs give the same outputs. A seeded
 //! market moves, a model of the exchange answers every order; the allocator counts.
 //! `SEED=n cargo test -p engine-core --test steady` repeats a run.
+#![allow(clippy::disallowed_methods, reason = "a test reads its seed and its recording")]
 #![allow(unsafe_code, reason = "a counting global allocator")]
 
 use abi::field::{Alpha, Price, Side, Symbol, Time48};
