@@ -8,6 +8,7 @@ use agent_host::images::policy::Policy;
 use agent_host::images::wanted;
 use agent_host::update::Places;
 use agent_host::{credentials, desired_exchange, hot_partition, journal, vault_exchange};
+use agent_qctl::program;
 use agent_workers::probe::server;
 use agent_workers::{api, fetch, follow, forward, pcap, pull, tail, vault};
 use anyhow::{Context, Result};
@@ -317,8 +318,8 @@ fn run_init(program: &[String]) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    if agent_qctl::is_called() {
-        return agent_qctl::main();
+    if program::is_called() {
+        return program::main();
     }
     let command = Arguments::parse().command;
     if let Command::Init { program } = &command {

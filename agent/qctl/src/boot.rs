@@ -58,11 +58,13 @@ fn line(all: usize, jobs: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn a_line_has_what_is_done_and_what_runs() {
         let jobs = "44 containerd.service start running\n 1 graphical.target start waiting\n45 a.mount start running\n";
         let wanted = "booting: 77 of 80 units, waiting for containerd.service, a.mount";
-        assert_eq!(super::line(80, jobs), wanted);
-        assert_eq!(super::line(80, ""), "booting: 80 of 80 units");
+        assert_eq!(line(80, jobs), wanted);
+        assert_eq!(line(80, ""), "booting: 80 of 80 units");
     }
 }
