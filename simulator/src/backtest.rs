@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use engine::arena::Arena;
 use engine::config::{Config, Durability};
-use engine::hot::{Hot, Memory};
+use engine::hot::{Hot, HotBuffers};
 use engine::journal::Layout;
 use engine::limits::{ARENA_LEN, TICK_INTERVAL_NS};
 use engine::strategies::{AnyStrategy, Strategies};
@@ -111,7 +111,7 @@ fn trade(config: &Config, strategy: AnyStrategy, machine: Machine, pages: &Path)
     let page = CountersPage::create(&pages.join("counters"))?;
     let control = ControlPage::open(&pages.join("control"))?;
     let orders = ControlPage::open(&pages.join("control"))?;
-    let memory = Memory::new(&mut Arena::new(ARENA_LEN).context("map memory")?);
+    let memory = HotBuffers::new(&mut Arena::new(ARENA_LEN).context("map memory")?);
     let layout = Layout::after(FILES, SEGMENT_LEN as u64, std::iter::empty());
     let core = Core::new(config.core.clone(), strategy);
     let mut engine = Hot::new(config, core, layout, machine, page, control, memory)?;
@@ -133,7 +133,7 @@ fn trade(config: &Config, strategy: AnyStrategy, machine: Machine, pages: &Path)
         let next = engine.port().next_at().min(tick).max(now + 1);
         engine.port().advance(next);
     }
-    let open = engine.core().desk().orders.open_count();
+    let open = engine.core().order_entry().orders.open_count();
     ensure!(open == 0, "{open} orders are still open after the recording's end");
     Ok(engine)
 }

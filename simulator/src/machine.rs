@@ -313,7 +313,7 @@ impl Machine {
     }
 
     /// Looks at bytes that leave for the exchange.
-    fn judge(&mut self, bytes: &[u8]) {
+    fn check_sent(&mut self, bytes: &[u8]) {
         self.sent += bytes.len() as u64;
         let there = match self.durability {
             Durability::Async => self.recorded,
@@ -387,7 +387,7 @@ impl Port for Machine {
             let after = self.latency();
             self.plan(after, Happening::ToRequestServer(bytes));
         } else if self.connection.is_some() {
-            self.judge(&bytes);
+            self.check_sent(&bytes);
             self.last_len = len as i32;
             self.plan(self.network.latency_ns, Happening::ToExchange(bytes));
         }

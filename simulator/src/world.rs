@@ -11,7 +11,7 @@ use abi::journal::Recovery;
 use anyhow::{Context, Result};
 use engine::arena::Arena;
 use engine::config::{Config, Durability};
-use engine::hot::{Hot, Memory};
+use engine::hot::{Hot, HotBuffers};
 use engine::journal::Layout;
 use engine::limits::{ARENA_LEN, TICK_INTERVAL_NS};
 use engine::strategies::{AnyStrategy, Strategies};
@@ -102,7 +102,7 @@ pub enum Sabotage {
 
 /// The memory and pages of one thread, used for one run after another.
 pub struct Bench {
-    memory: Option<Memory>,
+    memory: Option<HotBuffers>,
     directory: PathBuf,
     configs: [Config; 2],
     strategies: Strategies,
@@ -130,7 +130,7 @@ impl Bench {
             Config::parse(&CONFIG.replace("POLICY", policy), Path::new("the simulator's own"))
         };
         Ok(Self {
-            memory: Some(Memory::new(&mut Arena::new(ARENA_LEN).context("map memory")?)),
+            memory: Some(HotBuffers::new(&mut Arena::new(ARENA_LEN).context("map memory")?)),
             directory: directory.into(),
             configs: [config("async")?, config("durable-before-send")?],
             strategies: Strategies::reference(),
@@ -181,10 +181,10 @@ impl Bench {
             machine.advance(pause);
         }
         let mut engine = self.boot(machine, durable, u64::MAX)?;
-        let settled = self.settle(&mut engine, &symbols);
+        let compared = self.compare_with_exchange(&mut engine, &symbols);
         let hash = engine.core().counters.get(Counter::BboHash);
         let machine = self.part(engine);
-        settled?;
+        compared?;
         verdict(&machine)?;
         Ok(Summary { crashes, orders: machine.exchange.orders, hash })
     }
@@ -260,7 +260,7 @@ impl Bench {
     }
 
     /// Trades for a while, stops, and compares with the exchange.
-    fn settle(&self, engine: &mut Engine, symbols: &[Symbol]) -> Result<(), String> {
+    fn compare_with_exchange(&self, engine: &mut Engine, symbols: &[Symbol]) -> Result<(), String> {
         if !self.live(engine, PATIENCE_NS, |engine| engine.core().state() == State::Trading) {
             return Err(format!("it does not trade again: {:?}", engine.core().state()));
         }
@@ -268,7 +268,7 @@ impl Bench {
         let control = ControlPage::open(&self.directory.join("control"));
         let control = control.map_err(|error| error.to_string())?;
         control.set(Orders { kill: true, ..Orders::default() });
-        let flat = |engine: &mut Engine| engine.core().desk().orders.open_count() == 0;
+        let flat = |engine: &mut Engine| engine.core().order_entry().orders.open_count() == 0;
         let killed = |engine: &mut Engine| engine.core().state() == State::Killed;
         self.live(engine, PATIENCE_NS, killed);
         if !self.live(engine, PATIENCE_NS, flat) {
@@ -280,7 +280,7 @@ impl Bench {
             return Err(format!("{live} orders are open at the exchange, none should be"));
         }
         for (id, symbol) in engine.core().market().instruments().zip(symbols).collect::<Vec<_>>() {
-            let ours = engine.core().desk().orders.position(id).shares;
+            let ours = engine.core().order_entry().orders.position(id).shares;
             let theirs = engine.port().exchange.positions.get(symbol).copied().unwrap_or(0);
             if ours != theirs {
                 return Err(format!("{symbol}: position {ours}, the exchange says {theirs}"));

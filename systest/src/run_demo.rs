@@ -6,7 +6,7 @@ use crate::harness::checkout::{ImageFiles, program, root};
 use crate::harness::guest_clock::Deadline;
 use crate::harness::http::free_port;
 use crate::harness::interrupt::Interrupt;
-use crate::harness::operator::{API, API_FILE, AUTHORITY, Desk};
+use crate::harness::operator::{API, API_FILE, AUTHORITY, Workstation};
 use crate::harness::vm::{Machine, Vm};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
@@ -39,8 +39,8 @@ pub fn run(seconds: Option<u64>) -> Result<()> {
     let image = ImageFiles::build("demo")?;
     let built = begin.elapsed();
     let interrupted = Interrupt::catch()?;
-    let desk = open_desk()?;
-    give_api(&mut machine, &desk)?;
+    let workstation = open_desk()?;
+    give_api(&mut machine, &workstation)?;
     let mut vm = Vm::start(&image, &machine)?;
     println!(
         "boot: {} CPUs, {} MiB, {} ({})",
@@ -121,19 +121,19 @@ fn take_turn() -> Result<Flock<File>> {
 }
 
 /// Certificates for the guest and for an admin, and a qctl that knows both. They are gone when the guest is.
-fn open_desk() -> Result<Desk> {
+fn open_desk() -> Result<Workstation> {
     let directory = root().join(DESK);
     // Of one whose power was cut.
     if directory.exists() {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("remove {}", directory.display()))?;
     }
-    let desk = Desk::new(&directory, free_port()?)?;
-    desk.add(AUTHORITY, "vm", "admin")?;
+    let workstation = Workstation::new(&directory, free_port()?)?;
+    workstation.add(AUTHORITY, "vm", "admin")?;
     let (qctl, file) = (program("qctl"), root().join(QCTL));
     let script = format!(
         "#!/bin/sh\nQCTL_HOSTS='{}' exec '{}' --on vm \"$@\"\n",
-        desk.hosts().display(),
+        workstation.hosts().display(),
         qctl.display()
     );
     std::fs::write(&file, script).with_context(|| format!("write {}", file.display()))?;
@@ -141,20 +141,20 @@ fn open_desk() -> Result<Desk> {
     let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
     // It belongs to whoever called sudo.
     if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
-        let authority = std::fs::read_dir(desk.file(AUTHORITY))?;
+        let authority = std::fs::read_dir(workstation.file(AUTHORITY))?;
         let files = authority.chain(std::fs::read_dir(&directory)?);
         for path in files.map(|entry| entry.map(|entry| entry.path())).chain([Ok(directory)]) {
             std::os::unix::fs::chown(path?, Some(uid), Some(gid))?;
         }
     }
-    Ok(desk)
+    Ok(workstation)
 }
 
 /// The guest on a network, with its API behind a port of the desk's.
-fn give_api(machine: &mut Machine, desk: &Desk) -> Result<()> {
+fn give_api(machine: &mut Machine, workstation: &Workstation) -> Result<()> {
     machine.network = true;
-    machine.api = Some(desk.port);
-    machine.files.push((API_FILE, desk.credential()?));
+    machine.api = Some(workstation.port);
+    machine.files.push((API_FILE, workstation.credential()?));
     machine.fw_cfg.push((API, API_FILE));
     Ok(())
 }

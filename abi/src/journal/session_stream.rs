@@ -6,7 +6,7 @@ use crate::soup::Packet;
 
 /// One thing that the exchange said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum SessionEvent<'a> {
     /// A login was accepted; the next message has this number.
     Login(Session, u64),
     /// A sequenced message with its number in the session.
@@ -25,7 +25,7 @@ pub struct Stream {
 
 impl Stream {
     /// Takes a record, and hands over what it completes.
-    pub fn take(&mut self, record: &Record<'_>, mut on: impl FnMut(Heard<'_>)) {
+    pub fn take(&mut self, record: &Record<'_>, mut on: impl FnMut(SessionEvent<'_>)) {
         match record.kind {
             Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => {
                 self.bytes.clear();
@@ -42,10 +42,10 @@ impl Stream {
                 (Packet::LoginAccepted(login), _) => {
                     self.session = Some(login.session);
                     self.next = login.sequence.parse_decimal().unwrap_or(1);
-                    on(Heard::Login(login.session, self.next));
+                    on(SessionEvent::Login(login.session, self.next));
                 }
                 (Packet::Sequenced(message), Some(session)) => {
-                    on(Heard::Message(session, self.next, message));
+                    on(SessionEvent::Message(session, self.next, message));
                     self.next += 1;
                 }
                 _ => {}
@@ -82,8 +82,8 @@ mod tests {
             let record = Record { kind, sequence: 1, time_ns: 0, payload };
             stream.take(&record, |what| {
                 heard.push(match what {
-                    Heard::Login(_, next) => format!("login {next}"),
-                    Heard::Message(_, number, text) => {
+                    SessionEvent::Login(_, next) => format!("login {next}"),
+                    SessionEvent::Message(_, number, text) => {
                         format!("{number} {}", String::from_utf8_lossy(text))
                     }
                 });

@@ -6,7 +6,7 @@ use agent_core::{compose, protocol};
 use agent_daemon::reconcile::{Paths, run};
 use agent_host::images::policy::Policy;
 use agent_host::images::wanted;
-use agent_host::update::Places;
+use agent_host::update::UpdatePaths;
 use agent_host::{credentials, desired_exchange, hot_partition, journal, vault_exchange};
 use agent_qctl::program;
 use agent_workers::probe::server;
@@ -104,7 +104,7 @@ enum Command {
     Forward {
         /// How far each has come.
         #[arg(long, default_value = "/var/lib/quietcore/forward")]
-        places: PathBuf,
+        positions: PathBuf,
     },
     /// Give containers' output to the journal.
     Tail {
@@ -179,7 +179,7 @@ fn run_agent(arguments: Run) -> Result<()> {
         Policy::default()
     });
     let wanted = socket.with_file_name("wanted.json");
-    let own_plan = credentials::Places::default().plan();
+    let own_plan = credentials::HostPaths::default().plan();
     let host_plan = if own_plan.exists() { own_plan } else { arguments.host_plan };
     let paths = Paths {
         compose: given.unwrap_or(compose),
@@ -187,7 +187,7 @@ fn run_agent(arguments: Run) -> Result<()> {
         versions,
         events: state.join("events.jsonl"),
         archives,
-        images: wanted::Places {
+        images: wanted::ImagePaths {
             wanted,
             store,
             loaded: state.join("images"),
@@ -207,7 +207,7 @@ fn run_agent(arguments: Run) -> Result<()> {
         api_credential: own
             .as_deref()
             .and_then(|own| credentials::credential(own, "quietcore.api")),
-        update: Places::default(),
+        update: UpdatePaths::default(),
     };
     block_on(run(paths, policy))
 }
@@ -224,10 +224,10 @@ fn use_cryptography() -> Result<()> {
         .map_err(|_| anyhow::anyhow!("another provider of cryptography is installed"))
 }
 
-fn fetch_images(places: &wanted::Places) -> Result<()> {
+fn fetch_images(paths: &wanted::ImagePaths) -> Result<()> {
     let policy = Policy::read(credentials().as_deref())?;
     use_cryptography()?;
-    block_on(pull::run(places, &policy))
+    block_on(pull::run(paths, &policy))
 }
 
 fn follow() -> Result<()> {
@@ -252,27 +252,27 @@ fn act(command: Command) -> Result<()> {
         }
         Command::HostConfig => {
             let credentials = credentials();
-            let places = credentials::Places::default();
-            for refused in credentials::take_from_esp(&places)? {
+            let paths = credentials::HostPaths::default();
+            for refused in credentials::take_from_esp(&paths)? {
                 eprintln!("quietcore: {refused}");
             }
-            println!("quietcore: {}", credentials::apply(credentials.as_deref(), &places)?);
+            println!("quietcore: {}", credentials::apply(credentials.as_deref(), &paths)?);
             Ok(())
         }
         Command::Pull { wanted, progress, store } => {
-            fetch_images(&wanted::Places { wanted, progress, store, ..Default::default() })
+            fetch_images(&wanted::ImagePaths { wanted, progress, store, ..Default::default() })
         }
         Command::Probe { socket } => block_on(server::serve(&socket)),
         Command::Api { config, agent } => {
             let image = PathBuf::from("/usr/lib/os-release");
-            block_on(api::run(api::Places { config, agent, image }))
+            block_on(api::run(api::ApiPaths { config, agent, image }))
         }
         Command::CheckApiConfig => api::tls::check(&std::io::read_to_string(std::io::stdin())?),
         Command::Init { .. } => unreachable!("it is not this process's own"),
-        Command::Forward { places } => {
+        Command::Forward { positions } => {
             let own = credentials().context("started by systemd, with credentials")?;
             match credentials::credential(&own, "quietcore.logs") {
-                Some(config) => forward::run(&config, &places),
+                Some(config) => forward::run(&config, &positions),
                 // Nobody is to have it.
                 None => Ok(()),
             }
@@ -280,16 +280,16 @@ fn act(command: Command) -> Result<()> {
         Command::Tail { logs, journal } => tail::run(&logs, &journal),
         Command::Follow => follow(),
         Command::Pcap => pcap::serve(),
-        Command::Volume { id } => mount_volume::settle(&id),
+        Command::Volume { id } => mount_volume::fulfil_request(&id),
         Command::InitiatorName { file } => mount_volume::name_initiator(&file),
         Command::Vault => {
             let config = vault_exchange::Config::read(credentials().as_deref())?;
             use_cryptography()?;
             block_on(vault::run(&config.context("started with a credential")?, &Default::default()))
         }
-        Command::FetchUpdate => fetch::run(&Places::default()),
-        Command::InstallUpdate => install_update::run(&Places::default()),
-        Command::InstallDisk => install_disk::run(&credentials::Places::default().install()),
+        Command::FetchUpdate => fetch::run(&UpdatePaths::default()),
+        Command::InstallUpdate => install_update::run(&UpdatePaths::default()),
+        Command::InstallDisk => install_disk::run(&credentials::HostPaths::default().install()),
         Command::CheckCompose { file } => {
             let text = std::fs::read_to_string(&file)
                 .with_context(|| format!("read {}", file.display()))?;

@@ -3,7 +3,7 @@
 
 use agent_core::protocol::{Call, Request, Response, Role};
 use agent_core::status::{Container, Status};
-use agent_workers::api::{Places, run};
+use agent_workers::api::{ApiPaths, run};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-struct Desk {
+struct Fixture {
     directory: PathBuf,
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Call>>>,
@@ -92,7 +92,7 @@ fn event(number: u64) -> agent_core::protocol::types::Event {
     }
 }
 
-impl Desk {
+impl Fixture {
     fn start(name: &str) -> Self {
         Self::with_image(name, SystemTime::UNIX_EPOCH)
     }
@@ -117,11 +117,11 @@ impl Desk {
         std::thread::spawn(|| stand_in(listener, noted));
         let image = directory.join("image");
         std::fs::File::create(&image).unwrap().set_modified(made).unwrap();
-        let places = Places { config: directory.join("ca/vm.api"), agent, image };
+        let paths = ApiPaths { config: directory.join("ca/vm.api"), agent, image };
         std::thread::spawn(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(run(places)).unwrap();
+            runtime.block_on(run(paths)).unwrap();
         });
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
@@ -196,7 +196,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }
@@ -204,75 +204,75 @@ impl Drop for Desk {
 
 #[test]
 fn who_asks_and_in_which_role_stands_in_the_certificate() {
-    let desk = Desk::start("api-roles");
-    desk.identity("ca", "rita", "reader");
-    desk.identity("ca", "adam", "admin");
-    must(&["--on", "rita", "secret", "ls"], &desk.directory);
-    let refused = qctl(&["--on", "rita", "kill"], &desk.directory);
+    let fixture = Fixture::start("api-roles");
+    fixture.identity("ca", "rita", "reader");
+    fixture.identity("ca", "adam", "admin");
+    must(&["--on", "rita", "secret", "ls"], &fixture.directory);
+    let refused = qctl(&["--on", "rita", "kill"], &fixture.directory);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("not for you"));
-    must(&["--on", "adam", "kill"], &desk.directory);
-    let asked = desk.asked.lock().unwrap().clone();
+    must(&["--on", "adam", "kill"], &fixture.directory);
+    let asked = fixture.asked.lock().unwrap().clone();
     let kill = asked.last().unwrap();
     assert_eq!((kill.who.as_str(), kill.role), ("adam", Role::Admin));
     assert_eq!(kill.request, Request::Control { kill: true, drain: false });
     // All hosts with a label: both are the same one here.
-    let both = must(&["--select", "site=ny4", "secret", "ls"], &desk.directory);
+    let both = must(&["--select", "site=ny4", "secret", "ls"], &fixture.directory);
     assert_eq!(both, "== adam\nkey\n== rita\nkey\n");
-    let unknown = qctl(&["--on", "nobody", "status"], &desk.directory);
+    let unknown = qctl(&["--on", "nobody", "status"], &fixture.directory);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are adam, rita"));
-    assert_eq!(desk.http("rita", "POST", "/v1/engine/kill", &[], b"").0, 403);
-    assert_eq!(desk.http("adam", "POST", "/v1/engine/kill", &[], b"").0, 200);
+    assert_eq!(fixture.http("rita", "POST", "/v1/engine/kill", &[], b"").0, 403);
+    assert_eq!(fixture.http("adam", "POST", "/v1/engine/kill", &[], b"").0, 200);
 }
 
 #[test]
 fn nobody_is_answered_without_a_certificate_of_the_authority() {
-    let desk = Desk::start("api-strangers");
-    desk.identity("ca", "rita", "reader");
-    assert_eq!(desk.get("rita", "/v1/secrets"), (200, "[\"key\"]\n".into()));
+    let fixture = Fixture::start("api-strangers");
+    fixture.identity("ca", "rita", "reader");
+    assert_eq!(fixture.get("rita", "/v1/secrets"), (200, "[\"key\"]\n".into()));
     // Plain HTTP gets no answer that is one.
-    let mut plain = TcpStream::connect(desk.address).unwrap();
+    let mut plain = TcpStream::connect(fixture.address).unwrap();
     plain.write_all(b"GET /v1/status HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     // TLS without a certificate.
-    let pem = std::fs::read(desk.directory.join("ca/ca.pem")).unwrap();
+    let pem = std::fs::read(fixture.directory.join("ca/ca.pem")).unwrap();
     let root = ureq::tls::Certificate::from_pem(&pem).unwrap();
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::from(vec![root]));
     let config = ureq::Agent::config_builder().tls_config(tls.build()).build();
-    let url = format!("https://{}/v1/status", desk.address);
+    let url = format!("https://{}/v1/status", fixture.address);
     assert!(ureq::Agent::new_with_config(config).get(&url).call().is_err());
     // One of another authority.
-    must(&["ca", "new", "other"], &desk.directory);
-    desk.identity("other", "eve", "admin");
-    assert!(!qctl(&["--on", "eve", "status"], &desk.directory).status.success());
+    must(&["ca", "new", "other"], &fixture.directory);
+    fixture.identity("other", "eve", "admin");
+    assert!(!qctl(&["--on", "eve", "status"], &fixture.directory).status.success());
     // A host's own certificate says no role.
-    let asked = desk.asked.lock().unwrap().clone();
+    let asked = fixture.asked.lock().unwrap().clone();
     assert!(asked.iter().all(|call| call.who == "rita"), "{asked:?}");
 }
 
 #[test]
 fn paths_are_answered_events_followed_and_sizes_bounded() {
-    let desk = Desk::start("api-paths");
-    desk.identity("ca", "adam", "admin");
-    let (status, metrics) = desk.get("adam", "/metrics");
+    let fixture = Fixture::start("api-paths");
+    fixture.identity("ca", "adam", "admin");
+    let (status, metrics) = fixture.get("adam", "/metrics");
     assert!(status == 200 && metrics.contains("quietcore_healthy 0"), "{metrics}");
-    assert_eq!(desk.get("adam", "/healthz").0, 503);
-    assert!(desk.get("adam", "/v1/openapi.json").1.contains("mutualTLS"));
-    assert_eq!(desk.get("adam", "/v1/nothing").0, 404);
-    assert_eq!(desk.http("adam", "POST", "/v1/status", &[], b"").0, 405);
-    assert_eq!(desk.http("adam", "POST", "/v1/ask", &[], b"{}").0, 400);
+    assert_eq!(fixture.get("adam", "/healthz").0, 503);
+    assert!(fixture.get("adam", "/v1/openapi.json").1.contains("mutualTLS"));
+    assert_eq!(fixture.get("adam", "/v1/nothing").0, 404);
+    assert_eq!(fixture.http("adam", "POST", "/v1/status", &[], b"").0, 405);
+    assert_eq!(fixture.http("adam", "POST", "/v1/ask", &[], b"{}").0, 400);
     let large = vec![b'x'; agent_core::limits::REQUEST_LEN_MAX as usize + 1];
-    let before = desk.asked.lock().unwrap().len();
-    assert!([0, 413].contains(&desk.http("adam", "PUT", "/v1/compose", &[], &large).0));
-    assert_eq!(desk.asked.lock().unwrap().len(), before);
-    assert_eq!(desk.http("adam", "PUT", "/v1/secrets/a", &[], b"\xff\x00").0, 200);
-    let set = desk.asked.lock().unwrap().last().unwrap().request.clone();
+    let before = fixture.asked.lock().unwrap().len();
+    assert!([0, 413].contains(&fixture.http("adam", "PUT", "/v1/compose", &[], &large).0));
+    assert_eq!(fixture.asked.lock().unwrap().len(), before);
+    assert_eq!(fixture.http("adam", "PUT", "/v1/secrets/a", &[], b"\xff\x00").0, 200);
+    let set = fixture.asked.lock().unwrap().last().unwrap().request.clone();
     assert_eq!(set, Request::SetSecret { name: "a".into(), secret: "/wA=".into() });
     // From where the last connection was.
     let headers = [("accept", "text/event-stream"), ("last-event-id", "1")];
-    let (status, body) = desk.http("adam", "GET", "/v1/events", &headers, b"");
+    let (status, body) = fixture.http("adam", "GET", "/v1/events", &headers, b"");
     assert_eq!(status, 200);
     let mut lines = BufReader::new(body.into_reader()).lines();
     let mut ids = Vec::new();
@@ -285,18 +285,18 @@ fn paths_are_answered_events_followed_and_sizes_bounded() {
 
 #[test]
 fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
-    let desk = Desk::start("api-canary");
+    let fixture = Fixture::start("api-canary");
     for name in ["h1", "h2", "h3", "h4"] {
-        desk.identity("ca", name, "operator");
+        fixture.identity("ca", name, "operator");
     }
-    std::fs::write(desk.directory.join("good.yaml"), "services: {a: {image: x}}").unwrap();
-    std::fs::write(desk.directory.join("bad.yaml"), "services: {a: {image: bad}}").unwrap();
-    std::fs::write(desk.directory.join("soon.yaml"), "services: {a: {image: soon}}").unwrap();
+    std::fs::write(fixture.directory.join("good.yaml"), "services: {a: {image: x}}").unwrap();
+    std::fs::write(fixture.directory.join("bad.yaml"), "services: {a: {image: bad}}").unwrap();
+    std::fs::write(fixture.directory.join("soon.yaml"), "services: {a: {image: soon}}").unwrap();
     let apply = |file: &str, more: &[&str]| {
-        desk.asked.lock().unwrap().clear();
+        fixture.asked.lock().unwrap().clear();
         let words = [&["--select", "site=ny4", "apply", file, "--wait=20s"], more].concat();
-        let output = qctl(&words, &desk.directory);
-        let asked = desk.asked.lock().unwrap().clone();
+        let output = qctl(&words, &fixture.directory);
+        let asked = fixture.asked.lock().unwrap().clone();
         let applied = asked.into_iter().filter(|it| matches!(it.request, Request::Apply { .. }));
         let who: Vec<String> = applied.map(|call| call.who).collect();
         (output.status.success(), who.join(" "), String::from_utf8(output.stderr).unwrap())
@@ -313,30 +313,30 @@ fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
 
 #[test]
 fn certificates_change_without_a_restart_and_a_bad_one_changes_nothing() {
-    let desk = Desk::start("api-rotation");
-    desk.identity("ca", "rita", "reader");
-    assert_eq!(desk.get("rita", "/v1/secrets").0, 200);
-    let config = desk.directory.join("ca/vm.api");
+    let fixture = Fixture::start("api-rotation");
+    fixture.identity("ca", "rita", "reader");
+    assert_eq!(fixture.get("rita", "/v1/secrets").0, 200);
+    let config = fixture.directory.join("ca/vm.api");
     let before = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, "version = 1\n").unwrap();
-    assert_eq!(desk.get("rita", "/v1/secrets").0, 200);
+    assert_eq!(fixture.get("rita", "/v1/secrets").0, 200);
     // Another authority for those who ask: the host's own certificate stays.
-    must(&["ca", "new", "next"], &desk.directory);
-    let next = std::fs::read_to_string(desk.directory.join("next/ca.pem")).unwrap();
+    must(&["ca", "new", "next"], &fixture.directory);
+    let next = std::fs::read_to_string(fixture.directory.join("next/ca.pem")).unwrap();
     let (head, _) = before.split_once("clients = ").unwrap();
     std::fs::write(&config, format!("{head}clients = '''{next}'''\n")).unwrap();
-    assert!(!qctl(&["--on", "rita", "secret", "ls"], &desk.directory).status.success());
-    desk.identity("next", "nora", "reader");
-    must(&["--on", "nora", "secret", "ls"], &desk.directory);
+    assert!(!qctl(&["--on", "rita", "secret", "ls"], &fixture.directory).status.success());
+    fixture.identity("next", "nora", "reader");
+    must(&["--on", "nora", "secret", "ls"], &fixture.directory);
 }
 
 #[test]
 fn a_clock_that_stands_before_the_image_was_made_is_not_believed() {
     let year = Duration::from_secs(365 * 86_400);
-    let desk = Desk::with_image("api-clock", SystemTime::now() + year);
-    desk.identity("ca", "rita", "reader");
+    let fixture = Fixture::with_image("api-clock", SystemTime::now() + year);
+    fixture.identity("ca", "rita", "reader");
     // Good for 90 days from what this machine takes for today; the host knows better.
-    let refused = qctl(&["--on", "rita", "secret", "ls"], &desk.directory);
+    let refused = qctl(&["--on", "rita", "secret", "ls"], &fixture.directory);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("certificate"), "{said}");
 }

@@ -72,7 +72,7 @@ fn answer(stream: TcpStream, index: &Mutex<Index>) -> Option<()> {
 fn start(root: &Path) -> Child {
     let path = format!("{}:{}", root.display(), std::env::var("PATH").unwrap());
     Command::new(env!("CARGO_BIN_EXE_quietcore-agent"))
-        .args(["forward", "--places"])
+        .args(["forward", "--positions"])
         .arg(root)
         .env("PATH", path)
         .env("CREDENTIALS_DIRECTORY", root)

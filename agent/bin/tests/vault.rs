@@ -2,7 +2,7 @@
 //! ("AppRole auth method", "Login with AppRole"; "KV secrets engine, version 2", "Read secret version"). No server of that API
 //! with KV version 2 is to be had from Debian, crates.io, PyPI or npm: RustyVault 0.2.1 has version 1.
 
-use agent_host::vault_exchange::{Config, Places};
+use agent_host::vault_exchange::{Config, VaultPaths};
 use agent_workers::vault::run;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -115,19 +115,19 @@ fn start(vault: Arc<Mutex<Vault>>) -> (String, String) {
 }
 
 /// Starts the process's work in a directory of its own.
-fn read_into(name: &str, url: &str, authority: &str, secret_id: &str) -> (PathBuf, Places) {
+fn read_into(name: &str, url: &str, authority: &str, secret_id: &str) -> (PathBuf, VaultPaths) {
     let directory = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let text = format!(
         "version = 1\nurl = {url:?}\nauthority = '''{authority}'''\nrole_id = \"59d6d1ca\"\nsecret_id = {secret_id:?}\ninterval_seconds = 5\n[[secret]]\nname = \"feed\"\npath = \"desk/ny4\"\nfield = \"password\"\n[[secret]]\nname = \"bytes\"\npath = \"desk/ny4\"\nfield = \"key\"\nbase64 = true\n"
     );
-    let (config, places) = (Config::parse(&text).unwrap(), Places::in_directory(&directory));
-    let own = places.clone();
+    let (config, paths) = (Config::parse(&text).unwrap(), VaultPaths::in_directory(&directory));
+    let own = paths.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(run(&config, &own)).unwrap();
     });
-    (directory, places)
+    (directory, paths)
 }
 
 /// It may be written to as it goes.
@@ -154,17 +154,17 @@ fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
     let vault = Vault { token: String::new(), password: "swordfish".into(), logins: 0 };
     let vault = Arc::new(Mutex::new(vault));
     let (url, authority) = start(vault.clone());
-    let (directory, places) = read_into("vault", &url, &authority, "84896a0c");
-    let fetched = wait(&directory, || places.read().ok());
+    let (directory, paths) = read_into("vault", &url, &authority, "84896a0c");
+    let fetched = wait(&directory, || paths.read().ok());
     // The password, and the two bytes 00 ff.
     assert_eq!((fetched["feed"].as_str(), fetched["bytes"].as_str()), ("c3dvcmRmaXNo", "AP8="));
-    assert_eq!((places.wrong(), vault.lock().unwrap().logins), (None, 1));
+    assert_eq!((paths.wrong(), vault.lock().unwrap().logins), (None, 1));
     {
         let mut vault = vault.lock().unwrap();
         (vault.password, vault.token) = ("herring".into(), "taken back".into());
     }
-    wait(&directory, || places.read().ok().filter(|it| it["feed"] == "aGVycmluZw=="));
-    assert_eq!((places.wrong(), vault.lock().unwrap().logins), (None, 2));
+    wait(&directory, || paths.read().ok().filter(|it| it["feed"] == "aGVycmluZw=="));
+    assert_eq!((paths.wrong(), vault.lock().unwrap().logins), (None, 2));
     remove(&directory);
 }
 
@@ -173,14 +173,14 @@ fn what_vault_says_is_told_and_a_stranger_is_not_believed() {
     let vault = Vault { token: String::new(), password: String::new(), logins: 0 };
     let vault = Arc::new(Mutex::new(vault));
     let (url, authority) = start(vault.clone());
-    let (directory, places) = read_into("vault-wrong", &url, &authority, "guessed");
-    let said = wait(&directory, || places.wrong());
+    let (directory, paths) = read_into("vault-wrong", &url, &authority, "guessed");
+    let said = wait(&directory, || paths.wrong());
     assert!(said.contains("log in by AppRole: status 400: invalid role or secret ID"), "{said}");
-    assert!(!places.fetched.exists());
+    assert!(!paths.fetched.exists());
     remove(&directory);
     // One for whom nobody vouches is told no secret.
-    let (directory, places) = read_into("vault-stranger", &url, "", "84896a0c");
-    let said = wait(&directory, || places.wrong());
+    let (directory, paths) = read_into("vault-stranger", &url, "", "84896a0c");
+    let said = wait(&directory, || paths.wrong());
     assert!(said.contains("certificate") && vault.lock().unwrap().logins == 0, "{said}");
     remove(&directory);
 }

@@ -7,8 +7,8 @@ use agent_core::update_progress::{Progress, Stage};
 use agent_host::images::archive::sha256;
 use agent_host::update::history::{History, Outcome, boot_id};
 use agent_host::update::progress_files::{report_failure, write_progress};
-use agent_host::update::trust::Judge;
-use agent_host::update::{Places, Running};
+use agent_host::update::trust::ReleaseVerifier;
+use agent_host::update::{Running, UpdatePaths};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;
@@ -27,31 +27,31 @@ const ENTRIES: &str = "/efi/EFI/Linux";
 ///
 /// # Errors
 /// What stands in the progress too.
-pub fn run(places: &Places) -> Result<()> {
-    report_failure(&places.installing, work(places))
+pub fn run(paths: &UpdatePaths) -> Result<()> {
+    report_failure(&paths.installing, work(paths))
 }
 
-fn work(places: &Places) -> Result<()> {
+fn work(paths: &UpdatePaths) -> Result<()> {
     ensure!(
-        !places.is_on_trial(),
+        !paths.is_on_trial(),
         "the version that runs has not proved itself yet; the other slot is what it falls back to"
     );
-    let (staging, boot) = (&places.staging, boot_id()?);
+    let (staging, boot) = (&paths.staging, boot_id()?);
     take_over(staging)?;
-    let release = Judge::of(places)?.admit_in(staging)?;
+    let release = ReleaseVerifier::of(paths)?.admit_in(staging)?;
     let version = release.version;
     let tell = |stage, detail: &str| {
         let progress = Progress { stage, version: Some(version), detail: detail.into() };
-        write_progress(&progress, &places.installing)
+        write_progress(&progress, &paths.installing)
     };
     tell(Stage::Writing, "to the other slot")?;
     for artefact in &release.artefacts {
         check(&staging.join(&artefact.name), artefact)?;
     }
-    let mut history = History::read(&places.history)?;
+    let mut history = History::read(&paths.history)?;
     history.note(version, &boot, Outcome::Writing);
-    history.write(&places.history)?;
-    let running = Running::read(&places.os_release)?.version;
+    history.write(&paths.history)?;
+    let running = Running::read(&paths.os_release)?.version;
     remove_entries(Path::new(ENTRIES), running)?;
     sysupdate("root", version)?;
     for (uuid, artefact) in release.partitions() {
@@ -60,7 +60,7 @@ fn work(places: &Places) -> Result<()> {
     sysupdate("uki", version)?;
     check_entry(&release)?;
     history.note(version, &boot, Outcome::Staged);
-    history.write(&places.history)?;
+    history.write(&paths.history)?;
     for entry in std::fs::read_dir(staging)? {
         let _ = std::fs::remove_file(entry?.path());
     }

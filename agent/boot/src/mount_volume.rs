@@ -26,15 +26,15 @@ const NO_SESSION: i32 = 21;
 ///
 /// # Errors
 /// It can't be done; the agent finds why beside what it wrote.
-pub fn settle(id: &str) -> Result<()> {
-    let done = try_settle(id);
+pub fn fulfil_request(id: &str) -> Result<()> {
+    let done = mount_or_unmount(id);
     if let Err(error) = &done {
         write_whole(&file(id, "wrong"), &format!("{error:#}"))?;
     }
     done
 }
 
-fn try_settle(id: &str) -> Result<()> {
+fn mount_or_unmount(id: &str) -> Result<()> {
     ensure!(!id.contains('/') && !id.starts_with('.'), "{id} is no volume");
     let path = file(id, "json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

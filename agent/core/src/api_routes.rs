@@ -178,14 +178,14 @@ pub fn route(
             Query::decode(name, query).map(Ask::Logs).map_err(|why| (400, why))
         }
         ("GET", ["v1", "debug", name, "terminal"]) => Ok(Ask::Terminal((*name).into())),
-        ("GET", _) => look(path, &parts),
+        ("GET", _) => read_request(path, &parts),
         ("POST", ["v1", "ask"]) => parts.json().map(Ask::Wrapped),
-        _ => change(method, path, &parts).map(Ask::Agent),
+        _ => write_request(method, path, &parts).map(Ask::Agent),
     }
 }
 
 /// What changes nothing.
-fn look(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
+fn read_request(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
     Ok(Ask::Agent(match &parts.segments[..] {
         ["healthz"] => return Ok(Ask::Health),
         ["metrics"] => return Ok(Ask::Metrics),
@@ -206,7 +206,7 @@ fn look(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
 }
 
 /// What may.
-fn change(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refused> {
+fn write_request(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refused> {
     let engine = |kill, drain| Request::Control { kill, drain };
     Ok(match (method, &parts.segments[..]) {
         ("DELETE", ["v1", "images", name]) => Request::RemoveImage { name: (*name).into() },

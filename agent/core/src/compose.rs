@@ -184,7 +184,7 @@ pub struct Rlimit {
 
 /// What is done with a container, and not what it is: another conduct makes no other container.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Conduct {
+pub struct RuntimePolicy {
     /// When it is started again.
     pub restart: Restart,
     /// The signal that asks it to end.
@@ -271,7 +271,7 @@ pub struct Service {
     pub huge_pages: BTreeMap<String, u64>,
     /// What is done with it.
     #[serde(skip)]
-    pub conduct: Conduct,
+    pub policy: RuntimePolicy,
     /// What it was read from, in YAML.
     #[serde(skip)]
     pub source: String,
@@ -407,17 +407,17 @@ fn check_dependencies(services: &[Service]) -> Result<(), ComposeError> {
     };
     let find = |name: &str| services.iter().find(|service| service.name == name);
     for service in services {
-        for (name, condition) in &service.conduct.depends_on {
+        for (name, condition) in &service.policy.depends_on {
             let Some(other) = find(name) else {
                 return Err(refuse(service, name, "there is no such service".into()));
             };
-            if *condition == Condition::ServiceHealthy && other.conduct.health.is_none() {
+            if *condition == Condition::ServiceHealthy && other.policy.health.is_none() {
                 return Err(refuse(service, name, format!("{name} has no healthcheck")));
             }
         }
         let (mut seen, mut next) = (BTreeSet::new(), vec![service]);
         while let Some(one) = next.pop() {
-            for other in one.conduct.depends_on.keys().filter_map(|name| find(name)) {
+            for other in one.policy.depends_on.keys().filter_map(|name| find(name)) {
                 if other.name == service.name {
                     return Err(refuse(service, &one.name, "it waits for itself".into()));
                 }

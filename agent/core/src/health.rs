@@ -23,7 +23,7 @@ struct Known {
 
 /// Health by name: of instances, and of what else is looked at.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct HealthTable {
     known: BTreeMap<String, Known>,
 }
 
@@ -40,7 +40,7 @@ pub struct Subject {
 
 /// What a look brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct ProbeResult {
     /// The subject.
     pub name: String,
     /// The version that was looked at.
@@ -49,7 +49,7 @@ pub struct Look {
     pub wrong: Option<String>,
 }
 
-impl Book {
+impl HealthTable {
     /// What the looks at a version say: nothing yet, well, or not.
     pub fn of(&self, name: &str, fingerprint: &str) -> Option<bool> {
         let known = self.known.get(name)?;
@@ -78,7 +78,7 @@ impl Book {
     }
 
     /// Takes what a look brought; says whether its health is another one now.
-    pub fn note(&mut self, look: &Look, health: &Health, now: Duration) -> bool {
+    pub fn note(&mut self, look: &ProbeResult, health: &Health, now: Duration) -> bool {
         let Some(known) = self.known.get_mut(&look.name) else { return false };
         if known.fingerprint != look.fingerprint {
             return false;
@@ -127,15 +127,15 @@ mod tests {
         let service = service(
             "    x-quietcore: {tcp: 1}\n    healthcheck: {interval: 10s, retries: 2, start_period: 5s}\n",
         );
-        let health = service.conduct.health.clone().unwrap();
+        let health = service.policy.health.clone().unwrap();
         let second = Duration::from_secs(1);
-        let mut book = Book::default();
-        let look = |book: &mut Book, now: u32, wrong: Option<&str>| {
+        let mut book = HealthTable::default();
+        let look = |book: &mut HealthTable, now: u32, wrong: Option<&str>| {
             let (name, fingerprint) = ("a".to_owned(), service.fingerprint());
             let subject = Subject { name, fingerprint, health: health.clone() };
             let due = book.due(vec![subject], second * now);
             let (name, fingerprint) = ("a".to_owned(), service.fingerprint());
-            let look = Look { name, fingerprint, wrong: wrong.map(Into::into) };
+            let look = ProbeResult { name, fingerprint, wrong: wrong.map(Into::into) };
             let changed = book.note(&look, &health, second * now);
             (due.len(), book.of("a", &service.fingerprint()), changed)
         };

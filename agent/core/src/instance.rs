@@ -75,14 +75,14 @@ impl Instance {
 
     /// What is to be looked at while it runs: its health, and the metrics of one on trial beside another.
     pub fn subjects(&self) -> Vec<Subject> {
-        let conduct = &self.service.conduct;
+        let policy = &self.service.policy;
         let subject = |name: String, health: Health| Subject {
             name,
             fingerprint: self.fingerprint.clone(),
             health,
         };
-        let health = conduct.health.iter().map(|health| subject(self.id.clone(), health.clone()));
-        let canary = conduct.canary.as_ref().filter(|_| !self.serving);
+        let health = policy.health.iter().map(|health| subject(self.id.clone(), health.clone()));
+        let canary = policy.canary.as_ref().filter(|_| !self.serving);
         let metrics = canary.and_then(|canary| {
             let (port, path) = canary.metrics.clone()?;
             let probe = Probe::Metrics { port, path, checks: canary.checks.clone() };
@@ -92,7 +92,7 @@ impl Instance {
                 timeout: canary.interval.max(Duration::from_secs(1)),
                 retries: METRICS_RETRIES,
                 // As long as its health check may fail.
-                start_period: conduct.health.as_ref().map_or(Duration::ZERO, |it| it.start_period),
+                start_period: policy.health.as_ref().map_or(Duration::ZERO, |it| it.start_period),
             };
             Some(subject(self.metrics_name(), health))
         });
@@ -129,11 +129,11 @@ fn in_slot(service: &Service, slot: Slot) -> Service {
         *word = with_ports(word, &ports);
     }
     let other = |port: &mut u16| *port = ports.get(port).copied().unwrap_or(*port);
-    let probe = service.conduct.health.as_mut().map(|health| &mut health.probe);
+    let probe = service.policy.health.as_mut().map(|health| &mut health.probe);
     if let Some(Probe::Http { port, .. } | Probe::Tcp { port }) = probe {
         other(port);
     }
-    let canary = service.conduct.canary.as_mut();
+    let canary = service.policy.canary.as_mut();
     if let Some((port, _)) = canary.and_then(|canary| canary.metrics.as_mut()) {
         other(port);
     }

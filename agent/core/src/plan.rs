@@ -36,7 +36,7 @@ impl Default for Ending {
 impl Ending {
     /// As a service declares it.
     pub fn of(service: &Service) -> Self {
-        Self { signal: service.conduct.stop_signal, grace: service.conduct.stop_grace }
+        Self { signal: service.policy.stop_signal, grace: service.policy.stop_grace }
     }
 
     /// Reads [`Self::label`].
@@ -145,7 +145,7 @@ impl History {
 /// Whether a service has done what it was to do and is not started again.
 pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     matches!(
-        (service.conduct.restart, task),
+        (service.policy.restart, task),
         (Restart::No, Some(Task::Stopped(_))) | (Restart::OnFailure, Some(Task::Stopped(0)))
     )
 }
@@ -185,7 +185,7 @@ pub fn plan(
         let found = chosen.map(|(_, found)| found.clone()).unwrap_or_default();
         let current = found.fingerprint.as_ref() == Some(&instance.fingerprint);
         let runs = found.task == Some(Task::Running);
-        let is_well = instance.service.conduct.restart == Restart::No || !is_unwell(instance);
+        let is_well = instance.service.policy.restart == Restart::No || !is_unwell(instance);
         if current && (runs && is_well || is_over(&instance.service, found.task)) {
             continue;
         }
@@ -271,7 +271,7 @@ mod tests {
         let service = service("always");
         let same = found(&service, None).unwrap();
         let mut later = service.clone();
-        later.conduct.stop_signal = 10;
+        later.policy.stop_signal = 10;
         // Of the same container, what is declared now; of another version's, its own.
         let now = Ending { signal: 10, ..Ending::of(&service) };
         assert_eq!(ending(&[instance(&later)], &same), now);

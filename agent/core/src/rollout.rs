@@ -44,7 +44,7 @@ pub struct Failed {
 /// What is remembered over restarts of the agent and of the host, by service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Memory {
+pub struct RolloutState {
     /// The last version that proved itself.
     pub proven: BTreeMap<String, Version>,
     /// A version that did not, and is still declared.
@@ -62,7 +62,7 @@ pub struct Memory {
 
 /// What is seen of a service on trial.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sight {
+pub struct TrialObservation {
     /// How long ago its trial began.
     pub age: Duration,
     /// How often it was started in it.
@@ -94,7 +94,7 @@ pub enum Verdict {
     Failed(String),
 }
 
-impl Memory {
+impl RolloutState {
     /// What is to run: what is declared, with the last proven version in the place of one that failed, and beside one on
     /// trial that asks for it.
     pub fn instances(&self, declared: &[Service], cores: &CorePlan) -> Vec<Instance> {
@@ -105,7 +105,7 @@ impl Memory {
             // What an earlier release accepted and this one does not can't come back.
             let before = self.proven.get(name).filter(|_| self.is_on_trial(service));
             let before = before.and_then(|it| compose::parse_one(name, &it.source, cores).ok());
-            let beside = service.conduct.order == Order::StartFirst;
+            let beside = service.policy.order == Order::StartFirst;
             match before {
                 Some(before) if self.has_failed(service) => {
                     all.push(Instance::new(&before, slot, true));
@@ -195,7 +195,7 @@ impl Memory {
 
     /// It has not; says whether another version comes back.
     pub fn fail(&mut self, service: &Service, why: &str) -> bool {
-        let is_left = service.conduct.failure_action == FailureAction::Continue;
+        let is_left = service.policy.failure_action == FailureAction::Continue;
         if is_left || !self.proven.contains_key(&service.name) {
             return false;
         }
@@ -246,22 +246,22 @@ impl Memory {
 const NOT_MADE_MAX: u32 = 3;
 
 /// Judges a service on trial by what is seen of it.
-pub fn judge(service: &Service, sight: Sight) -> Verdict {
-    if sight.metrics == Some(false) {
+pub fn decide(service: &Service, observation: TrialObservation) -> Verdict {
+    if observation.metrics == Some(false) {
         return Verdict::Failed("its metrics are not as they must be".into());
     }
-    if sight.not_made >= NOT_MADE_MAX {
+    if observation.not_made >= NOT_MADE_MAX {
         return Verdict::Failed("it can't be made".into());
     }
-    let verdict = judge_by_itself(service, sight);
+    let verdict = decide_unattended(service, observation);
     // Where there is none beside it, nobody could say that it is better.
-    let canary = service.conduct.canary.as_ref().filter(|_| !sight.serving);
+    let canary = service.policy.canary.as_ref().filter(|_| !observation.serving);
     match (&verdict, canary) {
         (Verdict::Failed(_) | Verdict::Pending, _) => verdict,
-        (Verdict::Proven, _) if sight.paused => Verdict::Pending,
+        (Verdict::Proven, _) if observation.paused => Verdict::Pending,
         (Verdict::Proven, Some(canary)) => {
-            let is_done = sight.age >= canary.bake && !canary.by_hand;
-            match sight.metrics {
+            let is_done = observation.age >= canary.bake && !canary.by_hand;
+            match observation.metrics {
                 None if canary.metrics.is_some() => Verdict::Pending,
                 _ if is_done => Verdict::Proven,
                 _ => Verdict::Pending,
@@ -271,31 +271,31 @@ pub fn judge(service: &Service, sight: Sight) -> Verdict {
     }
 }
 
-fn judge_by_itself(service: &Service, sight: Sight) -> Verdict {
-    let conduct = &service.conduct;
-    if conduct.restart != Restart::Always
-        && let Some(status) = sight.ended
+fn decide_unattended(service: &Service, observation: TrialObservation) -> Verdict {
+    let policy = &service.policy;
+    if policy.restart != Restart::Always
+        && let Some(status) = observation.ended
     {
         return match status {
             0 => Verdict::Proven,
             status => Verdict::Failed(format!("it ended with {status}")),
         };
     }
-    if sight.starts > 1 || sight.ended.is_some() {
-        let status = sight.ended.map_or(String::new(), |status| format!(" with {status}"));
+    if observation.starts > 1 || observation.ended.is_some() {
+        let status = observation.ended.map_or(String::new(), |status| format!(" with {status}"));
         return Verdict::Failed(format!("it ended{status} instead of running"));
     }
-    let Some(health) = &conduct.health else {
-        return match sight.running && sight.age >= conduct.monitor {
+    let Some(health) = &policy.health else {
+        return match observation.running && observation.age >= policy.monitor {
             true => Verdict::Proven,
             false => Verdict::Pending,
         };
     };
-    let patience = conduct.monitor.max(health.start_period + health.interval * health.retries);
-    match sight.healthy {
-        Some(true) if sight.running => Verdict::Proven,
+    let patience = policy.monitor.max(health.start_period + health.interval * health.retries);
+    match observation.healthy {
+        Some(true) if observation.running => Verdict::Proven,
         Some(false) => Verdict::Failed("its health check fails".into()),
-        _ if sight.age >= patience => {
+        _ if observation.age >= patience => {
             Verdict::Failed(format!("it is not healthy after {} s", patience.as_secs()))
         }
         _ => Verdict::Pending,
@@ -312,21 +312,21 @@ mod tests {
         compose::parse(&text, &cores).unwrap().remove(0)
     }
 
-    fn sight(seconds: u64) -> Sight {
+    fn observation(seconds: u64) -> TrialObservation {
         let age = Duration::from_secs(seconds);
-        Sight { age, starts: 1, running: true, ..Sight::default() }
+        TrialObservation { age, starts: 1, running: true, ..TrialObservation::default() }
     }
 
     #[test]
     fn a_version_that_fails_is_replaced_by_the_one_before_until_somebody_declares_anew() {
         let cores = CorePlan::from_kernel("0-1", "").unwrap();
         let (old, new) = (service("x:1", ""), service("x:2", ""));
-        let mut memory = Memory::default();
+        let mut memory = RolloutState::default();
         // Nothing to go back to.
         assert!(!memory.fail(&old, "so"));
         memory.prove(&old, Slot::Blue);
         assert!(memory.is_on_trial(&new) && !memory.is_on_trial(&old));
-        let effective = |memory: &Memory, one: &Service| {
+        let effective = |memory: &RolloutState, one: &Service| {
             memory.instances(std::slice::from_ref(one), &cores).remove(0).service
         };
         assert_eq!(effective(&memory, &new), new);
@@ -336,7 +336,7 @@ mod tests {
         let third = service("x:3", "");
         assert_eq!(effective(&memory, &third), third);
         let text = serde_json::to_string(&memory).unwrap();
-        assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory);
+        assert_eq!(serde_json::from_str::<RolloutState>(&text).unwrap(), memory);
         memory.declare(std::slice::from_ref(&new));
         assert_eq!(effective(&memory, &new), new);
         memory.declare(&[]);
@@ -349,7 +349,7 @@ mod tests {
 
     const BESIDE: &str = "    deploy: {update_config: {order: start-first, monitor: 5s}}\n";
 
-    fn ids(memory: &Memory, service: &Service) -> Vec<(String, String, bool)> {
+    fn ids(memory: &RolloutState, service: &Service) -> Vec<(String, String, bool)> {
         let cores = CorePlan::from_kernel("0-1", "").unwrap();
         let all = memory.instances(std::slice::from_ref(service), &cores);
         all.into_iter().map(|it| (it.id, it.service.image, it.serving)).collect()
@@ -363,7 +363,7 @@ mod tests {
     fn a_version_beside_takes_over_or_leaves_and_the_one_before_runs_all_along() {
         let versions = ["x:1", "x:2", "x:3"].map(|image| service(image, BESIDE));
         let [first, second, third] = &versions;
-        let mut memory = Memory::default();
+        let mut memory = RolloutState::default();
         assert_eq!(ids(&memory, first), [one("a", "x:1", true)]);
         memory.prove(first, Slot::Blue);
         let both = [one("a", "x:1", true), one("a.green", "x:2", false)];
@@ -380,7 +380,7 @@ mod tests {
         memory.declare(std::slice::from_ref(second));
         memory.undo(second).unwrap();
         assert_eq!(ids(&memory, second), [one("a.green", "x:1", true)]);
-        let mut fresh = Memory::default();
+        let mut fresh = RolloutState::default();
         assert!(fresh.undo(first).unwrap_err().contains("no version before"));
     }
 
@@ -395,30 +395,35 @@ mod tests {
             )
         };
         let plain = canary("");
-        assert_eq!(judge(&plain, sight(59)), Verdict::Pending);
-        assert_eq!(judge(&plain, sight(60)), Verdict::Proven);
-        assert_eq!(judge(&plain, Sight { paused: true, ..sight(90) }), Verdict::Pending);
-        assert_eq!(judge(&canary(", promote: manual"), sight(900)), Verdict::Pending);
+        assert_eq!(decide(&plain, observation(59)), Verdict::Pending);
+        assert_eq!(decide(&plain, observation(60)), Verdict::Proven);
+        assert_eq!(
+            decide(&plain, TrialObservation { paused: true, ..observation(90) }),
+            Verdict::Pending
+        );
+        assert_eq!(decide(&canary(", promote: manual"), observation(900)), Verdict::Pending);
         let measured =
             canary(", metrics: \"http://127.0.0.1:1/m\", checks: [\"errors_total <= 0\"]");
-        assert_eq!(judge(&measured, sight(90)), Verdict::Pending);
-        let says = |metrics| judge(&measured, Sight { metrics: Some(metrics), ..sight(90) });
+        assert_eq!(decide(&measured, observation(90)), Verdict::Pending);
+        let says = |metrics| {
+            decide(&measured, TrialObservation { metrics: Some(metrics), ..observation(90) })
+        };
         assert_eq!(says(true), Verdict::Proven);
         assert!(matches!(says(false), Verdict::Failed(_)));
         // The first version has none beside it.
-        let first = Sight { serving: true, ..sight(60) };
-        assert_eq!(judge(&measured, first), Verdict::Proven);
-        let bad = Sight { running: false, not_made: 3, ..sight(1) };
-        assert_eq!(judge(&plain, bad), Verdict::Failed("it can't be made".into()));
+        let first = TrialObservation { serving: true, ..observation(60) };
+        assert_eq!(decide(&measured, first), Verdict::Proven);
+        let bad = TrialObservation { running: false, not_made: 3, ..observation(1) };
+        assert_eq!(decide(&plain, bad), Verdict::Failed("it can't be made".into()));
         // A pause holds nobody up who fails.
-        let ended = Sight { paused: true, starts: 2, ..sight(9) };
-        assert!(matches!(judge(&plain, ended), Verdict::Failed(_)));
+        let ended = TrialObservation { paused: true, starts: 2, ..observation(9) };
+        assert!(matches!(decide(&plain, ended), Verdict::Failed(_)));
     }
 
     #[test]
     fn who_says_continue_stays() {
         let update = "    deploy: {update_config: {failure_action: continue}}\n";
-        let mut memory = Memory::default();
+        let mut memory = RolloutState::default();
         memory.prove(&service("x:1", ""), Slot::Blue);
         assert!(!memory.fail(&service("x:2", update), "so") && memory.failed.is_empty());
     }
@@ -426,10 +431,13 @@ mod tests {
     #[test]
     fn without_a_health_check_it_has_to_run_for_a_while() {
         let service = service("x", "    deploy: {update_config: {monitor: 20s}}\n");
-        assert_eq!(judge(&service, sight(19)), Verdict::Pending);
-        assert_eq!(judge(&service, sight(20)), Verdict::Proven);
-        assert_eq!(judge(&service, Sight { running: false, ..sight(90) }), Verdict::Pending);
-        let again = judge(&service, Sight { starts: 2, ..sight(3) });
+        assert_eq!(decide(&service, observation(19)), Verdict::Pending);
+        assert_eq!(decide(&service, observation(20)), Verdict::Proven);
+        assert_eq!(
+            decide(&service, TrialObservation { running: false, ..observation(90) }),
+            Verdict::Pending
+        );
+        let again = decide(&service, TrialObservation { starts: 2, ..observation(3) });
         assert!(matches!(again, Verdict::Failed(_)));
     }
 
@@ -439,12 +447,15 @@ mod tests {
             "x",
             "    x-quietcore: {tcp: 1}\n    healthcheck: {interval: 5s, retries: 8, start_period: 1s}\n",
         );
-        assert_eq!(judge(&service, Sight { healthy: Some(true), ..sight(1) }), Verdict::Proven);
-        let down = Sight { healthy: Some(false), ..sight(1) };
-        assert_eq!(judge(&service, down), Verdict::Failed("its health check fails".into()));
-        assert_eq!(judge(&service, sight(40)), Verdict::Pending);
         assert_eq!(
-            judge(&service, sight(41)),
+            decide(&service, TrialObservation { healthy: Some(true), ..observation(1) }),
+            Verdict::Proven
+        );
+        let down = TrialObservation { healthy: Some(false), ..observation(1) };
+        assert_eq!(decide(&service, down), Verdict::Failed("its health check fails".into()));
+        assert_eq!(decide(&service, observation(40)), Verdict::Pending);
+        assert_eq!(
+            decide(&service, observation(41)),
             Verdict::Failed("it is not healthy after 41 s".into())
         );
     }
@@ -454,8 +465,9 @@ mod tests {
         let task = service("x", "").source.replace("always", "\"no\"");
         let cores = CorePlan::from_kernel("0-1", "").unwrap();
         let task = compose::parse_one("a", &task, &cores).unwrap();
-        let ended = |status| Sight { running: false, ended: Some(status), ..sight(1) };
-        assert_eq!(judge(&task, ended(0)), Verdict::Proven);
-        assert_eq!(judge(&task, ended(3)), Verdict::Failed("it ended with 3".into()));
+        let ended =
+            |status| TrialObservation { running: false, ended: Some(status), ..observation(1) };
+        assert_eq!(decide(&task, ended(0)), Verdict::Proven);
+        assert_eq!(decide(&task, ended(3)), Verdict::Failed("it ended with 3".into()));
     }
 }

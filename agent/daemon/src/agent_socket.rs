@@ -25,17 +25,17 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 /// A request for the agent's main loop, with the way back.
-pub type Asked = (Request, oneshot::Sender<Response>);
+pub type PendingRequest = (Request, oneshot::Sender<Response>);
 
 /// What every connection needs.
 #[derive(Debug, Clone)]
-pub struct Desk {
+pub struct SocketContext {
     /// The engine's pages.
     pub pages: PathBuf,
     /// Terminals of containers.
     pub terminals: PathBuf,
     /// The main loop.
-    pub to_agent: mpsc::Sender<Asked>,
+    pub to_agent: mpsc::Sender<PendingRequest>,
     /// Who changed what.
     pub audit: AuditLog,
     /// The user of the network's side, if there is one: it is no root, and asks for others.
@@ -46,33 +46,33 @@ pub struct Desk {
 
 /// Takes requests until the agent ends, on a thread of its own: the kill switch waits for nothing that the main loop
 /// does, be it a signature, a compose file or a disk that hangs. What comes back is why it could not go on.
-pub fn start(path: PathBuf, desk: Desk) -> oneshot::Receiver<io::Error> {
+pub fn start(path: PathBuf, context: SocketContext) -> oneshot::Receiver<io::Error> {
     let (give, failed) = oneshot::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let ended = runtime.and_then(|runtime| runtime.block_on(serve(&path, desk)));
+        let ended = runtime.and_then(|runtime| runtime.block_on(serve(&path, context)));
         let _ = give.send(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
     });
     failed
 }
 
-async fn serve(path: &Path, desk: Desk) -> io::Result<()> {
+async fn serve(path: &Path, context: SocketContext) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    if let Some(network) = desk.network {
+    if let Some(network) = context.network {
         chown(path, None, Some(network))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     }
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(answer(stream, desk.clone()));
+        tokio::spawn(answer(stream, context.clone()));
     }
 }
 
-async fn answer(stream: UnixStream, desk: Desk) -> io::Result<()> {
+async fn answer(stream: UnixStream, context: SocketContext) -> io::Result<()> {
     // Only who may open the socket is here: root, and the network's side.
-    let for_others = Some(stream.peer_cred()?.uid()) == desk.network;
+    let for_others = Some(stream.peer_cred()?.uid()) == context.network;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -90,7 +90,7 @@ async fn answer(stream: UnixStream, desk: Desk) -> io::Result<()> {
             }),
         };
         let response = match call {
-            Ok(call) => desk.admit(call).await,
+            Ok(call) => context.admit(call).await,
             Err(error) => Response::Error(format!("request: {error}")),
         };
         let mut text = serde_json::to_string(&response)?;
@@ -99,7 +99,7 @@ async fn answer(stream: UnixStream, desk: Desk) -> io::Result<()> {
     }
 }
 
-impl Desk {
+impl SocketContext {
     async fn admit(&self, call: Call) -> Response {
         let Call { who, role, request } = call;
         let (is_change, shown) = (request.is_change(), request.for_audit());
@@ -205,7 +205,7 @@ fn tell_engines(pages: &Path, kill: bool, drain: bool) -> Response {
     failed.unwrap_or(Response::Done)
 }
 
-async fn ask(request: Request, to_agent: &mpsc::Sender<Asked>) -> Response {
+async fn ask(request: Request, to_agent: &mpsc::Sender<PendingRequest>) -> Response {
     let (back, answer) = oneshot::channel();
     let stopping = || Response::Error("the agent is stopping".into());
     match to_agent.send((request, back)).await {
@@ -231,8 +231,8 @@ mod tests {
         let (to_agent, _hangs) = mpsc::channel(1);
         let audit = AuditLog::at(&directory.join("audit.jsonl"));
         let (terminals, refused) = (directory.join("terminals"), Default::default());
-        let desk = Desk { pages, terminals, to_agent, audit, network: None, refused };
-        let _failed = start(path.clone(), desk);
+        let context = SocketContext { pages, terminals, to_agent, audit, network: None, refused };
+        let _failed = start(path.clone(), context);
         let connected = std::iter::repeat_with(|| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             std::os::unix::net::UnixStream::connect(&path)

@@ -313,7 +313,7 @@ impl Containerd {
     ///
     /// # Errors
     /// [`ContainerdError::Call`].
-    pub async fn front(&self, name: &str) -> Result<(), ContainerdError> {
+    pub async fn create_placeholder(&self, name: &str) -> Result<(), ContainerdError> {
         let container = Container {
             id: name.into(),
             runtime: Some(Runtime { name: RUNTIME.into(), options: None }),

@@ -9,7 +9,7 @@ use agent_host::events::EventLog;
 use agent_host::images::archive::{self, Image};
 use agent_host::images::policy::Policy;
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted::{self, Places};
+use agent_host::images::wanted::{self, ImagePaths};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,9 +27,9 @@ pub enum Missing {
 
 /// The images' side of the agent.
 #[derive(Debug)]
-pub struct Supply {
+pub struct ImageManager {
     archives: PathBuf,
-    places: Places,
+    paths: ImagePaths,
     store: Store,
     policy: Policy,
     /// Images that came with the OS, by name.
@@ -42,19 +42,24 @@ pub struct Supply {
     collect: bool,
 }
 
-impl Supply {
+impl ImageManager {
     /// With the archives that came with the OS.
     ///
     /// # Errors
     /// The store can't be made.
-    pub fn new(archives: PathBuf, places: Places, policy: Policy, log: EventLog) -> Result<Self> {
-        let store = Store::with_loaded(&places.store, &places.loaded);
+    pub fn new(
+        archives: PathBuf,
+        paths: ImagePaths,
+        policy: Policy,
+        log: EventLog,
+    ) -> Result<Self> {
+        let store = Store::with_loaded(&paths.store, &paths.loaded);
         store.prepare()?;
         let wanted = BTreeSet::new();
-        wanted::write(&places.wanted, &wanted)?;
+        wanted::write(&paths.wanted, &wanted)?;
         Ok(Self {
             archives,
-            places,
+            paths,
             store,
             policy,
             shipped: BTreeMap::new(),
@@ -121,7 +126,7 @@ impl Supply {
             }
         }
         let failed = self.want(&wanted).err().map(|error| format!("{error:#}"));
-        let progress = wanted::progress(&self.places.progress);
+        let progress = wanted::progress(&self.paths.progress);
         for name in wanted {
             let how_far = progress.get(&name);
             let missing = match (&failed, how_far) {
@@ -140,7 +145,7 @@ impl Supply {
 
     fn want(&mut self, wanted: &BTreeSet<String>) -> Result<()> {
         if self.wanted != *wanted {
-            wanted::write(&self.places.wanted, wanted)?;
+            wanted::write(&self.paths.wanted, wanted)?;
             self.wanted.clone_from(wanted);
         }
         Ok(())
@@ -165,7 +170,7 @@ impl Supply {
         }
         let from = if named.pinned { "an archive" } else { "its registry" };
         let text = format!("taken from {from}, {}", named.digest);
-        self.log.say(Level::Info, &format!("image {}", named.name), &text);
+        self.log.record(Level::Info, &format!("image {}", named.name), &text);
         Ok(())
     }
 
@@ -277,7 +282,7 @@ impl Supply {
         let unpacked = containerd.collect(&keep).await?;
         if removed + unpacked > 0 {
             let text = format!("{removed} taken out of the store, {unpacked} out of containerd");
-            self.log.say(Level::Info, "images", &text);
+            self.log.record(Level::Info, "images", &text);
         }
         self.collect = false;
         Ok(())

@@ -12,7 +12,7 @@ pub mod block_devices;
 pub mod containerd;
 /// Interrupts and context switches per core, from /proc and debugfs.
 pub mod core_interference;
-/// Supply of images for declared services: shipped archives, store, or wanted of the pull worker.
+/// ImageManager of images for declared services: shipped archives, store, or wanted of the pull worker.
 pub mod image_manager;
 /// Copies of the engine's journal files.
 pub mod journal_archive;

@@ -17,22 +17,22 @@ mod secret_rotation;
 mod staged_apply;
 mod vault_secrets;
 
-use crate::agent_socket::{self, Asked, Desk};
+use crate::agent_socket::{self, PendingRequest, SocketContext};
 use crate::audit_log::AuditLog;
 use crate::containerd::Containerd;
-use crate::image_manager::Supply;
+use crate::image_manager::ImageManager;
 use crate::reconcile::apply::How;
-use crate::reconcile::debug_containers::Throwaway;
-use crate::reconcile::desired_state::Follower;
-use crate::reconcile::remote_volumes::RemoteDesk;
-use crate::reconcile::vault_secrets::VaultDesk;
+use crate::reconcile::debug_containers::DebugContainer;
+use crate::reconcile::desired_state::DesiredSync;
+use crate::reconcile::remote_volumes::VolumeMounts;
+use crate::reconcile::vault_secrets::VaultSync;
 use crate::secrets::{self, Secrets};
 use crate::{core_interference, journal_archive, resolver, update_request};
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
 use agent_core::compose::Service;
-use agent_core::health::{Book, Look};
+use agent_core::health::{HealthTable, ProbeResult};
 use agent_core::instance::Instance;
 use agent_core::limits::{
     CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL,
@@ -40,7 +40,7 @@ use agent_core::limits::{
 use agent_core::plan::{History, Observed};
 use agent_core::protocol::types::{CoreCounts, Level};
 use agent_core::protocol::{Request, Response};
-use agent_core::rollout::Memory;
+use agent_core::rollout::RolloutState;
 use agent_core::status::{Container, Core, Engine, Status};
 use agent_host::engine_pages::Events;
 use agent_host::events::EventLog;
@@ -82,7 +82,7 @@ pub struct Paths {
     /// Image archives that came with the OS.
     pub archives: PathBuf,
     /// What is kept of other images, and what is wanted.
-    pub images: wanted::Places,
+    pub images: wanted::ImagePaths,
     /// Containers' output.
     pub logs: PathBuf,
     /// The engine's pages.
@@ -108,7 +108,7 @@ pub struct Paths {
     /// Credentials of this process.
     pub credentials: Option<PathBuf>,
     /// What updates work with.
-    pub update: update::Places,
+    pub update: update::UpdatePaths,
 }
 
 /// The running agent.
@@ -119,17 +119,17 @@ pub struct Agent {
     /// What is to run: what is declared, but for versions that have failed, and beside those on trial.
     wanted: Vec<Instance>,
     secrets: Secrets,
-    versions: Memory,
+    versions: RolloutState,
     /// Trials of services: the version, when it began, how often it was started.
     trials: BTreeMap<String, Trial>,
-    health: Book,
-    looks: mpsc::Sender<Look>,
-    supply: Supply,
-    follower: Follower,
-    vault: VaultDesk,
-    remote: RemoteDesk,
+    health: HealthTable,
+    probe_results: mpsc::Sender<ProbeResult>,
+    image_manager: ImageManager,
+    follower: DesiredSync,
+    vault: VaultSync,
+    remote: VolumeMounts,
     /// Containers that are thrown away, by name.
-    throwaways: BTreeMap<String, Throwaway>,
+    throwaways: BTreeMap<String, DebugContainer>,
     /// When what was applied on trial is taken back.
     try_until: Option<Duration>,
     containerd: Option<Containerd>,
@@ -154,9 +154,9 @@ pub struct Agent {
 /// What makes it impossible to start: cores that can't be read, no usable compose file, no socket.
 pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let cores = hot_partition::core_plan()?;
-    let (looks, mut looked) = mpsc::channel::<Look>(64);
-    let mut agent = Agent::new(paths, cores, policy, looks)?;
-    let (to_agent, mut requests) = mpsc::channel::<Asked>(16);
+    let (probe_results, mut looked) = mpsc::channel::<ProbeResult>(64);
+    let mut agent = Agent::new(paths, cores, policy, probe_results)?;
+    let (to_agent, mut requests) = mpsc::channel::<PendingRequest>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
     let audit = AuditLog::at(&agent.paths.versions.with_file_name("audit.jsonl"));
     // Who asks for others, over the network, is whose its directory is (systemd/base/tmpfiles.d).
@@ -166,17 +166,18 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let terminals = terminal::directory(&socket);
     let prepared = terminal::prepare(&terminals, network);
     agent.problem("terminals", prepared.err().map(|error| format!("{error:#}")));
-    let desk = Desk { pages: pages.clone(), terminals, to_agent, audit, network, refused };
+    let context =
+        SocketContext { pages: pages.clone(), terminals, to_agent, audit, network, refused };
     // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
     std::thread::spawn(|| beat(pages));
-    let mut serving = agent_socket::start(socket, desk);
+    let mut serving = agent_socket::start(socket, context);
     tokio::spawn(journal_archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wake = agent.wake.clone();
     agent.problem("API", agent.start_api().err().map(|error| format!("{error:#}")));
-    update_request::settle(&agent.paths.update);
+    update_request::record_boot_outcome(&agent.paths.update);
     hot_partition::guard(agent.cores.clone(), agent.log.clone());
     notify_systemd("READY=1");
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
@@ -184,7 +185,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => agent.tick().await,
             () = wake.notified() => agent.reconcile().await,
-            Some(look) = looked.recv() => agent.note_look(&look),
+            Some(look) = looked.recv() => agent.note_probe(&look),
             Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
             failed = &mut serving => return Err(failed?).context("local socket"),
             _ = terminate.recv() => {
@@ -224,30 +225,30 @@ impl Agent {
         paths: Paths,
         cores: CorePlan,
         policy: Policy,
-        looks: mpsc::Sender<Look>,
+        probe_results: mpsc::Sender<ProbeResult>,
     ) -> Result<Self> {
         let log = EventLog::at(&paths.events);
         let (archives, images) = (paths.archives.clone(), paths.images.clone());
-        let supply = Supply::new(archives, images, policy, log.clone())?;
+        let image_manager = ImageManager::new(archives, images, policy, log.clone())?;
         let sealed = paths.versions.with_file_name("secrets");
         let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
         let follower = paths.versions.with_file_name("desired.json");
-        let follower = Follower::new(paths.credentials.as_deref(), &follower);
-        let vault = VaultDesk::new(paths.credentials.as_deref());
+        let follower = DesiredSync::new(paths.credentials.as_deref(), &follower);
+        let vault = VaultSync::new(paths.credentials.as_deref());
         let mut agent = Self {
             secrets,
             paths,
             cores,
             declared: Vec::new(),
             wanted: Vec::new(),
-            versions: Memory::default(),
+            versions: RolloutState::default(),
             trials: BTreeMap::new(),
-            health: Book::default(),
-            looks,
-            supply,
+            health: HealthTable::default(),
+            probe_results,
+            image_manager,
             follower,
             vault,
-            remote: RemoteDesk::default(),
+            remote: VolumeMounts::default(),
             throwaways: BTreeMap::new(),
             try_until: None,
             containerd: None,
@@ -265,7 +266,7 @@ impl Agent {
             retrying: None,
             watching: None,
         };
-        let is_another = agent.settle_staged();
+        let is_another = agent.finish_staged();
         agent.declared = agent.load()?;
         agent.remember();
         if is_another {
@@ -274,7 +275,7 @@ impl Agent {
                 warn!("{error:#}");
             }
         }
-        agent.settle_desired();
+        agent.apply_desired();
         Ok(agent)
     }
 
@@ -298,8 +299,8 @@ impl Agent {
         let before = self.problems.get(about);
         if before != what.as_ref() {
             match &what {
-                Some(text) => self.log.say(Level::Error, about, text),
-                None => self.log.say(Level::Info, about, "is well again"),
+                Some(text) => self.log.record(Level::Error, about, text),
+                None => self.log.record(Level::Info, about, "is well again"),
             }
         }
         match what {
@@ -409,7 +410,7 @@ impl Agent {
             Request::LoadImage { archive } => {
                 return match &mut self.containerd {
                     None => Response::Error("containerd does not answer".into()),
-                    Some(containerd) => match self.supply.load(containerd, &archive).await {
+                    Some(containerd) => match self.image_manager.load(containerd, &archive).await {
                         Ok(name) => Response::Loaded(name),
                         Err(error) => Response::Error(format!("{error:#}")),
                     },
@@ -422,8 +423,8 @@ impl Agent {
             Request::Secrets {} => return Response::Secrets(self.secrets.names()),
             Request::SetSecret { name, secret } => self.set_secret(&name, &secret).await,
             Request::RemoveSecret { name } => self.remove_secret(&name),
-            Request::Images {} => return Response::Images(self.supply.list(&self.declared)),
-            Request::RemoveImage { name } => self.supply.remove(&name, &self.declared),
+            Request::Images {} => return Response::Images(self.image_manager.list(&self.declared)),
+            Request::RemoveImage { name } => self.image_manager.remove(&name, &self.declared),
             Request::Update { url } => update_request::start(&self.paths.update, &url).await,
             Request::Reboot { holding } => update_request::reboot(&self.engines(), holding).await,
             Request::Control { .. }

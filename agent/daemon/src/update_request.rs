@@ -8,7 +8,7 @@ use agent_host::files::write_whole;
 use agent_host::systemd::systemctl;
 use agent_host::update::history::{History, boot_id};
 use agent_host::update::progress_files::{read_progress, report_failure, write_progress};
-use agent_host::update::{Places, Request, Running};
+use agent_host::update::{Request, Running, UpdatePaths};
 use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -17,18 +17,18 @@ use tracing::{info, warn};
 const UNIT: &str = "quietcore-install.service";
 
 /// Draws the conclusions from what runs; once, when the agent starts.
-pub fn settle(places: &Places) {
-    let settled = || -> Result<()> {
-        let mut history = History::read(&places.history)?;
-        let running = Running::read(&places.os_release)?.version;
-        if history.settle(running, places.is_on_trial(), &boot_id()?) {
-            history.write(&places.history)?;
+pub fn record_boot_outcome(paths: &UpdatePaths) {
+    let recorded = || -> Result<()> {
+        let mut history = History::read(&paths.history)?;
+        let running = Running::read(&paths.os_release)?.version;
+        if history.record_boot(running, paths.is_on_trial(), &boot_id()?) {
+            history.write(&paths.history)?;
             let failed: Vec<_> = history.failed().map(|version| version.to_string()).collect();
             info!(%running, "version {running} runs; failed on this host: {}", failed.join(" "));
         }
         Ok(())
     };
-    if let Err(error) = settled() {
+    if let Err(error) = recorded() {
         warn!("updates: {error:#}");
     }
 }
@@ -55,25 +55,25 @@ async fn wait_until_idle() -> Result<()> {
 ///
 /// # Errors
 /// It can't even be tried.
-pub async fn start(places: &Places, url: &str) -> Result<()> {
+pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
     web_url::check_url(url)?;
     ensure!(
-        !places.is_on_trial(),
+        !paths.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"
     );
     wait_until_idle().await?;
     let request = serde_json::to_string(&Request { url: url.into() })?;
-    write_whole(&places.request, &request)?;
+    write_whole(&paths.request, &request)?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
     let asked = Progress { stage: Stage::Fetching, version: None, detail };
-    write_progress(&asked, &places.asking)?;
-    let places = places.clone();
+    write_progress(&asked, &paths.asking)?;
+    let paths = paths.clone();
     tokio::spawn(async move {
         // Ends with the units, which say themselves how it went, unless they were not started at all.
         let ended = systemctl(&["start", UNIT]).await.map(drop);
-        if read_progress(&places) == asked
-            && let Err(error) = report_failure(&places.asking, ended)
+        if read_progress(&paths) == asked
+            && let Err(error) = report_failure(&paths.asking, ended)
         {
             warn!("update: {error:#}");
         }

@@ -34,7 +34,7 @@ pub fn read_credential<T>(
 
 /// Where things are put.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct HostPaths {
     /// Credentials that our init found on the ESP, encrypted.
     pub encrypted: PathBuf,
     /// The same, decrypted: where systemd looks for what a unit imports by name, after SMBIOS and fw_cfg. Root's own.
@@ -45,7 +45,7 @@ pub struct Places {
     pub host: PathBuf,
 }
 
-impl Default for Places {
+impl Default for HostPaths {
     fn default() -> Self {
         Self {
             encrypted: "/run/quietcore/esp".into(),
@@ -56,7 +56,7 @@ impl Default for Places {
     }
 }
 
-impl Places {
+impl HostPaths {
     /// The cores that the host is to have.
     pub fn plan(&self) -> PathBuf {
         self.host.join("host-plan.toml")
@@ -99,11 +99,11 @@ pub fn read(path: &Path) -> Result<HostConfig> {
 ///
 /// # Errors
 /// The directory for them can't be made.
-pub fn take_from_esp(places: &Places) -> Result<Vec<String>> {
-    let target = &places.decrypted;
+pub fn take_from_esp(paths: &HostPaths) -> Result<Vec<String>> {
+    let target = &paths.decrypted;
     std::fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
     std::fs::set_permissions(target, Permissions::from_mode(0o700))?;
-    let entries = std::fs::read_dir(&places.encrypted).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(&paths.encrypted).into_iter().flatten().flatten();
     let mut refused = Vec::new();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -127,21 +127,21 @@ pub fn take_from_esp(places: &Places) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// The credential is no host configuration, or a file can't be written. Nothing is changed then.
-pub fn apply(credentials: Option<&Path>, places: &Places) -> Result<String> {
+pub fn apply(credentials: Option<&Path>, paths: &HostPaths) -> Result<String> {
     let own = credentials.and_then(|directory| credential(directory, CREDENTIAL));
-    let path = own.or_else(|| credential(&places.decrypted, CREDENTIAL));
+    let path = own.or_else(|| credential(&paths.decrypted, CREDENTIAL));
     let Some(path) = path else { return Ok("no host configuration, network by DHCP".into()) };
     let config = read(&path)?;
     for (name, text) in config.files() {
-        write(&places.systemd.join(name), &text)?;
+        write(&paths.systemd.join(name), &text)?;
     }
     let trust = config.trust();
     for (path, text) in [
-        (places.plan(), config.plan_text()),
-        (places.release_key(), trust.release_key.clone()),
-        (places.authorities(), trust.authorities.clone()),
-        (places.kernel_words(), Some(config.kernel_words().join("\n"))),
-        (places.install(), config.install().map(toml::to_string).transpose()?),
+        (paths.plan(), config.plan_text()),
+        (paths.release_key(), trust.release_key.clone()),
+        (paths.authorities(), trust.authorities.clone()),
+        (paths.kernel_words(), Some(config.kernel_words().join("\n"))),
+        (paths.install(), config.install().map(toml::to_string).transpose()?),
     ] {
         if let Some(text) = text {
             write(&path, &text)?;
@@ -171,23 +171,23 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("quietcore-host-{}", std::process::id()));
         let (systemd, host) = (directory.join("systemd"), directory.join("host"));
         let (encrypted, decrypted) = (directory.join("encrypted"), directory.join("decrypted"));
-        let places = Places { encrypted, decrypted, systemd, host };
+        let paths = HostPaths { encrypted, decrypted, systemd, host };
         std::fs::create_dir_all(&directory).unwrap();
         let credential = directory.join(CREDENTIAL);
-        let said = apply(Some(&directory), &places).unwrap();
+        let said = apply(Some(&directory), &paths).unwrap();
         assert_eq!(said, "no host configuration, network by DHCP");
         let text = "version = 1\n[cores]\nhot = \"2-N\"\n[[network]]\ninterface = \"eth0\"\n";
         std::fs::write(&credential, text).unwrap();
-        let error = format!("{:#}", apply(Some(&directory), &places).unwrap_err());
+        let error = format!("{:#}", apply(Some(&directory), &paths).unwrap_err());
         assert!(error.contains("quietcore.host: network") && error.contains("dhcp"), "{error}");
-        assert!(!places.plan().exists() && !places.systemd.exists());
+        assert!(!paths.plan().exists() && !paths.systemd.exists());
         std::fs::write(&credential, format!("{text}dhcp = true\n")).unwrap();
         assert_eq!(
-            apply(Some(&directory), &places).unwrap(),
+            apply(Some(&directory), &paths).unwrap(),
             "host without a name, 1 interfaces, hot cores 2-N"
         );
-        assert!(places.plan().exists() && !places.release_key().exists());
-        let network = places.systemd.join("network/10-quietcore-00.network");
+        assert!(paths.plan().exists() && !paths.release_key().exists());
+        let network = paths.systemd.join("network/10-quietcore-00.network");
         assert!(std::fs::read_to_string(network).unwrap().contains("Name=eth0"));
         std::fs::remove_dir_all(directory).unwrap();
     }

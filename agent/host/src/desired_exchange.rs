@@ -20,14 +20,14 @@ pub fn read_config(credentials: Option<&Path>) -> Result<Option<Config>> {
 
 /// Where it puts things.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct DesiredPaths {
     /// What it found.
     pub envelope: PathBuf,
     /// How it went.
     pub progress: PathBuf,
 }
 
-impl Default for Places {
+impl Default for DesiredPaths {
     fn default() -> Self {
         Self {
             envelope: "/run/quietcore/desired/desired.json".into(),
@@ -46,10 +46,10 @@ pub struct Progress {
 impl Progress {
     /// What is wrong, if something is: by what is told, or since nobody has told anything for too long. `started` is how
     /// long ago the host could have begun to look.
-    pub fn wrong(places: &Places, config: &Config, started: Duration) -> Option<String> {
+    pub fn wrong(paths: &DesiredPaths, config: &Config, started: Duration) -> Option<String> {
         config.url.as_ref()?;
         let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);
-        let told = places.progress.metadata().and_then(|file| file.modified()).ok();
+        let told = paths.progress.metadata().and_then(|file| file.modified()).ok();
         let age = told.map_or(started, |at| at.elapsed().unwrap_or_default());
         if age > longest {
             let minutes = age.as_secs() / 60;
@@ -57,7 +57,7 @@ impl Progress {
                 "nobody has looked for {minutes} min; see quietcore-follow.service"
             ));
         }
-        let text = crate::files::read_up_to(&places.progress, METADATA_LEN_MAX).unwrap_or_default();
+        let text = crate::files::read_up_to(&paths.progress, METADATA_LEN_MAX).unwrap_or_default();
         serde_json::from_slice::<Self>(&text).unwrap_or_default().error
     }
 }

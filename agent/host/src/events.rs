@@ -29,7 +29,7 @@ impl EventLog {
     }
 
     /// Something happened. That it can't be written is in the journal, and keeps nobody from working.
-    pub fn say(&self, level: Level, about: &str, text: &str) {
+    pub fn record(&self, level: Level, about: &str, text: &str) {
         match level {
             Level::Info => info!("{about}: {text}"),
             Level::Warning => warn!("{about}: {text}"),
@@ -62,15 +62,15 @@ mod tests {
         std::fs::create_dir_all(&root).unwrap();
         let path = root.join("events.jsonl");
         let log = EventLog::at(&path);
-        log.say(Level::Info, "compose", "applied");
-        log.say(Level::Error, "container a", "ended");
+        log.record(Level::Info, "compose", "applied");
+        log.record(Level::Error, "container a", "ended");
         let log = EventLog::at(&path);
-        log.say(Level::Info, "container a", "started");
+        log.record(Level::Info, "container a", "started");
         let numbers = |events: Vec<Event>| events.iter().map(|e| e.number).collect::<Vec<_>>();
         assert_eq!(numbers(log.after(0, 10)), [1, 2, 3]);
         assert_eq!(numbers(log.after(1, 1)), [3]);
         let long = "x".repeat(1000);
-        (0..3000).for_each(|_| log.say(Level::Info, "a", &long));
+        (0..3000).for_each(|_| log.record(Level::Info, "a", &long));
         let bytes: u64 =
             [&path, &path.with_extension("old")].iter().map(|p| p.metadata().unwrap().len()).sum();
         assert!(bytes < 2 * EVENTS_LEN_MAX + 2000, "{bytes}");

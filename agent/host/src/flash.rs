@@ -56,7 +56,7 @@ pub trait Target {
     ///
     /// # Errors
     /// What the disk says.
-    fn settle(&mut self) -> io::Result<()>;
+    fn flush_and_check(&mut self) -> io::Result<()>;
 }
 
 /// How far it is.
@@ -82,7 +82,7 @@ pub fn write(
     let mut written = blank(target, 0)?;
     // The backup of an earlier partition table.
     written += blank(target, (room - HEAD_LEN).max(len) / 512 * 512)?;
-    target.settle().context("write to the disk")?;
+    target.flush_and_check().context("write to the disk")?;
     let (mut wanted, mut found) = (vec![0; CHUNK_LEN], vec![0; CHUNK_LEN]);
     for step in [Step::Writing, Step::Verifying] {
         for offset in (HEAD_LEN..len).step_by(CHUNK_LEN) {
@@ -97,12 +97,12 @@ pub fn write(
             }
             tell(step, offset + size as u64);
         }
-        target.settle().with_context(|| gone("write", len))?;
+        target.flush_and_check().with_context(|| gone("write", len))?;
     }
     let head = &mut wanted[..HEAD_LEN.min(len) as usize];
     read(source, head, 0)?;
     target.write_at(head, 0).with_context(|| gone("write", 0))?;
-    target.settle().with_context(|| gone("write", 0))?;
+    target.flush_and_check().with_context(|| gone("write", 0))?;
     let found = &mut found[..head.len()];
     target.read_at(found, 0).with_context(|| gone("read", 0))?;
     if head != found {
@@ -166,7 +166,7 @@ impl Target for Device {
         self.file.write_all_at(bytes, offset)
     }
 
-    fn settle(&mut self) -> io::Result<()> {
+    fn flush_and_check(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }

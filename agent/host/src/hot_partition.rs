@@ -117,7 +117,9 @@ fn watch(plan: &CorePlan, log: &EventLog) -> io::Result<()> {
     loop {
         if !stands(plan) {
             match apply(plan) {
-                Ok(()) => log.say(Level::Warning, "hot partition", "was changed, and made again"),
+                Ok(()) => {
+                    log.record(Level::Warning, "hot partition", "was changed, and made again")
+                }
                 Err(error) => return Err(io::Error::other(error)),
             }
         }

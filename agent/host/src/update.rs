@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// Where everything is.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct UpdatePaths {
     /// What was fetched.
     pub staging: PathBuf,
     /// The public key of who makes releases: the image's.
@@ -42,13 +42,13 @@ pub struct Places {
     pub counted: PathBuf,
 }
 
-impl Default for Places {
+impl Default for UpdatePaths {
     fn default() -> Self {
         Self {
             staging: "/var/lib/quietcore/update".into(),
             key: "/usr/share/quietcore/release.pub".into(),
-            own_key: crate::credentials::Places::default().release_key(),
-            own_authorities: crate::credentials::Places::default().authorities(),
+            own_key: crate::credentials::HostPaths::default().release_key(),
+            own_authorities: crate::credentials::HostPaths::default().authorities(),
             os_release: "/usr/lib/os-release".into(),
             history: "/var/lib/quietcore/agent/updates.json".into(),
             request: "/run/quietcore/agent/update.json".into(),
@@ -63,7 +63,7 @@ impl Default for Places {
     }
 }
 
-impl Places {
+impl UpdatePaths {
     /// Whether the running version may still fall back: its boot is counted and it is not blessed yet.
     pub fn is_on_trial(&self) -> bool {
         self.counted.exists() && !self.blessed.exists()

@@ -124,7 +124,7 @@ pub fn default_mount() -> String {
 
 /// Where it puts things.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct VaultPaths {
     /// What it read: names and secrets, in base64.
     pub fetched: PathBuf,
     /// Why it could not, if so: a line.
@@ -133,7 +133,7 @@ pub struct Places {
     pub authority: PathBuf,
 }
 
-impl Places {
+impl VaultPaths {
     /// In a directory.
     pub fn in_directory(directory: &Path) -> Self {
         Self {
@@ -144,13 +144,13 @@ impl Places {
     }
 }
 
-impl Default for Places {
+impl Default for VaultPaths {
     fn default() -> Self {
         Self::in_directory(Path::new("/run/quietcore/vault"))
     }
 }
 
-impl Places {
+impl VaultPaths {
     /// Why nothing comes, if it is so.
     pub fn wrong(&self) -> Option<String> {
         let said = read_up_to(&self.failed, METADATA_LEN_MAX).ok()?;

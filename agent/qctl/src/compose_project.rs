@@ -408,7 +408,7 @@ mod tests {
         let (a, b) = (&read[0], &read[1]);
         assert_eq!((&*a.image, a.command.join(" "), a.binds.len()), ("x:7", "b".into(), 2));
         assert_eq!(a.environment, ["A=9", "B=two words", "C=3"]);
-        assert_eq!((&b.image, b.conduct.restart), (&a.image, agent_core::compose::Restart::Always));
+        assert_eq!((&b.image, b.policy.restart), (&a.image, agent_core::compose::Restart::Always));
         surroundings.profiles.push("tools".into());
         assert!(resolve(&file, &surroundings).unwrap().contains("image: y"));
         write("compose.yaml", "services:\n  a: {extends: b}\n  b: {extends: a}\n");

@@ -22,24 +22,24 @@ pub fn show(file: &Path, profiles: &[String], cpus: u32) -> Result<()> {
 }
 
 fn meaning(service: &Service) -> Value {
-    let conduct = &service.conduct;
+    let policy = &service.policy;
     let mut value = json!(service);
-    value["restart"] = match conduct.restart {
+    value["restart"] = match policy.restart {
         Restart::No => json!("no"),
         Restart::Always => json!("always"),
         Restart::OnFailure => json!("on-failure"),
     };
-    value["stop_signal"] = json!(conduct.stop_signal);
-    value["stop_grace_seconds"] = json!(conduct.stop_grace.as_secs_f64());
+    value["stop_signal"] = json!(policy.stop_signal);
+    value["stop_grace_seconds"] = json!(policy.stop_grace.as_secs_f64());
     let condition = |condition: &Condition| match condition {
         Condition::ServiceStarted => "service_started",
         Condition::ServiceHealthy => "service_healthy",
         Condition::ServiceCompletedSuccessfully => "service_completed_successfully",
     };
-    let depends = conduct.depends_on.iter();
+    let depends = policy.depends_on.iter();
     let depends = depends.map(|(name, it)| (name.clone(), json!(condition(it))));
     value["depends_on"] = Value::Object(depends.collect());
-    value["health"] = conduct.health.as_ref().map_or(Value::Null, |health| {
+    value["health"] = policy.health.as_ref().map_or(Value::Null, |health| {
         json!({
             "probe": match &health.probe {
                 Probe::Http { port, path } => format!("http://127.0.0.1:{port}{path}"),

@@ -128,7 +128,7 @@ fn follow(
 ) -> Result<u32> {
     let (mut ended, mut said, mut keys) = (None, String::new(), None);
     loop {
-        match signals.heard()? {
+        match signals.pending_signal()? {
             None => {}
             Some(Signal::SIGWINCH) if from.is_terminal => {
                 let size = Some(terminal::size()?);
@@ -199,7 +199,7 @@ impl Signals {
         Ok(Self(signals.context("hear signals")?))
     }
 
-    fn heard(&self) -> Result<Option<Signal>> {
+    fn pending_signal(&self) -> Result<Option<Signal>> {
         let signal = self.0.read_signal().context("hear signals")?;
         Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }

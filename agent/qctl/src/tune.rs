@@ -133,7 +133,7 @@ impl Value {
     }
 
     /// What is expected, in words, and whether a file's text is so.
-    fn judge(&self, plan: &Plan, text: &str) -> (String, bool) {
+    fn compare(&self, plan: &Plan, text: &str) -> (String, bool) {
         let text = text.trim();
         let number = || text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
         let set = |set| plan.set(set);
@@ -255,7 +255,7 @@ impl Plan {
                 if text.is_err() && value.optional {
                     continue;
                 }
-                let (expected, is_met) = self.judge(value, &text);
+                let (expected, is_met) = self.compare_value(value, &text);
                 let at = path.strip_prefix(root).unwrap_or(&path);
                 lines.push(Line {
                     name: value.name.clone(),
@@ -270,13 +270,13 @@ impl Plan {
         lines
     }
 
-    fn judge(&self, value: &Value, text: &std::io::Result<String>) -> (String, bool) {
-        let (expected, is_met) = value.judge(self, text.as_deref().unwrap_or_default());
+    fn compare_value(&self, value: &Value, text: &std::io::Result<String>) -> (String, bool) {
+        let (expected, is_met) = value.compare(self, text.as_deref().unwrap_or_default());
         (expected, is_met && text.is_ok())
     }
 
     /// Whether a task of such a kind may run where it may. `realtime` is its scheduling class.
-    pub fn judge_task(
+    pub fn check_task(
         &self,
         cgroup: &str,
         allowed: &CpuSet,
@@ -308,7 +308,7 @@ impl Plan {
         let path = format!("/proc/{}/cgroup", process.pid);
         let cgroup = std::fs::read_to_string(path).ok()?;
         let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-        let why = self.judge_task(cgroup, &allowed, realtime)?;
+        let why = self.check_task(cgroup, &allowed, realtime)?;
         Some(Line {
             name: "tasks".into(),
             at: format!("{} ({})", stat.comm, process.pid),
@@ -328,12 +328,13 @@ pub fn of_this_host() -> Result<Plan> {
     let read = |path: &Path| {
         std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
     };
-    let own = agent_host::credentials::Places::default().plan();
+    let own = agent_host::credentials::HostPaths::default().plan();
     let shipped = Path::new("/usr/share/quietcore/host-plan.toml");
     let cores = read(if own.exists() { &own } else { shipped })?;
     let tuning = read(Path::new("/usr/share/quietcore/tuning.toml"))?;
     let mut plan = Plan::new(&tuning, &cores, &read(Path::new("/sys/devices/system/cpu/online"))?)?;
-    let words = std::fs::read_to_string(agent_host::credentials::Places::default().kernel_words());
+    let words =
+        std::fs::read_to_string(agent_host::credentials::HostPaths::default().kernel_words());
     plan.add_words(words.unwrap_or_default().split_whitespace());
     Ok(plan)
 }

@@ -99,7 +99,7 @@ fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Res
         lines.extend(plan.stray_tasks());
     }
     if !time.is_zero() {
-        let judgement = noise_tracers::judge(plan.hot(), time)?;
+        let judgement = noise_tracers::measure(plan.hot(), time)?;
         judgement.not_judged.iter().for_each(|why| eprintln!("noise not judged: {why}"));
         lines.extend(judgement.lines);
     }

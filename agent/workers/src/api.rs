@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 /// Where everything is.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct ApiPaths {
     /// The configuration.
     pub config: PathBuf,
     /// The agent's socket.
@@ -37,7 +37,7 @@ struct Loaded {
     written: Option<SystemTime>,
 }
 
-impl Places {
+impl ApiPaths {
     fn written(&self) -> Option<SystemTime> {
         self.config.metadata().and_then(|file| file.modified()).ok()
     }
@@ -56,12 +56,12 @@ impl Places {
 ///
 /// # Errors
 /// The first configuration can't be read, or its address not be had.
-pub async fn run(places: Places) -> Result<()> {
-    let (config, mut loaded) = places.load()?;
+pub async fn run(paths: ApiPaths) -> Result<()> {
+    let (config, mut loaded) = paths.load()?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listen at {}", config.listen))?;
     info!("listens at {}", config.listen);
-    let places = Arc::new(places);
+    let paths = Arc::new(paths);
     let handshakes = Arc::new(Semaphore::new(API_HANDSHAKES_MAX));
     let room = Arc::new(Semaphore::new(API_CONNECTIONS_MAX));
     // Whoever came in with other certificates goes when they do.
@@ -75,10 +75,10 @@ pub async fn run(places: Places) -> Result<()> {
                 continue;
             }
         };
-        match places.written() {
+        match paths.written() {
             None => return Ok(()),
             written if written == loaded.written => {}
-            _ => match places.load() {
+            _ => match paths.load() {
                 Ok((_, new)) => {
                     info!("certificates are read anew");
                     loaded = new;
@@ -89,7 +89,7 @@ pub async fn run(places: Places) -> Result<()> {
         }
         // Who comes when it is full waits no longer than it takes to say no.
         let Ok(handshake) = handshakes.clone().try_acquire_owned() else { continue };
-        let (tls, places, room) = (loaded.tls.clone(), places.clone(), room.clone());
+        let (tls, paths, room) = (loaded.tls.clone(), paths.clone(), room.clone());
         let mut over = in_force.clone();
         over.mark_unchanged();
         tokio::spawn(async move {
@@ -97,7 +97,7 @@ pub async fn run(places: Places) -> Result<()> {
                 let stream = connection::handshake(stream, tls).await?;
                 drop(handshake);
                 let _room = room.try_acquire().context("there are too many connections")?;
-                connection::connection(stream, &places).await
+                connection::connection(stream, &paths).await
             };
             let ended = tokio::select! {
                 ended = served => ended,

@@ -10,8 +10,8 @@ use agent_core::web_url;
 use agent_host::files::{free_bytes, write_whole_bytes};
 use agent_host::images::archive::sha256;
 use agent_host::update::progress_files::{report_failure, write_progress};
-use agent_host::update::trust::{Judge, RELEASE, SIGNATURE};
-use agent_host::update::{Places, Request};
+use agent_host::update::trust::{RELEASE, ReleaseVerifier, SIGNATURE};
+use agent_host::update::{Request, UpdatePaths};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -58,23 +58,23 @@ impl Server {
 ///
 /// # Errors
 /// What stands in the progress too.
-pub fn run(places: &Places) -> Result<()> {
-    report_failure(&places.fetching, work(places))
+pub fn run(paths: &UpdatePaths) -> Result<()> {
+    report_failure(&paths.fetching, work(paths))
 }
 
-fn work(places: &Places) -> Result<()> {
-    let text = std::fs::read_to_string(&places.request);
-    let text = text.with_context(|| format!("read {}", places.request.display()))?;
+fn work(paths: &UpdatePaths) -> Result<()> {
+    let text = std::fs::read_to_string(&paths.request);
+    let text = text.with_context(|| format!("read {}", paths.request.display()))?;
     let request: Request = serde_json::from_str(&text).context("the request")?;
     let tell = |version, detail: String, stage| {
-        write_progress(&Progress { stage, version, detail }, &places.fetching)
+        write_progress(&Progress { stage, version, detail }, &paths.fetching)
     };
     tell(None, format!("{RELEASE} from {}", request.url), Stage::Fetching)?;
-    let judge = Judge::of(places)?;
-    let server = Server::new(&request.url, &places.own_authorities)?;
+    let judge = ReleaseVerifier::of(paths)?;
+    let server = Server::new(&request.url, &paths.own_authorities)?;
     let (text, signature) = (server.get(RELEASE)?, server.get(SIGNATURE)?);
     let release = judge.admit(&text, &signature)?;
-    let directory = &places.staging;
+    let directory = &paths.staging;
     clear(directory, &release)?;
     check_space(directory, &release)?;
     for artefact in &release.artefacts {

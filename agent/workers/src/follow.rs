@@ -4,7 +4,7 @@
 use crate::{http_client, pull};
 use agent_core::desired::{Config, ENVELOPE_TYPE};
 use agent_core::limits::{DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX};
-use agent_host::desired_exchange::{Places, Progress};
+use agent_host::desired_exchange::{DesiredPaths, Progress};
 use agent_host::files::{cut, write_whole_bytes};
 use agent_host::images::policy::Policy;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 ///
 /// # Errors
 /// Its own files can't be written.
-pub async fn run(config: &Config, credentials: Option<&Path>, places: &Places) -> Result<()> {
+pub async fn run(config: &Config, credentials: Option<&Path>, paths: &DesiredPaths) -> Result<()> {
     let Some(url) = &config.url else { return Ok(()) };
     let (mut last, mut pause) = (Vec::new(), config.interval);
     loop {
@@ -32,7 +32,7 @@ pub async fn run(config: &Config, credentials: Option<&Path>, places: &Places) -
         let error = match found {
             Ok(envelope) => {
                 if envelope != last {
-                    write_whole_bytes(&places.envelope, &envelope)?;
+                    write_whole_bytes(&paths.envelope, &envelope)?;
                     info!("something new from {url}");
                     last = envelope;
                 }
@@ -47,7 +47,7 @@ pub async fn run(config: &Config, credentials: Option<&Path>, places: &Places) -
                 Some(error)
             }
         };
-        write_whole_bytes(&places.progress, &serde_json::to_vec(&Progress { error })?)?;
+        write_whole_bytes(&paths.progress, &serde_json::to_vec(&Progress { error })?)?;
         tokio::time::sleep(pause).await;
     }
 }
@@ -58,7 +58,7 @@ async fn artefact(credentials: Option<&Path>, name: &str) -> Result<Vec<u8>> {
 }
 
 fn get(config: &Config, url: &str) -> Result<Vec<u8>> {
-    let own = agent_host::credentials::Places::default().authorities();
+    let own = agent_host::credentials::HostPaths::default().authorities();
     let own = std::fs::read(own).unwrap_or_default();
     let client = http_client::client(&[&own, config.authority.as_bytes()]);
     let client = client.timeout_global(Some(DESIRED_TIMEOUT));

@@ -83,19 +83,19 @@ impl Config {
 ///
 /// # Errors
 /// The configuration can't be read, or there is nobody to forward to.
-pub fn run(config: &Path, places: &Path) -> Result<()> {
+pub fn run(config: &Path, positions: &Path) -> Result<()> {
     let config = Config::read(config)?;
     ensure!(!config.target.is_empty(), "there is no target");
     std::thread::scope(|scope| {
         for target in config.target {
-            scope.spawn(move || forward(&target, places));
+            scope.spawn(move || forward(&target, positions));
         }
     });
     Ok(())
 }
 
-fn forward(target: &Target, places: &Path) {
-    let place = places.join(format!("{}.cursor", target.name));
+fn forward(target: &Target, positions: &Path) {
+    let place = positions.join(format!("{}.cursor", target.name));
     loop {
         // journalctl ends with a journal that is damaged, or not at all.
         if let Err(error) = follow(target, &place) {

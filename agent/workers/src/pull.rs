@@ -10,7 +10,7 @@ use agent_host::files::{free_bytes, write_whole};
 use agent_host::images::archive::{is_index, this_machines};
 use agent_host::images::policy::{Policy, Registry};
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted::{self, AllProgress, Places, Progress};
+use agent_host::images::wanted::{self, AllProgress, ImagePaths, Progress};
 use anyhow::{Context, Result, bail, ensure};
 use oci_client::client::{
     BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream,
@@ -37,12 +37,12 @@ const MANIFESTS: [&str; 4] = [
 ///
 /// # Errors
 /// The store can't be made.
-pub async fn run(places: &Places, policy: &Policy) -> Result<()> {
-    let store = Store::at(&places.store);
+pub async fn run(paths: &ImagePaths, policy: &Policy) -> Result<()> {
+    let store = Store::at(&paths.store);
     store.prepare()?;
     let mut progress = AllProgress::new();
     let mut pause = PULL_PAUSE;
-    while let Some(wanted) = wanted::read(&places.wanted) {
+    while let Some(wanted) = wanted::read(&paths.wanted) {
         progress.retain(|name, _| wanted.contains(name));
         let mut failed = false;
         for name in wanted.iter().filter(|name| store.find(name).is_none()) {
@@ -53,7 +53,7 @@ pub async fn run(places: &Places, policy: &Policy) -> Result<()> {
                 let told = progress.entry(name.clone()).or_default();
                 (told.done, told.of) = (done, of);
                 // The next one says it again.
-                let _ = say(places, &progress);
+                let _ = write_progress(paths, &progress);
             };
             match pull(&store, policy, name, &mut tell).await {
                 Ok(()) => info!(image = name, "image {name} was fetched"),
@@ -65,20 +65,20 @@ pub async fn run(places: &Places, policy: &Policy) -> Result<()> {
                     told.error = Some(format!("{error:#}"));
                 }
             }
-            say(places, &progress)?;
+            write_progress(paths, &progress)?;
         }
         pause = if failed { (pause * 2).min(PULL_PAUSE_MAX) } else { PULL_PAUSE };
         // A new wish is not made to wait for an old one's failures.
         let start = Instant::now();
-        while start.elapsed() < pause && wanted::read(&places.wanted).as_ref() == Some(&wanted) {
+        while start.elapsed() < pause && wanted::read(&paths.wanted).as_ref() == Some(&wanted) {
             tokio::time::sleep(PULL_PAUSE).await;
         }
     }
     Ok(())
 }
 
-fn say(places: &Places, progress: &AllProgress) -> Result<()> {
-    write_whole(&places.progress, &serde_json::to_string(progress)?)
+fn write_progress(paths: &ImagePaths, progress: &AllProgress) -> Result<()> {
+    write_whole(&paths.progress, &serde_json::to_string(progress)?)
 }
 
 /// Fetches one image from the first of its mirrors that has it, or from its registry.
@@ -130,7 +130,7 @@ impl<'a> Source<'a> {
     fn new(host: &str, reference: &Reference, registry: &'a Registry) -> Result<Self> {
         let protocol =
             if registry.plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
-        let own = agent_host::credentials::Places::default().authorities();
+        let own = agent_host::credentials::HostPaths::default().authorities();
         let own = std::fs::read_to_string(own).unwrap_or_default();
         let authorities = registry.authority.iter().chain([&own]).flat_map(|pem| certificates(pem));
         let config = ClientConfig {

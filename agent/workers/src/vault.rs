@@ -4,7 +4,7 @@
 
 use agent_core::limits::{DESIRED_PAUSE_MAX, EVENT_TEXT_MAX, SECRET_LEN_MAX, VAULT_TIMEOUT};
 use agent_host::files::{cut, write_whole};
-use agent_host::vault_exchange::{Config, Fetched, Places, Wanted};
+use agent_host::vault_exchange::{Config, Fetched, VaultPaths, Wanted};
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,17 +24,17 @@ use vaultrs::kv2;
 ///
 /// # Errors
 /// Its own files can't be written.
-pub async fn run(config: &Config, places: &Places) -> Result<()> {
-    write_whole(&places.authority, &config.authority)?;
+pub async fn run(config: &Config, paths: &VaultPaths) -> Result<()> {
+    write_whole(&paths.authority, &config.authority)?;
     let (mut last, mut session, mut pause) = (Fetched::new(), None, config.interval());
     loop {
-        let asked = timeout(VAULT_TIMEOUT, look(config, places, &mut session)).await;
+        let asked = timeout(VAULT_TIMEOUT, read_with_login(config, paths, &mut session)).await;
         let asked = asked
             .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", VAULT_TIMEOUT.as_secs())));
         let failed = match asked {
             Ok(fetched) => {
                 if fetched != last {
-                    write_whole(&places.fetched, &serde_json::to_string(&fetched)?)?;
+                    write_whole(&paths.fetched, &serde_json::to_string(&fetched)?)?;
                     info!("{} secrets from {}", fetched.len(), config.url);
                     last = fetched;
                 }
@@ -50,7 +50,7 @@ pub async fn run(config: &Config, places: &Places) -> Result<()> {
                 error
             }
         };
-        write_whole(&places.failed, &failed)?;
+        write_whole(&paths.failed, &failed)?;
         tokio::time::sleep(pause).await;
     }
 }
@@ -61,11 +61,11 @@ struct Session {
     until: Instant,
 }
 
-async fn log_in(config: &Config, places: &Places) -> Result<Session> {
+async fn log_in(config: &Config, paths: &VaultPaths) -> Result<Session> {
     let own = !config.authority.trim().is_empty();
     let settings = VaultClientSettingsBuilder::default()
         .address(&config.url)
-        .ca_certs(own.then(|| places.authority.display().to_string()).into_iter().collect())
+        .ca_certs(own.then(|| paths.authority.display().to_string()).into_iter().collect())
         .identity(None)
         .namespace(config.namespace.clone())
         .timeout(Some(VAULT_TIMEOUT))
@@ -84,22 +84,30 @@ async fn log_in(config: &Config, places: &Places) -> Result<Session> {
 }
 
 /// A token that was good may have been taken back: then once more, with another.
-async fn look(config: &Config, places: &Places, session: &mut Option<Session>) -> Result<Fetched> {
+async fn read_with_login(
+    config: &Config,
+    paths: &VaultPaths,
+    session: &mut Option<Session>,
+) -> Result<Fetched> {
     let had_one = session.is_some();
-    match read(config, places, session).await {
+    match read(config, paths, session).await {
         Err(error) if had_one => {
             info!("{error:#}; logging in again");
             *session = None;
-            read(config, places, session).await
+            read(config, paths, session).await
         }
         other => other,
     }
 }
 
-async fn read(config: &Config, places: &Places, session: &mut Option<Session>) -> Result<Fetched> {
+async fn read(
+    config: &Config,
+    paths: &VaultPaths,
+    session: &mut Option<Session>,
+) -> Result<Fetched> {
     let session = match session.take().filter(|session| Instant::now() < session.until) {
         Some(good) => session.insert(good),
-        None => session.insert(log_in(config, places).await?),
+        None => session.insert(log_in(config, paths).await?),
     };
     let mut found: BTreeMap<(&String, &String), Map<String, Value>> = BTreeMap::new();
     let mut fetched = Fetched::new();

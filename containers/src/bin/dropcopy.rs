@@ -1,7 +1,7 @@
 //! `quietcore-dropcopy`: reads the engine's journal, serves one FIX 4.4 counterparty.
 
 use abi::journal::files::{Follower, Found};
-use abi::journal::session_stream::{Heard, Stream};
+use abi::journal::session_stream::{SessionEvent, Stream};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use containers::dropcopy::fix::{Fields, Framed, MESSAGE_LEN_MAX, decode};
@@ -71,7 +71,7 @@ impl Source {
         let Self { follower, stream, reports, failed } = self;
         let polled = follower.poll(|found| match found {
             Found::Record(record) => stream.take(&record, |heard| {
-                if let Heard::Message(session, number, bytes) = heard
+                if let SessionEvent::Message(session, number, bytes) = heard
                     && let Some(report) =
                         reports.on_message(session, number, bytes, record.time_ns)
                 {

@@ -206,7 +206,7 @@ impl Bench {
 
     fn feed(&mut self, datagram: &[u8]) {
         self.core.on_feed(Line::A, datagram, self.now);
-        self.settle();
+        self.answer_all();
     }
 
     /// Brings the engine to where it trades.
@@ -227,11 +227,11 @@ impl Bench {
         let mut bytes = Vec::new();
         Packet::LoginAccepted(LoginAccepted { session, sequence }).encode_to(&mut bytes);
         self.core.on_session_bytes(&bytes, self.now);
-        self.settle();
+        self.answer_all();
     }
 
     /// Answers everything that was sent, until nothing more is.
-    fn settle(&mut self) {
+    fn answer_all(&mut self) {
         while !self.core.session_out().is_empty() {
             let sent = std::mem::take(self.core.session_out());
             let mut rest = &sent[..];
@@ -283,7 +283,7 @@ pub fn path(rounds: u64) -> Result<u64> {
         for datagram in [better, worse] {
             let sent = measured_path(&mut bench.core, &datagram, bench.now, &mut bench.records);
             orders += u64::from(sent > 0);
-            bench.settle();
+            bench.answer_all();
         }
         ensure!(orders == 2 * (round + 1), "round {round}: {orders} orders");
     }

@@ -52,7 +52,7 @@ fn put<const LEN: usize>(out: &mut Vec<u8>, message: &[u8; LEN]) {
 }
 
 /// Orders, risk and the bytes to the exchange.
-pub struct Desk {
+pub struct OrderEntry {
     /// Our orders and positions.
     pub orders: Orders,
     /// The limits.
@@ -66,7 +66,7 @@ pub struct Desk {
     pub(crate) query_answered: bool,
 }
 
-impl Desk {
+impl OrderEntry {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             orders: Orders::new(settings.instruments.len()),
@@ -434,7 +434,7 @@ impl Desk {
     /// saw is not open, and a replacement or cancel that it never saw changes nothing.
     pub(crate) fn forget_unanswered(&mut self) {
         while let Some(user_ref) = self.orders.find(|order| !order.state.is_working()) {
-            self.orders.settle_unanswered(user_ref);
+            self.orders.resolve_unanswered(user_ref);
         }
     }
 

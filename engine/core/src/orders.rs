@@ -13,7 +13,7 @@ use abi::ouch::UserRefNum;
 pub mod candidate;
 mod own_order;
 
-pub(crate) use crate::orders::own_order::Own;
+pub(crate) use crate::orders::own_order::InstrumentExposure;
 pub use crate::orders::own_order::{Exposure, OwnOrder, Position, Replacement};
 
 /// One execution, kept so that it can be broken.
@@ -38,7 +38,7 @@ enum Slot {
 /// All own orders that can still trade, and the positions that their executions made.
 pub struct Orders {
     slots: Box<[Slot; OWN_ORDERS_MAX]>,
-    instruments: Box<[Own]>,
+    instruments: Box<[InstrumentExposure]>,
     /// For each slot the ones of its instrument before and after it.
     links: Box<[(u16, u16); OWN_ORDERS_MAX]>,
     open_count: usize,
@@ -89,12 +89,12 @@ impl Orders {
 
     /// What an instrument's orders and executions come to.
     #[inline(always)]
-    pub(crate) fn own(&self, id: InstrumentId) -> &Own {
+    pub(crate) fn own(&self, id: InstrumentId) -> &InstrumentExposure {
         &self.instruments[usize::from(id.0)]
     }
 
     #[inline(always)]
-    fn own_mut(&mut self, id: InstrumentId) -> &mut Own {
+    fn own_mut(&mut self, id: InstrumentId) -> &mut InstrumentExposure {
         &mut self.instruments[usize::from(id.0)]
     }
 
@@ -143,10 +143,10 @@ impl Orders {
         }
     }
 
-    /// Has [`Own::may_meet`] know the orders that are there, and no others.
+    /// Has [`InstrumentExposure::may_meet`] know the orders that are there, and no others.
     #[cold]
     pub(crate) fn tighten(&mut self, id: InstrumentId) {
-        let mut own = Own {
+        let mut own = InstrumentExposure {
             buys_up_to: NOTHING.buys_up_to,
             sells_down_to: NOTHING.sells_down_to,
             ..*self.own(id)
@@ -315,7 +315,7 @@ impl Orders {
 
     /// The exchange never saw what was last sent about an order: a new one is not there, another is as
     /// it was.
-    pub fn settle_unanswered(&mut self, user_ref: UserRefNum) {
+    pub fn resolve_unanswered(&mut self, user_ref: UserRefNum) {
         let never_there = |order: &OwnOrder| !order.is_accepted;
         if self.get(user_ref).is_some_and(never_there) {
             return self.forget(user_ref);

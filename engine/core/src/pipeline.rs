@@ -5,7 +5,7 @@ use crate::arbiter::Arbiter;
 use crate::bbo_changes::Touch;
 use crate::counters::{Counter, Counters, Event};
 use crate::market::{InstrumentId, Market};
-use crate::order_entry::{Answer, Desk, Moment};
+use crate::order_entry::{Answer, Moment, OrderEntry};
 use crate::settings::{RiskLimits, Settings};
 use crate::soup_session::{Client, Incoming, Phase};
 use crate::strategy::{Actions, Strategy, View};
@@ -54,7 +54,7 @@ pub struct Core<S> {
     settings: Settings,
     arbiter: Arbiter,
     market: Market,
-    desk: Desk,
+    order_entry: OrderEntry,
     session: Client,
     snapshot: Option<Snapshot>,
     strategy: S,
@@ -94,7 +94,7 @@ impl<S: Strategy> Core<S> {
                 settings.book.orders_max,
                 settings.book.levels_max,
             ),
-            desk: Desk::new(&settings),
+            order_entry: OrderEntry::new(&settings),
             session: Client::new(settings.login.clone()),
             snapshot: settings.snapshot.clone().map(Snapshot::new),
             strategy,
@@ -132,8 +132,8 @@ impl<S: Strategy> Core<S> {
     }
 
     /// Orders and positions.
-    pub fn desk(&self) -> &Desk {
-        &self.desk
+    pub fn order_entry(&self) -> &OrderEntry {
+        &self.order_entry
     }
 
     /// The strategy.
@@ -143,7 +143,7 @@ impl<S: Strategy> Core<S> {
 
     /// Bytes for the order-entry connection; the rim sends and clears them after every input.
     pub fn session_out(&mut self) -> &mut Vec<u8> {
-        self.desk.outbox()
+        self.order_entry.outbox()
     }
 
     /// A re-request for the request server, if one is due.
@@ -174,13 +174,13 @@ impl<S: Strategy> Core<S> {
     #[inline]
     fn run(&mut self, now: u64, call: impl FnOnce(&mut S, &View<'_>, &mut Actions)) {
         self.actions.clear();
-        let view = View { market: &self.market, now_ns: now, orders: &self.desk.orders };
+        let view = View { market: &self.market, now_ns: now, orders: &self.order_entry.orders };
         call(&mut self.strategy, &view, &mut self.actions);
         let feed_heard_at = self.feed_heard_at;
         let moment = Moment { market: &self.market, now, feed_heard_at };
         let mut at = 0;
         while let Some(intent) = self.actions.take(at) {
-            self.desk.act(intent, moment, &mut self.counters);
+            self.order_entry.act(intent, moment, &mut self.counters);
             at += 1;
         }
     }
@@ -188,7 +188,7 @@ impl<S: Strategy> Core<S> {
     /// The order-entry connection stands.
     pub fn on_session_connected(&mut self, now: u64) {
         self.recovered = false;
-        self.session.connected(now, self.desk.outbox());
+        self.session.connected(now, self.order_entry.outbox());
     }
 
     /// The order-entry connection is gone.
@@ -199,8 +199,8 @@ impl<S: Strategy> Core<S> {
         }
         self.session.lost();
         self.recovered = false;
-        self.desk.outbox().clear();
-        self.settle(now);
+        self.order_entry.outbox().clear();
+        self.update_state(now);
     }
 
     /// Bytes came from the order-entry connection.
@@ -219,7 +219,7 @@ impl<S: Strategy> Core<S> {
                 }
             }
         }
-        self.settle(now);
+        self.update_state(now);
     }
 
     fn on_malformed(&mut self) {
@@ -237,9 +237,9 @@ impl<S: Strategy> Core<S> {
                 self.counters
                     .raise(Event::SessionUp, self.counters.get(Counter::SessionMessagesIn));
                 if self.session.session().0 == self.recovery.session {
-                    self.desk.recover(&self.recovery);
+                    self.order_entry.recover(&self.recovery);
                 }
-                self.desk.query_account();
+                self.order_entry.query_account();
             }
             Incoming::Refused(why) => {
                 self.counters.count(Counter::SessionLoginRejected);
@@ -248,11 +248,11 @@ impl<S: Strategy> Core<S> {
                 self.rolled |= why == LoginRejectReason::SessionUnavailable;
             }
             Incoming::Message => self.on_ouch(now),
-            Incoming::Idle if !self.recovered && self.desk.query_answered => {
+            Incoming::Idle if !self.recovered && self.order_entry.query_answered => {
                 // The server sends a heartbeat when nothing is left to send: the backlog is over.
                 self.recovered = true;
-                self.desk.risk.forgive();
-                self.desk.forget_unanswered();
+                self.order_entry.risk.forgive();
+                self.order_entry.forget_unanswered();
                 let same = self.session.session().0 == self.recovery.session;
                 if same && self.session.received() < self.recovery.messages {
                     self.stop(StopReason::ExchangeForgot);
@@ -265,7 +265,8 @@ impl<S: Strategy> Core<S> {
 
     fn on_ouch(&mut self, now: u64) {
         self.counters.count(Counter::SessionMessagesIn);
-        let answer = self.desk.on_message(self.session.message(), &self.market, &mut self.counters);
+        let answer =
+            self.order_entry.on_message(self.session.message(), &self.market, &mut self.counters);
         match answer {
             Ok(Answer::Execution(execution)) if self.may_trade() => {
                 self.run(now, |strategy, view, actions| {
@@ -284,22 +285,22 @@ impl<S: Strategy> Core<S> {
     pub fn on_tick(&mut self, now: u64) {
         self.ask_for_gap(now, false);
         self.consider_snapshot(now);
-        if !self.session.tick(now, self.desk.outbox()) {
+        if !self.session.tick(now, self.order_entry.outbox()) {
             self.reset = true;
         }
         if now.saturating_sub(self.cancels_retried_at) >= CANCEL_RETRY_NS {
             self.cancels_retried_at = now;
-            self.desk.retry_cancels();
+            self.order_entry.retry_cancels();
             if self.session.phase() == Phase::Up {
-                self.desk.confirm_mass_cancel(now, &mut self.counters);
+                self.order_entry.confirm_mass_cancel(now, &mut self.counters);
             }
         }
         self.publish();
-        self.settle(now);
+        self.update_state(now);
         if self.may_trade() {
             self.run(now, |strategy, view, actions| strategy.on_timer(view, actions));
         }
-        if !self.desk.outbox().is_empty() {
+        if !self.order_entry.outbox().is_empty() {
             self.session.note_sent(now);
         }
     }
@@ -309,20 +310,20 @@ impl<S: Strategy> Core<S> {
     pub fn on_control(&mut self, orders: ControlOrders, now: u64) {
         if orders.resume && self.stopped != Some(StopReason::Journal) {
             self.stopped = None;
-            self.desk.risk.forgive();
+            self.order_entry.risk.forgive();
         }
         if orders.agent_silent && !self.control.agent_silent {
             self.counters.raise(Event::Stopped, StopReason::AgentSilent as u64);
         }
         self.control = orders;
-        self.settle(now);
+        self.update_state(now);
     }
 
     /// Other risk limits are to be in force. Words that are no limits change nothing.
     pub fn on_limits(&mut self, words: &[u64; RiskLimits::WORDS]) {
         let (counter, event) = match RiskLimits::from_words(words) {
             Ok(limits) => {
-                self.desk.risk.set_limits(limits);
+                self.order_entry.risk.set_limits(limits);
                 (Counter::LimitsLoads, Event::LimitsLoaded)
             }
             Err(_) => (Counter::LimitsRefused, Event::LimitsRefused),
@@ -336,7 +337,7 @@ impl<S: Strategy> Core<S> {
         Recovery {
             session: self.session.session().0,
             messages: self.session.received(),
-            user_ref_max: self.desk.user_ref_max(),
+            user_ref_max: self.order_entry.user_ref_max(),
         }
     }
 
@@ -348,7 +349,7 @@ impl<S: Strategy> Core<S> {
     /// The rim can't go on (a journal write failed): nothing more is sent but cancels.
     pub fn halt(&mut self, now: u64) {
         self.stop(StopReason::Journal);
-        self.settle(now);
+        self.update_state(now);
     }
 
     /// Sends nothing more but cancels, until an operator lets it go on.
@@ -369,11 +370,11 @@ impl<S: Strategy> Core<S> {
 
     /// The orders that risk refused since the last call, for the journal.
     pub fn take_refusals(&mut self) -> impl Iterator<Item = Refused> + '_ {
-        self.desk.take_refusals()
+        self.order_entry.take_refusals()
     }
 
     /// Moves to the state that follows from everything known, and does what it demands.
-    fn settle(&mut self, now: u64) {
+    fn update_state(&mut self, now: u64) {
         let next = match () {
             () if self.stopped.is_some() => State::Halted,
             () if self.control.kill || self.control.agent_silent => State::Killed,
@@ -384,10 +385,10 @@ impl<S: Strategy> Core<S> {
         let before = std::mem::replace(&mut self.state, next);
         let stopped = matches!(next, State::Halted | State::Killed | State::Draining);
         if stopped && self.session.phase() == Phase::Up {
-            self.desk.cancel_all(now, &mut self.counters);
+            self.order_entry.cancel_all(now, &mut self.counters);
         }
         if self.is_unsound && self.session.phase() == Phase::Up {
-            self.desk.cancel_unsound(&self.market, now, &mut self.counters);
+            self.order_entry.cancel_unsound(&self.market, now, &mut self.counters);
         }
         if before == next {
             return;
@@ -405,10 +406,10 @@ impl<S: Strategy> Core<S> {
     fn publish(&mut self) {
         let (mut pnl, mut shares) = (0i64, 0i64);
         for id in self.market.instruments() {
-            pnl = pnl.saturating_add(self.desk.pnl(id, &self.market));
-            shares = shares.saturating_add(self.desk.orders.position(id).shares);
+            pnl = pnl.saturating_add(self.order_entry.pnl(id, &self.market));
+            shares = shares.saturating_add(self.order_entry.orders.position(id).shares);
         }
-        if self.desk.risk.is_lost(pnl) {
+        if self.order_entry.risk.is_lost(pnl) {
             self.stop(StopReason::Loss);
         }
         let allowed = self.may_trade();
@@ -416,7 +417,7 @@ impl<S: Strategy> Core<S> {
         counters.set(Counter::TradingAllowed, allowed.into());
         counters.set(Counter::BboHash, self.touch.hash);
         counters.set(Counter::BookOrders, self.market.orders_count() as u64);
-        counters.set(Counter::OrdersOpen, self.desk.orders.open_count() as u64);
+        counters.set(Counter::OrdersOpen, self.order_entry.orders.open_count() as u64);
         counters.set(Counter::PnlTicks, pnl as u64);
         counters.set(Counter::Position, shares as u64);
     }
@@ -429,8 +430,8 @@ impl<S: Strategy> Core<S> {
             symbol: self.market.symbol(id),
             bid: shown(bbo.bid),
             ask: shown(bbo.ask),
-            position: self.desk.orders.position(id).shares,
-            pnl_ticks: self.desk.pnl(id, &self.market),
+            position: self.order_entry.orders.position(id).shares,
+            pnl_ticks: self.order_entry.pnl(id, &self.market),
         }
     }
 }

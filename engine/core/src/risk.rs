@@ -5,7 +5,7 @@ use crate::book::Bbo;
 use crate::ladder::{CENTS_MAX, cents};
 use crate::market::InstrumentId;
 use crate::orders::candidate::{Candidate, Replaced};
-use crate::orders::{Orders, Own};
+use crate::orders::{InstrumentExposure, Orders};
 use crate::settings::RiskLimits;
 use crate::trading_status::{ShortSale, Status};
 use abi::field::{Price, Side};
@@ -17,7 +17,7 @@ pub struct Situation<'a> {
     bbo: Bbo,
     status: &'a Status,
     orders: &'a Orders,
-    own: &'a Own,
+    own: &'a InstrumentExposure,
     feed_heard_at: u64,
 }
 
@@ -56,7 +56,7 @@ const NO_ORDER: Last = Last { side: Side::Buy, price: Price(0), shares: 0, at: 0
 
 /// What risk itself keeps of an instrument.
 #[derive(Debug, Clone, Copy)]
-struct Kept {
+struct InstrumentRisk {
     is_restricted: bool,
     last: Last,
 }
@@ -97,7 +97,7 @@ impl Derived {
 pub struct Risk {
     limits: RiskLimits,
     derived: Derived,
-    kept: Box<[Kept]>,
+    kept: Box<[InstrumentRisk]>,
     /// When the message budget is full again. One message moves it on by its cost; it may lie a second
     /// ahead, which is all of the budget.
     budget_full_at: u64,
@@ -139,7 +139,7 @@ impl Size {
 impl Risk {
     /// Checks against `limits`; `restricted` instruments are not traded at all.
     pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
-        let keep = |is_restricted| Kept { is_restricted, last: NO_ORDER };
+        let keep = |is_restricted| InstrumentRisk { is_restricted, last: NO_ORDER };
         Self {
             limits,
             derived: Derived::of(&limits),
@@ -172,10 +172,16 @@ impl Risk {
         now_ns: u64,
     ) -> Result<(), Refusal> {
         let plainly = match (order.side, order.replaces) {
-            (Side::Buy, None) => self.judge::<true, true, true>(order, NOTHING, now, now_ns),
-            (Side::Sell, None) => self.judge::<false, true, true>(order, NOTHING, now, now_ns),
-            (Side::Buy, Some(old)) => self.judge::<true, false, true>(order, old, now, now_ns),
-            (Side::Sell, Some(old)) => self.judge::<false, false, true>(order, old, now, now_ns),
+            (Side::Buy, None) => self.check_sided::<true, true, true>(order, NOTHING, now, now_ns),
+            (Side::Sell, None) => {
+                self.check_sided::<false, true, true>(order, NOTHING, now, now_ns)
+            }
+            (Side::Buy, Some(old)) => {
+                self.check_sided::<true, false, true>(order, old, now, now_ns)
+            }
+            (Side::Sell, Some(old)) => {
+                self.check_sided::<false, false, true>(order, old, now, now_ns)
+            }
         };
         plainly.or_else(|_| self.check_unusual(order, now, now_ns))
     }
@@ -189,10 +195,16 @@ impl Risk {
         now_ns: u64,
     ) -> Result<(), Refusal> {
         match (order.side, order.replaces) {
-            (Side::Buy, None) => self.judge::<true, true, false>(order, NOTHING, now, now_ns),
-            (Side::Sell, None) => self.judge::<false, true, false>(order, NOTHING, now, now_ns),
-            (Side::Buy, Some(old)) => self.judge::<true, false, false>(order, old, now, now_ns),
-            (Side::Sell, Some(old)) => self.judge::<false, false, false>(order, old, now, now_ns),
+            (Side::Buy, None) => self.check_sided::<true, true, false>(order, NOTHING, now, now_ns),
+            (Side::Sell, None) => {
+                self.check_sided::<false, true, false>(order, NOTHING, now, now_ns)
+            }
+            (Side::Buy, Some(old)) => {
+                self.check_sided::<true, false, false>(order, old, now, now_ns)
+            }
+            (Side::Sell, Some(old)) => {
+                self.check_sided::<false, false, false>(order, old, now, now_ns)
+            }
         }
     }
 
@@ -200,7 +212,7 @@ impl Risk {
     /// a new order replaces: nothing. The `PLAIN` one refuses what is not sure to pass at a glance; it
     /// calls nothing, and so keeps everything in registers.
     #[inline(always)]
-    fn judge<const BUY: bool, const NEW: bool, const PLAIN: bool>(
+    fn check_sided<const BUY: bool, const NEW: bool, const PLAIN: bool>(
         &mut self,
         order: &Candidate,
         old: Replaced,
@@ -276,7 +288,7 @@ impl Risk {
 
 #[inline(always)]
 fn check_market(
-    kept: &Kept,
+    kept: &InstrumentRisk,
     now: &Situation<'_>,
     now_ns: u64,
     limits: &RiskLimits,
@@ -375,7 +387,7 @@ fn check_exposure<const BUY: bool, const PLAIN: bool>(
 }
 
 /// Whether the order, filled with all that works on its side, leaves no more than the position was.
-fn is_closing<const BUY: bool>(size: Size, own: &Own) -> bool {
+fn is_closing<const BUY: bool>(size: Size, own: &InstrumentExposure) -> bool {
     let held = own.held::<BUY>();
     held < 0 && held.unsigned_abs() >= own.working::<BUY>() + size.added_shares
 }

@@ -178,15 +178,18 @@ fn an_exchange_that_answers_nonsense_changes_nothing() {
     bench.accept(1);
     bench.answer(outbound::Message::CancelReject(reject(1)));
     assert_eq!(bench.get(Counter::OrderNonsense), 1);
-    assert_eq!((bench.core.state(), bench.core.desk().orders.open_count()), (State::Trading, 2));
+    assert_eq!(
+        (bench.core.state(), bench.core.order_entry().orders.open_count()),
+        (State::Trading, 2)
+    );
     assert!(!bench.core.take_reset());
 }
 
 #[test]
 fn limits_out_of_range_are_refused() {
     let mut bench = Bench::new();
-    let before = *bench.core.desk().risk.limits();
+    let before = *bench.core.order_entry().risk.limits();
     bench.core.on_limits(&[0; RiskLimits::WORDS]);
     assert_eq!(bench.get(Counter::LimitsRefused), 1);
-    assert_eq!(*bench.core.desk().risk.limits(), before);
+    assert_eq!(*bench.core.order_entry().risk.limits(), before);
 }

@@ -62,7 +62,10 @@ fn a_broken_trade_that_is_not_known_stops_trading() {
     };
     bench.answer(broken(1));
     assert_eq!((bench.core.state(), stops(&mut bench)), (State::Trading, vec![]));
-    assert_eq!(bench.core.desk().orders.position(engine_core::market::InstrumentId(0)).shares, 0);
+    assert_eq!(
+        bench.core.order_entry().orders.position(engine_core::market::InstrumentId(0)).shares,
+        0
+    );
     bench.answer(broken(77));
     assert_eq!(stops(&mut bench), [StopReason::TradeUnknown]);
     assert_eq!((bench.core.state(), tempt(&mut bench).as_str()), (State::Halted, ""));

@@ -31,7 +31,7 @@ const BATCH_TICKS: u64 = 10;
 const STOP_WAIT_NS: u64 = 2_000_000_000;
 
 /// Memory that the hot thread works in, besides the port's own.
-pub struct Memory {
+pub struct HotBuffers {
     /// The journal's, [`JOURNAL_MEMORY`] bytes.
     pub journal: Region,
     /// Bytes on their way to the exchange, `SEND_BUFFER` bytes.
@@ -42,7 +42,7 @@ pub struct Memory {
     pub snapshot: Region,
 }
 
-impl Memory {
+impl HotBuffers {
     /// Takes the regions from an arena.
     pub fn new(arena: &mut Arena) -> Self {
         let (journal, sending) = (arena.take(JOURNAL_MEMORY), arena.take(SEND_BUFFER));
@@ -105,7 +105,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         mut port: P,
         page: CountersPage,
         control: ControlPage,
-        memory: Memory,
+        memory: HotBuffers,
     ) -> io::Result<Self> {
         for slot in [SLOT_LINE_A, SLOT_LINE_B, SLOT_REQUESTS] {
             port.receive(slot)?;
@@ -123,7 +123,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             control_generation: control.generation().wrapping_sub(1),
             control,
             limits_generation: 0,
-            configured_limits: core.desk().risk.limits().to_words(),
+            configured_limits: core.order_entry().risk.limits().to_words(),
             agent_silence_max_ns: config.host.agent_silence_max_ms.map(|ms| ms * 1_000_000),
             agent_silent: false,
             killed_by_signal: false,
@@ -145,10 +145,10 @@ impl<S: Strategy, P: Port> Hot<S, P> {
     }
 
     /// Takes the thread apart. Nothing may be under way in the machine.
-    pub fn into_parts(self) -> (Core<S>, P, Memory) {
+    pub fn into_parts(self) -> (Core<S>, P, HotBuffers) {
         let (journal, sending) = (self.journal.into_memory(), self.link.into_memory());
         let (request, snapshot) = (self.request_region, self.snapshot_link.into_memory());
-        (self.core, self.port, Memory { journal, sending, request, snapshot })
+        (self.core, self.port, HotBuffers { journal, sending, request, snapshot })
     }
 
     /// Records nothing from now on: to measure what recording costs.
@@ -214,7 +214,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             return Some(End::SessionRolled);
         }
         let since = self.stopping_since?;
-        let flat = self.core.desk().orders.open_count() == 0;
+        let flat = self.core.order_entry().orders.open_count() == 0;
         (flat || now.saturating_sub(since) > STOP_WAIT_NS).then_some(End::Stopped)
     }
 

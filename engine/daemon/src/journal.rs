@@ -399,7 +399,7 @@ impl Journal {
         self.head != self.batch_start
     }
 
-    /// A write completed. Memory is freed, and the watermark moves, in the order of the writes.
+    /// A write completed. HotBuffers is freed, and the watermark moves, in the order of the writes.
     pub fn on_written(&mut self, number: u32, result: i32) -> Written {
         let flight = &mut self.flights[number as usize % JOURNAL_WRITES_MAX];
         if result < 0 || result as usize != flight.len {

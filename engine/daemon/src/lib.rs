@@ -1,7 +1,7 @@
 //! The rim around the core: the io_uring ring, sockets, journal files, telemetry page, preflight and
 //! configuration. No trading decision is made here.
 
-/// Memory that the kernel reads and writes: huge pages, mapped and touched before the start.
+/// HotBuffers that the kernel reads and writes: huge pages, mapped and touched before the start.
 pub mod arena;
 /// epoll and a spin over receives, to measure against.
 pub mod baseline;

@@ -45,7 +45,7 @@ pub const RECONNECT_INTERVAL_NS: u64 = 1_000_000_000;
 /// Socket receive buffer asked for: 8 MiB hold 5,000 datagrams while the thread starts.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Memory in huge pages: receive buffers and their ring, send buffers, journal.
+/// HotBuffers in huge pages: receive buffers and their ring, send buffers, journal.
 pub const ARENA_LEN: usize = 8 << 20;
 
 const _: () = assert!(BUFFERS.is_power_of_two(), "the buffer ring is indexed by masking");

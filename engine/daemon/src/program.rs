@@ -5,7 +5,7 @@ use crate::arena::Arena;
 use crate::baseline::{self, Baseline};
 use crate::config::{Config, ConfigError, Contract};
 use crate::host_cpu::{self, Signals};
-use crate::hot::{End, Hot, Memory};
+use crate::hot::{End, Hot, HotBuffers};
 use crate::journal::{Files, Layout};
 use crate::limits::ARENA_LEN;
 use crate::port::Port;
@@ -195,7 +195,7 @@ fn run(arguments: &Arguments, strategies: &Strategies) -> Result<ExitCode, Box<d
     match (&configs[..], made.pop()) {
         ([(name, config)], Some(strategy)) if name.is_empty() || arguments.shard.is_some() => {
             if name.is_empty() {
-                shards::settle_pages(&config.pages.directory, &[])?;
+                shards::prepare_pages(&config.pages.directory, &[])?;
             } else {
                 // A shard does not outlive its parent, which would start it a second time.
                 prctl::set_pdeathsig(Signal::SIGTERM)?;
@@ -211,7 +211,7 @@ fn supervise(configs: &[(String, Config)], path: &Path) -> Result<ExitCode, Box<
     let names: Vec<_> = configs.iter().map(|(name, _)| name.as_str()).collect();
     let (_, first) = &configs[0];
     if let Some(root) = first.pages.directory.parent() {
-        shards::settle_pages(root, &names)?;
+        shards::prepare_pages(root, &names)?;
     }
     if let Some(cpu) = first.host.journal_cpus.as_ref().and_then(|cpus| cpus.last()) {
         host_cpu::pin_to(*cpu).map_err(|error| format!("host.journal_cpus: {error}"))?;
@@ -255,7 +255,7 @@ fn trade(
         host_cpu::pin_to(cpu).map_err(|error| format!("host.cpu: {error}"))?;
     }
     introduce(&page, cpu);
-    let memory = Memory::new(&mut arena);
+    let memory = HotBuffers::new(&mut arena);
     let parts = Parts { config, core, layout: files.layout, page, control, memory, arguments };
     match arguments.backend {
         Backend::IoUring => {
@@ -277,7 +277,7 @@ struct Parts<'a> {
     layout: Layout,
     page: CountersPage,
     control: ControlPage,
-    memory: Memory,
+    memory: HotBuffers,
     arguments: &'a Arguments,
 }
 

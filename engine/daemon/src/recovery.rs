@@ -1,7 +1,7 @@
 //! What earlier runs left in the journal: how much of the order-entry session was heard, and which
 //! numbers were used. The core decides what follows from it.
 
-use abi::journal::session_stream::{Heard, Stream};
+use abi::journal::session_stream::{SessionEvent, Stream};
 use abi::journal::{Kind, Record, Recovery, Segment};
 use abi::mold::Session;
 use abi::ouch::inbound::Message;
@@ -68,9 +68,9 @@ impl Past {
         }
     }
 
-    fn hear(&mut self, heard: Heard<'_>) {
+    fn hear(&mut self, heard: SessionEvent<'_>) {
         match heard {
-            Heard::Login(session, next) => {
+            SessionEvent::Login(session, next) => {
                 if self.session != Some(session) {
                     (self.messages, self.user_ref_max) = (0, 0);
                 }
@@ -78,7 +78,7 @@ impl Past {
                 // A run starts with the session's first message, however much was heard before it.
                 self.messages = self.messages.max(next.saturating_sub(1));
             }
-            Heard::Message(_, number, _) => self.messages = self.messages.max(number),
+            SessionEvent::Message(_, number, _) => self.messages = self.messages.max(number),
         }
     }
 

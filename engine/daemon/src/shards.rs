@@ -169,7 +169,7 @@ fn set(table: &mut Table, section: &str, key: &str, value: Value) {
 ///
 /// # Errors
 /// What the file system says.
-pub fn settle_pages(root: &Path, names: &[&str]) -> std::io::Result<()> {
+pub fn prepare_pages(root: &Path, names: &[&str]) -> std::io::Result<()> {
     std::fs::create_dir_all(root)?;
     let killed = |directory: &Path| {
         ControlPage::open_existing(&directory.join("control")).is_ok_and(|page| page.orders().kill)

@@ -180,7 +180,7 @@ pub fn waivers(path: &Path) -> Result<Vec<Waiver>> {
 }
 
 /// What the gate says of each finding that counts, and whether it holds the release back.
-pub fn judge(
+pub fn evaluate(
     findings: &[Finding],
     waivers: &[Waiver],
     fail_at: Severity,
@@ -281,7 +281,7 @@ mod tests {
         let waivers = waivers(&path).unwrap();
         let findings = [finding, low];
         let holds = |waivers: &[Waiver], today| {
-            let said = judge(&findings, waivers, Severity::Medium, today);
+            let said = evaluate(&findings, waivers, Severity::Medium, today);
             said.iter().map(|(_, holds)| *holds).collect::<Vec<_>>()
         };
         assert_eq!(holds(&[], date(2026, 12, 31)), [true]);

@@ -194,7 +194,7 @@ fn gate(arguments: &Gated) -> Result<()> {
     findings.extend(gate::rustsec(&manifest.crates, &arguments.rustsec)?);
     let waivers = arguments.waivers.as_deref().map(gate::waivers).transpose()?;
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let said = gate::judge(&findings, &waivers.unwrap_or_default(), arguments.fail_at, today);
+    let said = gate::evaluate(&findings, &waivers.unwrap_or_default(), arguments.fail_at, today);
     said.iter().for_each(|(line, _)| println!("{line}"));
     let holding = said.iter().filter(|(_, holds)| *holds).count();
     ensure!(holding == 0, "{holding} findings from {} on hold this release", arguments.fail_at);

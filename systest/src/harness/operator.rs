@@ -17,14 +17,14 @@ pub const API: &str = "quietcore.api";
 pub const AUTHORITY: &str = "ca";
 
 /// The desk. Dropping it removes its files.
-pub struct Desk {
+pub struct Workstation {
     /// Its files.
     pub directory: PathBuf,
     /// The port of this machine's loopback behind which the guest listens.
     pub port: u16,
 }
 
-impl Desk {
+impl Workstation {
     /// Makes an authority and the certificate of the guest whose API is behind this port.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Desk {
     }
 }
 
-impl Desk {
+impl Workstation {
     /// Repeats qctl with these arguments until it succeeds.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for Workstation {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }

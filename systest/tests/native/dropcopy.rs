@@ -152,12 +152,12 @@ fn the_back_office_hears_of_everything_once_whatever_is_restarted() {
     }
     office.end("-TERM");
     let all = reports(&bench);
-    judge(&all, &ledger);
+    compare(&all, &ledger);
     assert_eq!(all.len(), ledger.reportable.len(), "a report came twice");
     // A control: without one report, the judgement is another.
     let fill = all.iter().position(|report| report.kind == "F").expect("a fill");
     let without = [&all[..fill], &all[fill + 1..]].concat();
-    assert!(std::panic::catch_unwind(|| judge(&without, &ledger)).is_err());
+    assert!(std::panic::catch_unwind(|| compare(&without, &ledger)).is_err());
     // Numbers that start anew bring the whole day again, and say so.
     office = back_office(&bench, &program, true);
     let again = |reports: &[Report]| reports.iter().filter(|report| report.again).count();
@@ -167,7 +167,7 @@ fn the_back_office_hears_of_everything_once_whatever_is_restarted() {
 }
 
 /// Compares what was reported with the exchange's record.
-fn judge(reports: &[Report], ledger: &Ledger) {
+fn compare(reports: &[Report], ledger: &Ledger) {
     let by_id: BTreeMap<_, _> = reports.iter().map(|report| (&report.id, report)).collect();
     let fills = || by_id.values().filter(|report| report.kind == "F");
     let position: i64 = fills().map(|fill| if fill.buys { fill.last } else { -fill.last }).sum();

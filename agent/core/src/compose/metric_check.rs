@@ -54,7 +54,7 @@ impl Check {
     ///
     /// # Errors
     /// One line: which sample does not hold, or that there is none.
-    pub fn judge(&self, text: &str) -> Result<(), String> {
+    pub fn evaluate(&self, text: &str) -> Result<(), String> {
         let mut found = false;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let at = line.rfind('}').map_or_else(|| line.find(' '), |at| Some(at + 1));
@@ -121,24 +121,24 @@ mod tests {
 
     const TEXT: &str = "# HELP x y\nerrors_total 3\nlatency{quantile=\"0.5\",path=\"/a}b\"} 0.1\nlatency{quantile=\"0.99\"} 0.7 1700000000\nempty{} NaN\n";
 
-    fn judged(check: &str) -> Result<(), String> {
-        Check::parse(check).unwrap().judge(TEXT)
+    fn evaluated(check: &str) -> Result<(), String> {
+        Check::parse(check).unwrap().evaluate(TEXT)
     }
 
     #[test]
     fn every_sample_with_the_labels_must_hold() {
-        assert_eq!(judged("errors_total <= 3"), Ok(()));
-        assert_eq!(judged("errors_total<4"), Ok(()));
+        assert_eq!(evaluated("errors_total <= 3"), Ok(()));
+        assert_eq!(evaluated("errors_total<4"), Ok(()));
         assert_eq!(
-            judged("errors_total <= 0").unwrap_err(),
+            evaluated("errors_total <= 0").unwrap_err(),
             "errors_total is 3, which is not <= 0"
         );
-        assert_eq!(judged("latency{quantile=\"0.5\"} < 0.2"), Ok(()));
-        assert_eq!(judged("latency{path=\"/a}b\"} > 0"), Ok(()));
-        assert!(judged("latency < 0.5").unwrap_err().contains("0.99"));
-        assert!(judged("latency{quantile=\"0.9\"} < 1").unwrap_err().contains("no metric"));
+        assert_eq!(evaluated("latency{quantile=\"0.5\"} < 0.2"), Ok(()));
+        assert_eq!(evaluated("latency{path=\"/a}b\"} > 0"), Ok(()));
+        assert!(evaluated("latency < 0.5").unwrap_err().contains("0.99"));
+        assert!(evaluated("latency{quantile=\"0.9\"} < 1").unwrap_err().contains("no metric"));
         // What is no number holds for nothing.
-        assert!(judged("empty >= 0").is_err());
+        assert!(evaluated("empty >= 0").is_err());
         for bad in ["", "errors_total", "errors_total < x", "a b < 1", "a{b} < 1", "a < inf"] {
             assert!(Check::parse(bad).is_none(), "{bad}");
         }

@@ -207,7 +207,7 @@ fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
 #[test]
 fn health_checks_are_asked_and_not_run() {
     let probe = |lines: &str| {
-        service(lines).map(|service| service.conduct.health.map(|health| health.probe))
+        service(lines).map(|service| service.policy.health.map(|health| health.probe))
     };
     let http = Some(Probe::Http { port: 9464, path: "/metrics".into() });
     for test in [
@@ -237,7 +237,7 @@ fn health_checks_are_asked_and_not_run() {
     }
     let read =
         service("    x-quietcore: {tcp: 80}\n    healthcheck: {interval: 1m30s, retries: 5}\n");
-    let health = read.unwrap().conduct.health.unwrap();
+    let health = read.unwrap().policy.health.unwrap();
     assert_eq!((health.interval.as_secs(), health.retries), (90, 5));
 }
 
@@ -250,7 +250,7 @@ fn services_wait_for_others_that_are_there() {
         parse(&text, &cores()).map_err(|error| error.to_string())
     };
     let read = file("{b: {condition: service_healthy}}").unwrap();
-    assert_eq!(read[0].conduct.depends_on["b"], Condition::ServiceHealthy);
+    assert_eq!(read[0].policy.depends_on["b"], Condition::ServiceHealthy);
     assert!(file("[d]").unwrap_err().contains("no such service"));
     assert!(file("[c]").unwrap_err().contains("waits for itself"));
     assert!(file("{c: {condition: service_healthy}}").unwrap_err().contains("no healthcheck"));

@@ -3,8 +3,8 @@
 
 use crate::compose::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use crate::compose::{
-    ComposeError, Condition, Conduct, NetworkMode, Rlimit, Service, Tmpfs, binds, canary, disks,
-    healthcheck, top_level, units, x_quietcore,
+    ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, Tmpfs, binds, canary,
+    disks, healthcheck, top_level, units, x_quietcore,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -126,12 +126,12 @@ impl Checker<'_> {
             pids: self.pids(raw)?,
             disks: disks::read(raw).map_err(refused)?,
             huge_pages: x_quietcore::huge_pages(raw).map_err(refused)?,
-            conduct: self.conduct(raw)?,
+            policy: self.conduct(raw)?,
             source,
         })
     }
 
-    fn conduct(&self, raw: &RawService) -> Result<Conduct, ComposeError> {
+    fn conduct(&self, raw: &RawService) -> Result<RuntimePolicy, ComposeError> {
         let deploy = raw.deploy.as_ref();
         let update = deploy.and_then(|deploy| deploy.update_config.as_ref());
         let canary = canary::read(raw.own.as_ref().and_then(|own| own.canary.as_ref()))
@@ -151,7 +151,7 @@ impl Checker<'_> {
         let hour = Duration::from_secs(3600);
         let health = healthcheck::read(raw.healthcheck.as_ref(), raw.own.as_ref())
             .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
-        Ok(Conduct {
+        Ok(RuntimePolicy {
             restart: raw.restart.unwrap_or_default(),
             stop_signal: self
                 .signal("stop_signal", raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,

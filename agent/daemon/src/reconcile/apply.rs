@@ -23,7 +23,7 @@ pub fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
         (Some(old), Some(new)) if old.fingerprint() != new.fingerprint() => {
             format!("~ {name}: {}, made anew", new.image)
         }
-        (Some(old), Some(new)) if old.conduct != new.conduct => {
+        (Some(old), Some(new)) if old.policy != new.policy => {
             format!("~ {name}: {}, the container stays", new.image)
         }
         _ => format!("= {name}"),
@@ -100,7 +100,7 @@ impl Agent {
     pub(super) fn apply(&mut self, text: &str, how: How) -> Result<Vec<String>> {
         let services = compose::parse(text, &self.cores)?;
         for service in &services {
-            self.supply.check(self.containerd.as_ref(), &service.image)?;
+            self.image_manager.check(self.containerd.as_ref(), &service.image)?;
         }
         check_host(&services)?;
         let changes = changes(&self.declared, &services);
@@ -130,7 +130,7 @@ impl Agent {
                 format!("applied for {} s, {count} services; qctl keep keeps it", time.as_secs())
             }
         };
-        self.log.say(Level::Info, "compose", &said);
+        self.log.record(Level::Info, "compose", &said);
         self.declare(services)?;
         match try_for {
             Some(time) => self.try_until = Some(self.now() + time),
@@ -146,7 +146,7 @@ impl Agent {
         self.wanted = self.instances();
         self.trials.clear();
         self.problems.retain(|about, _| !about.starts_with("rollout "));
-        self.supply.changed();
+        self.image_manager.changed();
         self.wake.notify_one();
         self.write_versions()
     }
@@ -155,7 +155,7 @@ impl Agent {
     pub(super) fn keep(&mut self) -> Result<()> {
         ensure!(self.try_until.is_some(), "nothing is applied on trial");
         self.forget_try();
-        self.log.say(Level::Info, "compose", "is kept");
+        self.log.record(Level::Info, "compose", "is kept");
         Ok(())
     }
 
@@ -172,12 +172,16 @@ impl Agent {
                 self.remember();
                 self.trials.clear();
                 self.problems.retain(|about, _| !about.starts_with("rollout "));
-                self.supply.changed();
+                self.image_manager.changed();
                 self.wake.notify_one();
-                self.log.say(Level::Warning, "compose", "nobody kept it: the one before is back");
+                self.log.record(
+                    Level::Warning,
+                    "compose",
+                    "nobody kept it: the one before is back",
+                );
                 self.note_drift();
             }
-            Err(error) => self.log.say(Level::Error, "compose", &format!("{error:#}")),
+            Err(error) => self.log.record(Level::Error, "compose", &format!("{error:#}")),
         }
     }
 

@@ -3,10 +3,10 @@
 use crate::containerd::{Containerd, ContainerdError};
 use crate::image_manager::Missing;
 use crate::reconcile::Agent;
-use crate::reconcile::probe_client::look;
+use crate::reconcile::probe_client::probe;
 use crate::{orphan_cgroups, volumes};
 use agent_core::compose::{self, Service};
-use agent_core::health::Look;
+use agent_core::health::ProbeResult;
 use agent_core::instance::Instance;
 use agent_core::limits::ENGINE_STOP_WAIT;
 use agent_core::plan::{self, Action, Ending, Observed, Task, container_of, is_over};
@@ -34,7 +34,7 @@ impl Agent {
 
     async fn connect(&mut self) -> Result<Containerd> {
         let mut containerd = Containerd::connect(&self.paths.containerd).await?;
-        self.supply.read_shipped()?;
+        self.image_manager.read_shipped()?;
         containerd.adopt().await?;
         let (watcher, wake) = (containerd.watcher(), self.wake.clone());
         let watching = tokio::spawn(async move {
@@ -55,7 +55,7 @@ impl Agent {
         let living: Vec<&str> = self.observed.keys().map(String::as_str).collect();
         let ended = container_output::end_all_but(&self.paths.logs, &living);
         self.problem("output", ended.err().map(|error| format!("{error:#}")));
-        self.judge_trials();
+        self.advance_trials();
         self.wanted = self.instances();
         self.bring_images(containerd).await;
         self.look_for_secrets();
@@ -103,7 +103,7 @@ impl Agent {
             let wanted: Vec<Service> =
                 self.wanted.iter().map(|instance| instance.service.clone()).collect();
             let services = [self.declared.as_slice(), &wanted, &proven];
-            self.supply.collect(containerd, &services).await?;
+            self.image_manager.collect(containerd, &services).await?;
         }
         Ok(())
     }
@@ -116,7 +116,7 @@ impl Agent {
                 Ok(0) => {}
                 Ok(count) => {
                     let text = format!("{count} processes were left of {name}; they are ended");
-                    self.log.say(Level::Error, &about, &text);
+                    self.log.record(Level::Error, &about, &text);
                 }
                 Err(error) => warn!("end what is left of {name}: {error}"),
             }
@@ -134,7 +134,7 @@ impl Agent {
     async fn bring_images(&mut self, containerd: &mut Containerd) {
         let images: BTreeSet<String> =
             self.wanted.iter().map(|instance| instance.service.image.clone()).collect();
-        let missing = self.supply.bring(containerd, &images).await;
+        let missing = self.image_manager.bring(containerd, &images).await;
         self.problems.retain(|about, _| {
             about.strip_prefix("image ").is_none_or(|image| images.contains(image))
         });
@@ -193,13 +193,13 @@ impl Agent {
                 let ending = self.ending(name);
                 self.health.forget(id);
                 if self.observed.get(name).is_some_and(Observed::is_orphan) {
-                    containerd.front(name).await?;
+                    containerd.create_placeholder(name).await?;
                 }
                 containerd.remove(name, ending).await?;
                 if !self.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
                 }
-                self.log.say(Level::Info, &format!("container {id}"), &self.end_of(name));
+                self.log.record(Level::Info, &format!("container {id}"), &self.end_of(name));
                 Ok(())
             }
             Action::Create(id) => {
@@ -219,7 +219,7 @@ impl Agent {
                 }
                 let Service { image, cpuset, .. } = &instance.service;
                 let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
-                self.log.say(Level::Info, &format!("container {id}"), &text);
+                self.log.record(Level::Info, &format!("container {id}"), &text);
                 Ok(())
             }
         }
@@ -245,7 +245,7 @@ impl Agent {
             container: instance.id.clone(),
             service: service.name.clone(),
             image: service.image.clone(),
-            digest: self.supply.digest(&service.image).unwrap_or_default(),
+            digest: self.image_manager.digest(&service.image).unwrap_or_default(),
             generation: self.versions.generation_of(&service.name, &instance.fingerprint),
             ended: false,
         };
@@ -324,7 +324,7 @@ impl Agent {
 
     /// Whether everything that a service waits for is as it wants it.
     fn is_its_turn(&self, service: &Service) -> bool {
-        service.conduct.depends_on.iter().all(|(name, condition)| {
+        service.policy.depends_on.iter().all(|(name, condition)| {
             let other = self.serving(name);
             other.is_some_and(|other| match condition {
                 compose::Condition::ServiceStarted => self.task(other).is_some(),
@@ -348,32 +348,32 @@ impl Agent {
         observed.task.filter(|_| observed.fingerprint.as_ref() == Some(&instance.fingerprint))
     }
 
-    /// Starts the looks that are due; what they bring comes back to the main loop.
+    /// Starts the results that are due; what they bring comes back to the main loop.
     fn look_around(&mut self) {
         let now = self.now();
         let running = self.wanted.iter().filter(|it| self.task(it) == Some(Task::Running));
         let subjects = running.flat_map(|instance| {
             let is_well = self.health.of(&instance.id, &instance.fingerprint) == Some(true);
-            let waits = instance.service.conduct.health.is_some() && !is_well;
+            let waits = instance.service.policy.health.is_some() && !is_well;
             let metrics = instance.metrics_name();
             // Who is not well yet has no metrics that say something.
             instance.subjects().into_iter().filter(move |it| !waits || it.name != metrics)
         });
         let subjects = subjects.collect();
         for subject in self.health.due(subjects, now) {
-            let looks = self.looks.clone();
-            tokio::spawn(async move { looks.send(look(subject).await).await });
+            let results = self.probe_results.clone();
+            tokio::spawn(async move { results.send(probe(subject).await).await });
         }
     }
 
-    pub(super) fn note_look(&mut self, look: &Look) {
+    pub(super) fn note_probe(&mut self, result: &ProbeResult) {
         let subjects = self.wanted.iter().flat_map(Instance::subjects);
-        let Some(subject) = subjects.into_iter().find(|subject| subject.name == look.name) else {
+        let Some(subject) = subjects.into_iter().find(|subject| subject.name == result.name) else {
             return;
         };
         let now = self.now();
-        if self.health.note(look, &subject.health, now) {
-            self.problem(&format!("health of {}", look.name), look.wrong.clone());
+        if self.health.note(result, &subject.health, now) {
+            self.problem(&format!("health of {}", result.name), result.wrong.clone());
             self.wake.notify_one();
         }
     }
@@ -383,7 +383,7 @@ impl Agent {
     pub(super) fn is_up(&self, instance: &Instance) -> bool {
         let task = self.task(instance);
         let healthy = self.health.of(&instance.id, &instance.fingerprint);
-        let is_well = instance.service.conduct.health.is_none() || healthy == Some(true);
+        let is_well = instance.service.policy.health.is_none() || healthy == Some(true);
         !instance.serving
             || task == Some(Task::Running) && is_well
             || task.is_some() && is_over(&instance.service, task)
@@ -403,7 +403,7 @@ impl Agent {
                 None => "absent".into(),
             },
             up: self.is_up(instance),
-            health: service.conduct.health.as_ref().map(|_| {
+            health: service.policy.health.as_ref().map(|_| {
                 match self.health.of(&instance.id, &instance.fingerprint) {
                     None => "starting".into(),
                     Some(true) => "healthy".into(),

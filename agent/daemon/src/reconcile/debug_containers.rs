@@ -2,7 +2,7 @@
 
 use crate::reconcile::Agent;
 use crate::reconcile::apply::check_host;
-use agent_core::compose::{self, Conduct};
+use agent_core::compose::{self, RuntimePolicy};
 use agent_core::instance::{Instance, Slot};
 use agent_core::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
 use agent_core::plan::container_of;
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One of them. An agent that starts anew knows it no more, and takes it away.
 #[derive(Debug)]
-pub struct Throwaway {
+pub struct DebugContainer {
     pub instance: Instance,
     until: Duration,
     _pipes: Option<Pipes>,
@@ -35,15 +35,15 @@ impl Agent {
         let mut services = compose::parse(compose, &self.cores)?;
         let one = services.pop().filter(|_| services.is_empty());
         let mut service = one.context("a compose file with one service is expected")?;
-        self.supply.check(self.containerd.as_ref(), &service.image)?;
+        self.image_manager.check(self.containerd.as_ref(), &service.image)?;
         check_host(std::slice::from_ref(&service))?;
         // No name of a service has a point. In the journal it is another one each time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let names = (now..).map(|number| format!("debug.{number}"));
         let mut names = names.filter(|name| !self.throwaways.contains_key(name));
         let name = names.next().context("a number that is free")?;
-        let Conduct { stop_signal, stop_grace, .. } = service.conduct;
-        service.conduct = Conduct { stop_signal, stop_grace, ..Conduct::default() };
+        let RuntimePolicy { stop_signal, stop_grace, .. } = service.policy;
+        service.policy = RuntimePolicy { stop_signal, stop_grace, ..RuntimePolicy::default() };
         service.name.clone_from(&name);
         service.ports.clear();
         service.memory_min_bytes = None;
@@ -57,9 +57,9 @@ impl Agent {
         let pipes = terminal.clone().map(Pipes::make).transpose()?;
         instance.terminal = terminal;
         let until = self.now() + Duration::from_secs(seconds);
-        self.throwaways.insert(name.clone(), Throwaway { instance, until, _pipes: pipes });
+        self.throwaways.insert(name.clone(), DebugContainer { instance, until, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
-        self.log.say(Level::Info, &format!("container {name}"), &text);
+        self.log.record(Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
         Ok(name)
     }
@@ -94,7 +94,7 @@ impl Agent {
 
     fn change_throwaways(&mut self) {
         self.wanted = self.instances();
-        self.supply.changed();
+        self.image_manager.changed();
         self.wake.notify_one();
     }
 }

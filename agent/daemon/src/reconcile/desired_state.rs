@@ -7,7 +7,7 @@ use agent_core::compose::{self, Service};
 use agent_core::desired::{CREDENTIAL, Config, Report, Step};
 use agent_core::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
 use agent_core::protocol::types::Level;
-use agent_host::desired_exchange::{self, Places, read_config};
+use agent_host::desired_exchange::{self, DesiredPaths, read_config};
 use agent_host::files::read_up_to;
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
@@ -21,9 +21,9 @@ type Seen = (u64, i64, i64);
 
 /// What this host follows, if it follows something.
 #[derive(Debug, Default)]
-pub struct Follower {
+pub struct DesiredSync {
     keeper: Option<Keeper>,
-    places: Places,
+    paths: DesiredPaths,
     /// Why there is no keeper although there is a credential.
     broken: Option<String>,
     /// The file that was looked at last: it is replaced, and so is its number.
@@ -35,7 +35,7 @@ pub struct Follower {
     drift: Vec<String>,
 }
 
-impl Follower {
+impl DesiredSync {
     /// What the credentials say, and the file that remembers.
     pub fn new(credentials: Option<&Path>, memory: &Path) -> Self {
         let kept =
@@ -54,10 +54,10 @@ impl Follower {
 
     /// An envelope that nobody has looked at yet.
     fn arrived(&self) -> Option<(Seen, Result<Vec<u8>>)> {
-        let file = self.places.envelope.metadata().ok()?;
+        let file = self.paths.envelope.metadata().ok()?;
         let seen = (file.ino(), file.mtime(), file.mtime_nsec());
         let is_new = self.seen != Some(seen);
-        is_new.then(|| (seen, read_up_to(&self.places.envelope, DESIRED_LEN_MAX)))
+        is_new.then(|| (seen, read_up_to(&self.paths.envelope, DESIRED_LEN_MAX)))
     }
 
     fn compare(&mut self, declared: &[Service], parse: impl Fn(&str) -> Result<Vec<Service>>) {
@@ -91,10 +91,10 @@ impl Agent {
             }
         }
         self.apply_due();
-        let Follower { refused, failed, places, keeper, .. } = &self.follower;
+        let DesiredSync { refused, failed, paths, keeper, .. } = &self.follower;
         let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
         let looked =
-            || desired_exchange::Progress::wrong(places, keeper.as_ref()?.config(), self.now());
+            || desired_exchange::Progress::wrong(paths, keeper.as_ref()?.config(), self.now());
         let said = said.or_else(looked);
         self.problem(ABOUT, said);
     }
@@ -108,7 +108,7 @@ impl Agent {
             Taken::Refused(why) => Some(why),
             Taken::New(serial) => {
                 self.follower.failed = None;
-                self.log.say(Level::Info, ABOUT, &format!("serial {serial} is here"));
+                self.log.record(Level::Info, ABOUT, &format!("serial {serial} is here"));
                 None
             }
         })
@@ -139,7 +139,7 @@ impl Agent {
         }
         self.follower.keeper()?.applied_now()?;
         self.note_drift();
-        self.log.say(Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
+        self.log.record(Level::Info, ABOUT, &format!("serial {} is applied", newest.serial));
         Ok(())
     }
 
@@ -148,12 +148,12 @@ impl Agent {
     }
 
     /// When the agent starts: the power may have gone between applying and writing that down.
-    pub(super) fn settle_desired(&mut self) {
+    pub(super) fn apply_desired(&mut self) {
         let waiting = self.follower.keeper.as_ref().and_then(|keeper| keeper.waiting());
         if waiting.is_some_and(|waiting| self.is_applied(&waiting.compose))
             && let Err(error) = self.apply_newest(false)
         {
-            self.log.say(Level::Error, ABOUT, &format!("{error:#}"));
+            self.log.record(Level::Error, ABOUT, &format!("{error:#}"));
         }
         self.note_drift();
     }
@@ -184,7 +184,7 @@ impl Agent {
                 let held = step == Step::Hold;
                 self.follower.keeper()?.hold(held)?;
                 let said = if held { "is held" } else { "is followed again" };
-                self.log.say(Level::Info, ABOUT, said);
+                self.log.record(Level::Info, ABOUT, said);
                 Ok(())
             }
             Step::Sync => self.apply_newest(true),

@@ -10,17 +10,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One that was taken: kept as it came, and opened anew with the keys that this host has now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
+struct StoredDesired {
     envelope: String,
     /// Somebody brought it; what is looked at may be behind.
     by_hand: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Memory {
+struct StoreCache {
     held: bool,
-    applied: Option<Kept>,
-    waiting: Option<Kept>,
+    applied: Option<StoredDesired>,
+    waiting: Option<StoredDesired>,
 }
 
 /// What became of an envelope.
@@ -39,7 +39,7 @@ pub enum Taken {
 pub struct Keeper {
     config: Config,
     path: PathBuf,
-    memory: Memory,
+    memory: StoreCache,
     applied: Option<Desired>,
     waiting: Option<Desired>,
 }
@@ -51,13 +51,13 @@ impl Keeper {
     /// # Errors
     /// It is damaged, or can't be read: what was applied is not known, and no older one may be taken for new.
     pub fn open(config: Config, path: &Path) -> Result<Self> {
-        let mut memory: Memory = match std::fs::read_to_string(path) {
+        let mut memory: StoreCache = match std::fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)
                 .with_context(|| format!("{}: remove it to begin anew", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Memory::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => StoreCache::default(),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let opened = |kept: &mut Option<Kept>| {
+        let opened = |kept: &mut Option<StoredDesired>| {
             let desired = kept.as_ref().and_then(|it| config.open(it.envelope.as_bytes()).ok());
             if desired.is_none() {
                 *kept = None;
@@ -73,7 +73,7 @@ impl Keeper {
         &self.config
     }
 
-    fn remember(&mut self, memory: Memory) -> Result<()> {
+    fn remember(&mut self, memory: StoreCache) -> Result<()> {
         write_whole(&self.path, &serde_json::to_string(&memory)?)?;
         self.memory = memory;
         Ok(())
@@ -89,20 +89,20 @@ impl Keeper {
         by_hand: bool,
         check: impl FnOnce(&str) -> Result<()>,
     ) -> Result<Taken> {
-        let desired = match self.judge(envelope, by_hand, check) {
+        let desired = match self.admit(envelope, by_hand, check) {
             Ok(Some(desired)) => desired,
             Ok(None) => return Ok(Taken::Same),
             Err(why) => return Ok(Taken::Refused(why)),
         };
         let serial = desired.serial;
         let envelope = String::from_utf8_lossy(envelope).into_owned();
-        let waiting = Some(Kept { envelope, by_hand });
-        self.remember(Memory { waiting, ..self.memory.clone() })?;
+        let waiting = Some(StoredDesired { envelope, by_hand });
+        self.remember(StoreCache { waiting, ..self.memory.clone() })?;
         self.waiting = Some(desired);
         Ok(Taken::New(serial))
     }
 
-    fn judge(
+    fn admit(
         &self,
         envelope: &[u8],
         by_hand: bool,
@@ -156,7 +156,7 @@ impl Keeper {
     pub fn applied_now(&mut self) -> Result<()> {
         if self.waiting.is_some() {
             let applied = self.memory.waiting.clone();
-            self.remember(Memory { applied, waiting: None, ..self.memory.clone() })?;
+            self.remember(StoreCache { applied, waiting: None, ..self.memory.clone() })?;
             self.applied = self.waiting.take();
         }
         Ok(())
@@ -167,7 +167,7 @@ impl Keeper {
     /// # Errors
     /// It can't be written down.
     pub fn hold(&mut self, held: bool) -> Result<()> {
-        self.remember(Memory { held, ..self.memory.clone() })
+        self.remember(StoreCache { held, ..self.memory.clone() })
     }
 
     fn waits_for(&self) -> Option<String> {

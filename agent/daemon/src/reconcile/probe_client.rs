@@ -2,7 +2,7 @@
 //! not even the loopback.
 
 use agent_core::compose::healthcheck::Probe;
-use agent_core::health::{Look, PROBE_SOCKET, ProbeAnswer, Subject};
+use agent_core::health::{PROBE_SOCKET, ProbeAnswer, ProbeResult, Subject};
 use agent_core::limits::PROBE_ANSWER_MAX;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Probes a subject once, within its timeout.
-pub async fn look(subject: Subject) -> Look {
+pub async fn probe(subject: Subject) -> ProbeResult {
     let Subject { name, fingerprint, health } = subject;
     let asked = async {
         match &health.probe {
@@ -24,7 +24,7 @@ pub async fn look(subject: Subject) -> Look {
         Ok(Err(wrong)) => Some(wrong),
         Err(_) => Some(format!("no answer for {} ms", health.timeout.as_millis())),
     };
-    Look { name, fingerprint, wrong }
+    ProbeResult { name, fingerprint, wrong }
 }
 
 /// Has the probe worker at a socket probe a port.

@@ -16,7 +16,7 @@ const ABOUT: &str = "volume ";
 
 /// What this host has of others.
 #[derive(Debug, Default)]
-pub struct RemoteDesk {
+pub struct VolumeMounts {
     /// What is mounted.
     mounted: BTreeSet<String>,
     /// What was asked for, mounted or not.
@@ -27,7 +27,7 @@ pub struct RemoteDesk {
     postponed: BTreeMap<String, (String, Duration)>,
 }
 
-impl RemoteDesk {
+impl VolumeMounts {
     /// Whether all that an instance has of other hosts is mounted.
     pub fn has_all(&self, instance: &Instance) -> bool {
         volumes(instance).all(|(id, _)| self.mounted.contains(&id))
@@ -49,7 +49,7 @@ impl Agent {
         self.remote.known = volume_mounts::known()?;
         for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
             let text = format!("{} is mounted", wanted[id].what);
-            self.log.say(Level::Info, &format!("{ABOUT}{id}"), &text);
+            self.log.record(Level::Info, &format!("{ABOUT}{id}"), &text);
         }
         self.end_mounts().await;
         for (id, remote) in &wanted {
@@ -103,7 +103,7 @@ impl Agent {
     }
 
     fn say_volumes(&mut self, wanted: &BTreeMap<String, Remote>) {
-        let RemoteDesk { mounted, known, postponed, .. } = &mut self.remote;
+        let VolumeMounts { mounted, known, postponed, .. } = &mut self.remote;
         let is_open = |id: &str| match wanted.contains_key(id) {
             true => !mounted.contains(id),
             false => mounted.contains(id) || known.contains(id),

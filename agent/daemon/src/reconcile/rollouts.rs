@@ -5,7 +5,7 @@ use agent_core::instance::Instance;
 use agent_core::plan::{Task, container_of};
 use agent_core::protocol::RolloutStep;
 use agent_core::protocol::types::Level;
-use agent_core::rollout::{Memory, Sight, Verdict, judge};
+use agent_core::rollout::{RolloutState, TrialObservation, Verdict, decide};
 use agent_host::files::write_whole;
 use anyhow::{Context, Result, anyhow, bail};
 use tracing::warn;
@@ -19,7 +19,7 @@ impl Agent {
             if !text.is_empty() {
                 warn!("{}: {error}; versions prove themselves anew", path.display());
             }
-            Memory::default()
+            RolloutState::default()
         });
         self.versions.refresh(&self.cores);
         self.versions.count(&self.declared);
@@ -33,7 +33,7 @@ impl Agent {
     }
 
     /// Looks at each version on trial.
-    pub(super) fn judge_trials(&mut self) {
+    pub(super) fn advance_trials(&mut self) {
         let before = self.versions.clone();
         for instance in self.wanted.clone() {
             let found = container_of(&self.observed, &instance);
@@ -50,7 +50,7 @@ impl Agent {
                 && self.is_on_trial(&instance)
                 && (tried || found == Some(&instance.fingerprint))
             {
-                self.judge_one(&instance);
+                self.observe_trial(&instance);
             }
         }
         if self.versions != before
@@ -77,11 +77,11 @@ impl Agent {
             && proven.is_none_or(|version| version.fingerprint != instance.fingerprint)
     }
 
-    fn judge_one(&mut self, instance: &Instance) {
+    fn observe_trial(&mut self, instance: &Instance) {
         let (name, now) = (&instance.service.name, self.now());
         let trial = self.trial_of(instance).clone();
         let task = self.task(instance);
-        let sight = Sight {
+        let observation = TrialObservation {
             age: now.saturating_sub(trial.since),
             starts: trial.starts,
             running: task == Some(Task::Running),
@@ -95,7 +95,7 @@ impl Agent {
             serving: instance.serving,
             not_made: trial.not_made,
         };
-        match judge(&instance.service, sight) {
+        match decide(&instance.service, observation) {
             Verdict::Pending => {}
             Verdict::Proven => self.prove(instance, "has proved itself"),
             Verdict::Failed(why) => {
@@ -125,7 +125,7 @@ impl Agent {
         };
         self.versions.prove(&declared.clone(), instance.slot);
         let text = format!("{} {how}", instance.service.image);
-        self.log.say(Level::Info, &format!("rollout {name}"), &text);
+        self.log.record(Level::Info, &format!("rollout {name}"), &text);
     }
 
     /// Somebody says what becomes of a trial, or of the version that runs.
@@ -164,7 +164,7 @@ impl Agent {
         }
         self.wanted = self.instances();
         let said = format!("{step:?}").to_lowercase();
-        self.log.say(
+        self.log.record(
             Level::Info,
             &format!("rollout {name}"),
             &format!("{said}, asked for by hand"),

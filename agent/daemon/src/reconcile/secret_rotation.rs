@@ -31,7 +31,7 @@ impl Agent {
             {
                 self.secrets.remove(API)?;
                 let text = "is forgotten: this host was given another credential";
-                self.log.say(Level::Warning, &format!("secret {API}"), text);
+                self.log.record(Level::Warning, &format!("secret {API}"), text);
             }
             write_whole(&noted, &digest)?;
         }
@@ -86,7 +86,7 @@ impl Agent {
             self.bring_api()?;
         }
         let about = format!("secret {name}");
-        self.log.say(Level::Info, &about, "is kept");
+        self.log.record(Level::Info, &about, "is kept");
         let uses = |instance: &&Instance| {
             let runs = self.task(instance) == Some(Task::Running);
             runs && instance.service.secrets.iter().any(|secret| secret.source == name)
@@ -97,7 +97,7 @@ impl Agent {
             match self.give(&instance).await {
                 Ok(how) => {
                     let text = format!("given to {}, {how}", instance.id);
-                    self.log.say(Level::Info, &about, &text);
+                    self.log.record(Level::Info, &about, &text);
                 }
                 // The others are given it all the same.
                 Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
@@ -116,7 +116,7 @@ impl Agent {
         let containerd = self.containerd.as_ref().context("containerd does not answer")?;
         let found = container_of(&self.observed, instance);
         let (container, _) = found.context("there is no container")?;
-        if let Some(signal) = instance.service.conduct.secret_signal {
+        if let Some(signal) = instance.service.policy.secret_signal {
             containerd.signal(container, signal).await?;
             return Ok(format!("with signal {signal}"));
         }
@@ -140,7 +140,7 @@ impl Agent {
         if name == API {
             self.bring_api()?;
         }
-        self.log.say(Level::Info, &format!("secret {name}"), "is forgotten");
+        self.log.record(Level::Info, &format!("secret {name}"), "is forgotten");
         Ok(())
     }
 }

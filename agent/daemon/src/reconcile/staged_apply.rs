@@ -24,7 +24,7 @@ impl Agent {
     pub(super) fn stage(&self, compose: &str) -> Result<()> {
         let staged = Staged { boot: boot_id()?, compose: compose.into() };
         write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
-        self.log.say(Level::Info, ABOUT, "is staged: the next boot runs it");
+        self.log.record(Level::Info, ABOUT, "is staged: the next boot runs it");
         Ok(())
     }
 
@@ -40,9 +40,9 @@ impl Agent {
 
     /// When the agent starts: after a boot, what was staged is what is applied. Says whether it was so; what can't be done is
     /// said, and the host goes on with what it has.
-    pub(super) fn settle_staged(&mut self) -> bool {
+    pub(super) fn finish_staged(&mut self) -> bool {
         self.take_staged().unwrap_or_else(|error| {
-            self.log.say(Level::Error, ABOUT, &format!("what was staged: {error:#}"));
+            self.log.record(Level::Error, ABOUT, &format!("what was staged: {error:#}"));
             false
         })
     }
@@ -63,11 +63,11 @@ impl Agent {
                 // Before it: what was on trial is taken back, or it would take this back.
                 self.restore()?;
                 write_whole(&self.paths.applied, compose)?;
-                self.log.say(Level::Info, ABOUT, "what was staged is applied");
+                self.log.record(Level::Info, ABOUT, "what was staged is applied");
             }
             Err(why) => {
                 let said = format!("what was staged is not accepted, the one before stays: {why}");
-                self.log.say(Level::Error, ABOUT, &said);
+                self.log.record(Level::Error, ABOUT, &said);
             }
         }
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;

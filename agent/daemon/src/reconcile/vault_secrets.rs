@@ -3,7 +3,7 @@
 
 use crate::reconcile::Agent;
 use agent_core::limits::REFUSED_PAUSE;
-use agent_host::vault_exchange::{self, Fetched, Places};
+use agent_host::vault_exchange::{self, Fetched, VaultPaths};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,10 +16,10 @@ const ABOUT: &str = "Vault";
 
 /// What this host takes from Vault, if it does.
 #[derive(Debug, Default)]
-pub struct VaultDesk {
+pub struct VaultSync {
     /// Which secrets.
     names: BTreeSet<String>,
-    places: Places,
+    paths: VaultPaths,
     /// Why it takes none although there is a credential.
     broken: Option<String>,
     /// When what was read last had been written.
@@ -32,7 +32,7 @@ pub struct VaultDesk {
     postponed: BTreeMap<String, (String, Duration)>,
 }
 
-impl VaultDesk {
+impl VaultSync {
     /// By this host's credentials.
     pub fn new(credentials: Option<&Path>) -> Self {
         match vault_exchange::Config::read(credentials) {
@@ -44,9 +44,9 @@ impl VaultDesk {
 
     /// Looks at what was written since.
     fn look(&mut self) -> Result<()> {
-        let written = self.places.fetched.metadata().and_then(|file| file.modified()).ok();
+        let written = self.paths.fetched.metadata().and_then(|file| file.modified()).ok();
         if written.is_some() && written != self.seen {
-            self.fetched = self.places.read()?;
+            self.fetched = self.paths.read()?;
             self.fetched.retain(|name, _| self.names.contains(name));
             self.postponed.clear();
             self.seen = written;
@@ -67,7 +67,7 @@ impl VaultDesk {
         let postponed = self.postponed.iter().map(|(name, (why, _))| format!("{name}: {why}"));
         let postponed: Vec<String> = postponed.collect();
         let said = (!postponed.is_empty()).then(|| postponed.join("; "));
-        said.or_else(|| self.places.wrong())
+        said.or_else(|| self.paths.wrong())
     }
 }
 
@@ -120,15 +120,15 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("quietcore-desk-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let names = ["a", "b"].map(ToOwned::to_owned).into();
-        let mut desk = VaultDesk {
+        let mut desk = VaultSync {
             names,
-            places: vault_exchange::Places::in_directory(&directory),
-            ..VaultDesk::default()
+            paths: vault_exchange::VaultPaths::in_directory(&directory),
+            ..VaultSync::default()
         };
         desk.look().unwrap();
         assert_eq!(desk.next(Duration::ZERO), None);
         let brought = r#"{"a":"QQ==","b":"Qg==","quietcore.api":"QQ=="}"#;
-        std::fs::write(&desk.places.fetched, brought).unwrap();
+        std::fs::write(&desk.paths.fetched, brought).unwrap();
         desk.look().unwrap();
         assert_eq!(desk.fetched.len(), 2, "somebody brought what nobody asked for");
         let pair = |name: &str, secret: &str| Some((name.to_owned(), secret.to_owned()));

@@ -56,7 +56,7 @@ impl Target for Fragile {
         if is_pulled { Err(io::Error::other("no such device")) } else { Ok(()) }
     }
 
-    fn settle(&mut self) -> io::Result<()> {
+    fn flush_and_check(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ pub enum ArchiveError {
 
 /// Where a blob's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct BlobLocation {
     /// The file.
     pub path: PathBuf,
     /// The first byte in it.
@@ -46,7 +46,7 @@ pub struct Place {
     pub len: u64,
 }
 
-impl Place {
+impl BlobLocation {
     /// The bytes, to be read in order.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ pub struct Image {
     /// The configuration.
     pub config: ImageConfiguration,
     /// Every blob of it, by digest.
-    pub blobs: HashMap<String, Place>,
+    pub blobs: HashMap<String, BlobLocation>,
 }
 
 /// Reads an archive and hashes all of it.
@@ -84,7 +84,7 @@ pub fn read(path: &Path) -> Result<Image, ArchiveError> {
     if file.metadata().map_err(io)?.len() > ARCHIVE_LEN_MAX {
         return Err(malformed("larger than 2 GiB".into()));
     }
-    let (mut index, mut places) = (Vec::new(), HashMap::new());
+    let (mut index, mut locations) = (Vec::new(), HashMap::new());
     for entry in tar::Archive::new(file).entries().map_err(io)? {
         let mut entry = entry.map_err(io)?;
         let name = entry.path().map_err(io)?.display().to_string();
@@ -101,15 +101,18 @@ pub fn read(path: &Path) -> Result<Image, ArchiveError> {
                     "blob sha256:{wanted} has the digest sha256:{found}"
                 )));
             }
-            places.insert(format!("sha256:{wanted}"), Place { path: path.into(), offset, len });
+            locations.insert(
+                format!("sha256:{wanted}"),
+                BlobLocation { path: path.into(), offset, len },
+            );
         }
     }
     if index.is_empty() {
         return Err(malformed("no index.json".into()));
     }
     let (name, target) = only_image(&index).map_err(malformed)?;
-    let find = |digest: &str| -> anyhow::Result<Place> {
-        places.get(digest).cloned().with_context(|| format!("blob {digest} is missing"))
+    let find = |digest: &str| -> anyhow::Result<BlobLocation> {
+        locations.get(digest).cloned().with_context(|| format!("blob {digest} is missing"))
     };
     let read = |digest: &str| -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -144,7 +147,7 @@ pub fn assemble(
     name: &str,
     target: Descriptor,
     read: &dyn Fn(&str) -> anyhow::Result<Vec<u8>>,
-    place: &dyn Fn(&Descriptor) -> anyhow::Result<Place>,
+    place: &dyn Fn(&Descriptor) -> anyhow::Result<BlobLocation>,
 ) -> anyhow::Result<Image> {
     let mut blobs = HashMap::new();
     let mut bytes = read(target.digest().as_ref())?;

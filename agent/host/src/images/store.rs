@@ -3,7 +3,7 @@
 //! every blob is hashed again where it is read, and what names mean that somebody loaded by hand stands elsewhere.
 
 use crate::files::{read_up_to, write_whole};
-use crate::images::archive::{self, Image, Place};
+use crate::images::archive::{self, BlobLocation, Image};
 use agent_core::cosign::Signature;
 use agent_core::digest;
 use agent_core::limits::METADATA_LEN_MAX;
@@ -202,10 +202,10 @@ impl Store {
         let digest: Digest = named.digest.parse().context("the digest of a name")?;
         let target =
             Descriptor::new(MediaType::from(named.media_type.as_str()), named.size, digest);
-        let place = |descriptor: &Descriptor| -> Result<Place> {
+        let place = |descriptor: &Descriptor| -> Result<BlobLocation> {
             let path = self.blob(descriptor.digest().as_ref())?;
             let len = path.metadata().with_context(|| format!("find {}", path.display()))?.len();
-            Ok(Place { path, offset: 0, len })
+            Ok(BlobLocation { path, offset: 0, len })
         };
         archive::assemble(&named.name, target, &read, &place)
     }

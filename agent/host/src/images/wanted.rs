@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the files are.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct ImagePaths {
     /// Names of images, written by the agent.
     pub wanted: PathBuf,
     /// What became of each, written by who fetches.
@@ -21,7 +21,7 @@ pub struct Places {
     pub loaded: PathBuf,
 }
 
-impl Default for Places {
+impl Default for ImagePaths {
     fn default() -> Self {
         Self {
             wanted: "/run/quietcore/agent/wanted.json".into(),

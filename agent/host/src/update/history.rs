@@ -83,7 +83,7 @@ impl History {
 
     /// Draws the conclusion from what runs now: a version that was staged in an earlier boot and does not run
     /// has failed, the one that runs and is not on trial has proved itself. Returns whether that is news.
-    pub fn settle(&mut self, running: Version, is_on_trial: bool, boot: &str) -> bool {
+    pub fn record_boot(&mut self, running: Version, is_on_trial: bool, boot: &str) -> bool {
         let mut changed = false;
         for entry in &mut self.entries {
             let outcome = match entry.outcome {
@@ -119,16 +119,16 @@ mod tests {
         let version = |text: &str| text.parse::<Version>().unwrap();
         let mut history = History::default();
         history.note(version("0.2.0"), "one", Outcome::Staged);
-        assert!(!history.settle(version("0.1.0"), false, "one"), "it has had no boot yet");
-        assert!(!history.settle(version("0.2.0"), true, "two"), "it is on trial");
-        assert!(history.settle(version("0.2.0"), false, "two"));
+        assert!(!history.record_boot(version("0.1.0"), false, "one"), "it has had no boot yet");
+        assert!(!history.record_boot(version("0.2.0"), true, "two"), "it is on trial");
+        assert!(history.record_boot(version("0.2.0"), false, "two"));
         assert_eq!(history.failed().count(), 0);
         history.note(version("0.3.0"), "two", Outcome::Staged);
-        assert!(history.settle(version("0.2.0"), false, "five"));
+        assert!(history.record_boot(version("0.2.0"), false, "five"));
         assert!(history.has_failed(version("0.3.0")));
         assert!(!history.has_failed(version("0.2.0")));
         history.note(version("0.4.0"), "five", Outcome::Writing);
-        assert!(!history.settle(version("0.2.0"), false, "six"), "a power cut is no verdict");
+        assert!(!history.record_boot(version("0.2.0"), false, "six"), "a power cut is no verdict");
         assert!(!history.has_failed(version("0.4.0")));
     }
 }

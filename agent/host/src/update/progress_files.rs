@@ -1,6 +1,6 @@
 //! Files in which the agent and the two update units say how far an update is.
 
-use crate::update::Places;
+use crate::update::UpdatePaths;
 use crate::update::history::History;
 use agent_core::update_progress::{Progress, Stage, Update};
 use anyhow::{Context, Result};
@@ -18,23 +18,23 @@ pub fn write_progress(progress: &Progress, path: &Path) -> Result<()> {
 }
 
 /// Reads the most recent progress of the agent and the two units; the default if there is none.
-pub fn read_progress(places: &Places) -> Progress {
+pub fn read_progress(paths: &UpdatePaths) -> Progress {
     let read = |path: &PathBuf| {
         let at = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
         let progress: Progress = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
         Some((at, progress))
     };
-    let said = [&places.asking, &places.fetching, &places.installing].map(read);
+    let said = [&paths.asking, &paths.fetching, &paths.installing].map(read);
     let youngest = said.into_iter().flatten().max_by_key(|(at, _)| *at);
     youngest.map(|(_, progress)| progress).unwrap_or_default()
 }
 
 /// Reads the update's part of the status. An unreadable history counts as empty here; the agent logs it at its start.
-pub fn read_update(places: &Places) -> Update {
-    let history = History::read(&places.history).unwrap_or_default();
+pub fn read_update(paths: &UpdatePaths) -> Update {
+    let history = History::read(&paths.history).unwrap_or_default();
     Update {
-        on_trial: places.is_on_trial(),
-        progress: read_progress(places),
+        on_trial: paths.is_on_trial(),
+        progress: read_progress(paths),
         failed: history.failed().map(|version| version.to_string()).collect(),
     }
 }
@@ -61,19 +61,19 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let [asking, fetching, installing] =
             ["asking", "fetching", "installing"].map(|name| directory.join(name));
-        let places = Places { asking, fetching, installing, ..Places::default() };
+        let paths = UpdatePaths { asking, fetching, installing, ..UpdatePaths::default() };
         let say = |path: &Path, stage, detail: &str, at: u64| {
             let progress = Progress { stage, version: None, detail: detail.into() };
             write_progress(&progress, path).unwrap();
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
             std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
         };
-        assert_eq!(read_progress(&places).stage, Stage::None);
-        say(&places.installing, Stage::Failed, "an older release", 1);
-        say(&places.asking, Stage::Fetching, "another was asked for", 2);
-        assert_eq!(read_progress(&places).stage, Stage::Fetching);
-        say(&places.fetching, Stage::Fetched, "here it is", 3);
-        assert_eq!(read_progress(&places).detail, "here it is");
+        assert_eq!(read_progress(&paths).stage, Stage::None);
+        say(&paths.installing, Stage::Failed, "an older release", 1);
+        say(&paths.asking, Stage::Fetching, "another was asked for", 2);
+        assert_eq!(read_progress(&paths).stage, Stage::Fetching);
+        say(&paths.fetching, Stage::Fetched, "here it is", 3);
+        assert_eq!(read_progress(&paths).detail, "here it is");
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

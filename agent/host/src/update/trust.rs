@@ -2,7 +2,7 @@
 //! has failed here.
 
 use crate::update::history::History;
-use crate::update::{Places, Running};
+use crate::update::{Running, UpdatePaths};
 use abi::release::Release;
 use anyhow::{Context, Result, ensure};
 use ed25519_dalek::pkcs8::DecodePublicKey;
@@ -15,26 +15,26 @@ pub const RELEASE: &str = "release.json";
 pub const SIGNATURE: &str = "release.json.sig";
 
 /// What decides: one host's key, version and past.
-pub struct Judge {
+pub struct ReleaseVerifier {
     key: VerifyingKey,
     running: Running,
     history: History,
 }
 
-impl Judge {
+impl ReleaseVerifier {
     /// This host's.
     ///
     /// # Errors
     /// A part of it can't be read.
-    pub fn of(places: &Places) -> Result<Self> {
-        let path = if places.own_key.exists() { &places.own_key } else { &places.key };
+    pub fn of(paths: &UpdatePaths) -> Result<Self> {
+        let path = if paths.own_key.exists() { &paths.own_key } else { &paths.key };
         let key = std::fs::read_to_string(path);
         let key = key.with_context(|| format!("read {}", path.display()))?;
         Ok(Self {
             key: VerifyingKey::from_public_key_pem(&key)
                 .with_context(|| format!("{}: no Ed25519 public key", path.display()))?,
-            running: Running::read(&places.os_release)?,
-            history: History::read(&places.history)?,
+            running: Running::read(&paths.os_release)?,
+            history: History::read(&paths.history)?,
         })
     }
 
@@ -114,7 +114,7 @@ mod tests {
         let mut history = History::default();
         let failed = "0.2.5".parse().unwrap();
         history.note(failed, "an earlier boot", Outcome::Failed);
-        let judge = Judge { key: key.verifying_key(), running, history };
+        let judge = ReleaseVerifier { key: key.verifying_key(), running, history };
         let admit = |text: &[u8]| judge.admit(text, &key.sign(text).to_bytes());
         assert_eq!(admit(&text("debug", "0.3.0")).unwrap().version.to_string(), "0.3.0");
         let refused = |text: &[u8]| format!("{:#}", admit(text).unwrap_err());

@@ -41,7 +41,7 @@ const SPIN_MAX: Duration = Duration::from_secs(60);
 
 /// What judges found.
 #[derive(Debug, Default)]
-pub struct Judgement {
+pub struct NoiseReport {
     /// One line for each core and source.
     pub lines: Vec<Line>,
     /// Why there are none, or fewer.
@@ -248,9 +248,9 @@ fn is_populated(cgroup: &Path) -> bool {
 ///
 /// # Errors
 /// tracefs refuses what it should take.
-pub fn judge(hot: &CpuSet, time: Duration) -> Result<Judgement> {
+pub fn measure(hot: &CpuSet, time: Duration) -> Result<NoiseReport> {
     let tracefs = Path::new(TRACEFS);
-    let mut judgement = Judgement::default();
+    let mut judgement = NoiseReport::default();
     let available = std::fs::read_to_string(tracefs.join("available_tracers"));
     let available = available.with_context(|| format!("read {TRACEFS}/available_tracers"))?;
     let has = |name: &str| available.split_whitespace().any(|word| word == name);

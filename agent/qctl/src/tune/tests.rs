@@ -130,7 +130,7 @@ fn a_disks_queue_for_a_hot_core_is_passed_over_and_a_cards_is_not() {
 #[test]
 fn tasks_stay_off_the_hot_cores_and_are_not_realtime() {
     let (plan, set) = (plan(), |list: &str| parse_list(list).unwrap());
-    let judge = |cgroup, list, realtime| plan.judge_task(cgroup, &set(list), realtime).is_none();
+    let judge = |cgroup, list, realtime| plan.check_task(cgroup, &set(list), realtime).is_none();
     assert!(judge("/system.slice/containerd.service", "0-1", false));
     assert!(!judge("/system.slice/containerd.service", "0-3", false));
     assert!(!judge("/kubepods/x", "2", false));

@@ -1,7 +1,7 @@
 //! One connection: TLS, who asks, and HTTP/1.1 until it ends. Everything has a time and a size.
 
 use crate::api::tls::{Identity, identity};
-use crate::api::{Places, metrics};
+use crate::api::{ApiPaths, metrics};
 use agent_core::api_routes::{Ask, open_api, route};
 use agent_core::limits::{
     API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, API_SILENCE,
@@ -68,10 +68,10 @@ pub async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> Result<TlsS
 ///
 /// # Errors
 /// HTTP that is none.
-pub async fn connection(stream: TlsStream<TcpStream>, places: &Places) -> Result<()> {
+pub async fn connection(stream: TlsStream<TcpStream>, paths: &ApiPaths) -> Result<()> {
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let asker = Arc::new(identity(certificates.first().context("no certificate")?));
-    let agent = Arc::new(places.agent.clone());
+    let agent = Arc::new(paths.agent.clone());
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (asker, agent) = (asker.clone(), agent.clone());
         async move {

@@ -39,7 +39,7 @@ pub async fn probe(probe: &Probe) -> Result<(), String> {
         Probe::Metrics { port, path, checks } => {
             let page = get(*port, path, METRICS_LEN_MAX).await?;
             let (_, metrics) = page.split_once("\r\n\r\n").unwrap_or_default();
-            checks.iter().try_for_each(|check| check.judge(metrics))
+            checks.iter().try_for_each(|check| check.evaluate(metrics))
         }
         Probe::File { path, .. } => Err(format!("{path}: no file is probed here, only ports")),
     }

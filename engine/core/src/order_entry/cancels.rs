@@ -2,7 +2,7 @@
 
 use crate::counters::{Counter, Counters};
 use crate::market::Market;
-use crate::order_entry::{Desk, put};
+use crate::order_entry::{OrderEntry, put};
 use crate::order_state::{Event, State};
 use crate::orders::OwnOrder;
 use abi::field::{Alpha, Symbol};
@@ -15,7 +15,7 @@ const MASS_CANCEL_MIN: usize = 2;
 /// An order that a mass cancel has not ended by then is cancelled by a message of its own.
 const MASS_CANCEL_WAIT_NS: u64 = 1_000_000_000;
 
-impl Desk {
+impl OrderEntry {
     /// Cancels an order; one that is being replaced, under the number that it is to get: the exchange
     /// takes the replacement first.
     pub(super) fn cancel(&mut self, user_ref: UserRefNum, now: u64, counters: &mut Counters) {
@@ -94,24 +94,31 @@ mod tests {
     use abi::ouch::inbound::Message;
     use abi::soup::Packet;
 
-    fn desk(orders: u32) -> Desk {
+    fn order_entry(orders: u32) -> OrderEntry {
         let words = [100, 1, 10_000, 500, 1_000, 64, 1 << 30, 1 << 30, 100, 0, 1 << 30, 10, 1_000];
         let risk = RiskLimits::from_words(&words).unwrap();
         let login = Login::new("user", "pass").unwrap();
         let book = BookLimits { orders_max: 1_024, levels_max: 16 };
         let symbols = vec![Symbol::new("AAPL").unwrap()];
-        let mut desk = Desk::new(&Settings::new(symbols, risk, &[], login, None, book).unwrap());
+        let mut order_entry =
+            OrderEntry::new(&Settings::new(symbols, risk, &[], login, None, book).unwrap());
         for user_ref in 1..=orders {
             let price = Price(1_000_000);
-            desk.orders.insert(OwnOrder::new(user_ref, InstrumentId(0), Side::Buy, price, 10));
-            desk.orders.apply(user_ref, |_| Event::Accepted);
+            order_entry.orders.insert(OwnOrder::new(
+                user_ref,
+                InstrumentId(0),
+                Side::Buy,
+                price,
+                10,
+            ));
+            order_entry.orders.apply(user_ref, |_| Event::Accepted);
         }
-        desk.next_user_ref = orders + 1;
-        desk
+        order_entry.next_user_ref = orders + 1;
+        order_entry
     }
 
-    fn sent(desk: &mut Desk) -> Vec<String> {
-        let (bytes, mut at, mut found) = (std::mem::take(&mut desk.out), 0, Vec::new());
+    fn sent(order_entry: &mut OrderEntry) -> Vec<String> {
+        let (bytes, mut at, mut found) = (std::mem::take(&mut order_entry.out), 0, Vec::new());
         while let Ok(Some((Packet::Unsequenced(message), len))) = Packet::decode(&bytes[at..]) {
             at += len;
             found.push(match Message::decode(message).unwrap().0 {
@@ -126,10 +133,10 @@ mod tests {
     #[test]
     fn several_orders_are_cancelled_by_one_message_and_one_by_its_own() {
         let mut counters = Counters::new();
-        let mut one = desk(1);
+        let mut one = order_entry(1);
         one.cancel_all(5, &mut counters);
         assert_eq!(sent(&mut one), ["cancel 1"]);
-        let mut three = desk(3);
+        let mut three = order_entry(3);
         three.cancel_all(5, &mut counters);
         assert_eq!(sent(&mut three), ["mass cancel 4"]);
         three.cancel_all(6, &mut counters);
@@ -139,18 +146,18 @@ mod tests {
 
     #[test]
     fn a_port_that_ignores_it_is_sent_a_cancel_for_each() {
-        let (mut counters, mut desk) = (Counters::new(), desk(3));
-        desk.cancel_all(5, &mut counters);
-        desk.orders.apply(2, |order| {
+        let (mut counters, mut order_entry) = (Counters::new(), order_entry(3));
+        order_entry.cancel_all(5, &mut counters);
+        order_entry.orders.apply(2, |order| {
             order.open = 0;
             Event::CancelledAll
         });
-        sent(&mut desk);
-        desk.confirm_mass_cancel(5 + MASS_CANCEL_WAIT_NS - 1, &mut counters);
-        assert_eq!(sent(&mut desk), Vec::<String>::new());
-        desk.confirm_mass_cancel(5 + MASS_CANCEL_WAIT_NS, &mut counters);
-        assert_eq!(sent(&mut desk), ["cancel 1", "cancel 3"]);
-        desk.confirm_mass_cancel(5 + 9 * MASS_CANCEL_WAIT_NS, &mut counters);
-        assert_eq!(sent(&mut desk), Vec::<String>::new());
+        sent(&mut order_entry);
+        order_entry.confirm_mass_cancel(5 + MASS_CANCEL_WAIT_NS - 1, &mut counters);
+        assert_eq!(sent(&mut order_entry), Vec::<String>::new());
+        order_entry.confirm_mass_cancel(5 + MASS_CANCEL_WAIT_NS, &mut counters);
+        assert_eq!(sent(&mut order_entry), ["cancel 1", "cancel 3"]);
+        order_entry.confirm_mass_cancel(5 + 9 * MASS_CANCEL_WAIT_NS, &mut counters);
+        assert_eq!(sent(&mut order_entry), Vec::<String>::new());
     }
 }

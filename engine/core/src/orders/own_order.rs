@@ -139,7 +139,7 @@ impl Position {
 
 /// What one instrument's orders and executions come to.
 #[derive(Debug, Clone, Copy)]
-pub struct Own {
+pub struct InstrumentExposure {
     /// Shares and money.
     pub position: Position,
     /// No buy order of ours works at a higher price, no sell order at a lower one. Orders that are gone
@@ -150,14 +150,14 @@ pub struct Own {
     pub(super) head: u16,
 }
 
-pub(super) const NOTHING: Own = Own {
+pub(super) const NOTHING: InstrumentExposure = InstrumentExposure {
     position: Position { shares: 0, cash: 0, working_buy: 0, working_sell: 0, mark: Price(0) },
     buys_up_to: Price(0),
     sells_down_to: Price(u32::MAX),
     head: NO_SLOT,
 };
 
-impl Own {
+impl InstrumentExposure {
     /// Net shares as an order of the side adds to them.
     #[inline(always)]
     pub(crate) fn held<const BUY: bool>(&self) -> i64 {

@@ -57,7 +57,7 @@ impl<S: Strategy> Core<S> {
         let learnt = applied || before != Some(self.arbiter.knowledge());
         // A sign of life is an input when the next order could be refused for the lack of it.
         let age = now.saturating_sub(self.feed_heard_at);
-        let revived = alive && age >= self.desk.risk.limits().feed_age_max_ns / 4;
+        let revived = alive && age >= self.order_entry.risk.limits().feed_age_max_ns / 4;
         if !learnt && !revived {
             return Verdict::Dropped;
         }
@@ -176,7 +176,7 @@ impl<S: Strategy> Core<S> {
         }
         // In trading, nothing else that the feed says changes the state.
         if self.state != State::Trading || self.is_unsound {
-            self.settle(now);
+            self.update_state(now);
         }
         while let Some(id) = self.touch.take_changed() {
             if self.may_trade() {

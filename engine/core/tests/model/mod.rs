@@ -84,7 +84,7 @@ impl Model {
     }
 
     /// Every rule that an order breaks; none if it may leave.
-    pub fn judge(&mut self, intent: &Intent, now: u64) -> Vec<&'static str> {
+    pub fn check(&mut self, intent: &Intent, now: u64) -> Vec<&'static str> {
         let (id, side, price, shares, replaced) = match *intent {
             Intent::Enter { instrument, side, price, shares } => {
                 (usize::from(instrument.0), side, u64::from(price.0), u64::from(shares), None)

@@ -317,7 +317,7 @@ impl World {
                 return;
             }
         }
-        let broken = self.model.judge(intent, self.now);
+        let broken = self.model.check(intent, self.now);
         let left = messages.front().is_some_and(|message| self.is_of(message, intent));
         match (left, broken.first()) {
             (true, None) => {

@@ -26,7 +26,7 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         for id in self.core.market().instruments().take(INSTRUMENTS_SHOWN_MAX) {
             self.page.show_instrument(usize::from(id.0), &self.core.instrument_view(id));
         }
-        let in_force = self.core.desk().risk.limits().to_words();
+        let in_force = self.core.order_entry().risk.limits().to_words();
         self.page.show_limits(&in_force, &self.configured_limits);
         self.page.set_word(Word::State, self.core.state() as u64);
         self.page.set_word(Word::Heartbeat, self.port.monotonic_ns());

@@ -74,15 +74,15 @@ fn what_does_not_fit_together_is_named() {
 fn a_kill_switch_stays_on_when_the_shards_change() {
     let root = std::env::temp_dir().join(format!("quietcore-shards-{}", std::process::id()));
     let page = |name: &str| ControlPage::open_existing(&root.join(name).join("control")).unwrap();
-    settle_pages(&root, &[]).unwrap();
-    settle_pages(&root, &[]).unwrap();
+    prepare_pages(&root, &[]).unwrap();
+    prepare_pages(&root, &[]).unwrap();
     assert!(!page("").orders().kill);
     page("").set(Orders { kill: true, ..Orders::default() });
-    settle_pages(&root, &["a", "b"]).unwrap();
+    prepare_pages(&root, &["a", "b"]).unwrap();
     assert!(page("a").orders().kill && page("b").orders().kill && !root.join("control").exists());
-    settle_pages(&root, &["b", "c"]).unwrap();
+    prepare_pages(&root, &["b", "c"]).unwrap();
     assert!(page("c").orders().kill && !root.join("a/control").exists());
-    settle_pages(&root, &[]).unwrap();
+    prepare_pages(&root, &[]).unwrap();
     assert!(page("").orders().kill);
     std::fs::remove_dir_all(root).unwrap();
 }

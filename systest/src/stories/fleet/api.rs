@@ -3,7 +3,7 @@
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::http;
 use crate::harness::native_host::{IMAGE, pack};
-use crate::harness::operator::{API, AUTHORITY, Desk};
+use crate::harness::operator::{API, AUTHORITY, Workstation};
 use crate::measure::load::FETCH;
 use crate::stories::containers::terminal;
 use anyhow::{Result, ensure};
@@ -14,23 +14,23 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A compose file that is taken back, under TCG beside another machine.
 const BACK: Duration = Duration::from_secs(120);
 
-/// The operator's desk: a reader, an operator and an admin of the guest.
+/// The operator's workstation: a reader, an operator and an admin of the guest.
 ///
 /// # Errors
 /// qctl refuses.
-fn desk(port: u16) -> Result<Desk> {
+fn desk(port: u16) -> Result<Workstation> {
     let name = format!("quietcore-desk-{port}");
-    let desk = Desk::new(&std::env::temp_dir().join(name), port)?;
+    let workstation = Workstation::new(&std::env::temp_dir().join(name), port)?;
     for (name, role) in [("rita", "reader"), ("oscar", "operator"), ("adam", "admin")] {
-        desk.add(AUTHORITY, name, role)?;
+        workstation.add(AUTHORITY, name, role)?;
     }
-    Ok(desk)
+    Ok(workstation)
 }
 
 /// # Errors
 /// It is done, or refused for another reason.
-fn refused(desk: &Desk, arguments: &[&str], why: &str) -> Result<()> {
-    let (done, said) = desk.qctl(arguments)?;
+fn refused(workstation: &Workstation, arguments: &[&str], why: &str) -> Result<()> {
+    let (done, said) = workstation.qctl(arguments)?;
     ensure!(!done && said.contains(why), "qctl {}: {said}", arguments.join(" "));
     Ok(())
 }
@@ -39,40 +39,45 @@ const PID: &str = "systemctl show -p MainPID --value quietcore-api";
 
 /// The story.
 pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> {
-    let desk = desk(booted.api)?;
-    crate::harness::booted::give_credential(booted, API, &desk.credential()?, "quietcore-agent")?;
+    let workstation = desk(booted.api)?;
+    crate::harness::booted::give_credential(
+        booted,
+        API,
+        &workstation.credential()?,
+        "quietcore-agent",
+    )?;
     booted.shell.check("qctl ready --timeout 60", ANSWER)?;
-    desk.wait(&["--on", "rita", "status"], &booted.vm.clock.deadline(BACK))?;
-    let status = desk.must(&["--on", "rita", "status", "-o", "json"])?;
+    workstation.wait(&["--on", "rita", "status"], &booted.vm.clock.deadline(BACK))?;
+    let status = workstation.must(&["--on", "rita", "status", "-o", "json"])?;
     let status: serde_json::Value = serde_json::from_str(&status)?;
     ensure!(status["ready"] == true, "{status}");
-    desk.must(&["--on", "rita", "ready", "--timeout", "5"])?;
-    let logs = desk.must(&["--on", "rita", "logs", "exchange", "-n", "3"])?;
+    workstation.must(&["--on", "rita", "ready", "--timeout", "5"])?;
+    let logs = workstation.must(&["--on", "rita", "logs", "exchange", "-n", "3"])?;
     ensure!(logs.lines().count() > 0, "no line of the exchange");
     let compose = booted.shell.check("cat /etc/quietcore/compose.yaml", ANSWER)?;
-    std::fs::write(desk.file("same.yaml"), &compose)?;
+    std::fs::write(workstation.file("same.yaml"), &compose)?;
     let quiet = compose.replace("restart: always", "restart: on-failure");
-    std::fs::write(desk.file("quiet.yaml"), quiet)?;
+    std::fs::write(workstation.file("quiet.yaml"), quiet)?;
     refused(
-        &desk,
+        &workstation,
         &["--on", "rita", "apply", "same.yaml"],
         "rita is a reader, and this is for an operator",
     )?;
-    refused(&desk, &["--on", "oscar", "secret", "rm", "x"], "this is for an admin")?;
-    desk.must(&["--on", "oscar", "apply", "--dry-run", "quiet.yaml"])?;
-    let diff = desk.must(&["--on", "oscar", "diff", "quiet.yaml"])?;
+    refused(&workstation, &["--on", "oscar", "secret", "rm", "x"], "this is for an admin")?;
+    workstation.must(&["--on", "oscar", "apply", "--dry-run", "quiet.yaml"])?;
+    let diff = workstation.must(&["--on", "oscar", "diff", "quiet.yaml"])?;
     ensure!(diff.contains("+    restart: on-failure"), "{diff}");
     // Applied on trial, and taken back, since nobody keeps it.
-    desk.must(&["--on", "oscar", "apply", "--try", "5s", "quiet.yaml"])?;
+    workstation.must(&["--on", "oscar", "apply", "--try", "5s", "quiet.yaml"])?;
     let back = "until qctl events | grep -q 'nobody kept it'; do sleep 0.5; done; qctl diff /etc/quietcore/compose.yaml";
     let back = booted.shell.check(back, BACK)?;
     ensure!(!back.contains("restart"), "it was not taken back: {back}");
-    refused(&desk, &["--on", "oscar", "keep"], "nothing is applied on trial")?;
-    let kill = desk.must(&["--on", "oscar", "kill"])?;
+    refused(&workstation, &["--on", "oscar", "keep"], "nothing is applied on trial")?;
+    let kill = workstation.must(&["--on", "oscar", "kill"])?;
     booted.shell.wait_status("trading stops", ANSWER, |status| status["ready"] == false)?;
-    desk.must(&["--on", "oscar", "resume"])?;
+    workstation.must(&["--on", "oscar", "resume"])?;
     booted.shell.wait_status("it trades again", BACK, |status| status["ready"] == true)?;
-    let audit = desk.must(&["--on", "adam", "audit"])?;
+    let audit = workstation.must(&["--on", "adam", "audit"])?;
     for line in [
         "rita         {\"compose\":\"sha256:",
         "REFUSED: rita is a reader",
@@ -80,8 +85,8 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
     ] {
         ensure!(audit.contains(line), "{line} is not in {audit}{kill}");
     }
-    sit_at_a_terminal(booted, &desk)?;
-    rotate(booted, &desk)?;
+    sit_at_a_terminal(booted, &workstation)?;
+    rotate(booted, &workstation)?;
     Ok(Verdict::Proved(
         "a reader looked and was refused what changes the host, an operator applied a file that was taken back since \
          nobody kept it, stopped trading, and sat at a container's terminal; the audit log has all of it by name; another authority's certificates were \
@@ -91,37 +96,39 @@ pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> 
 }
 
 /// An operator sits at a container that is thrown away; a reader does not.
-fn sit_at_a_terminal(booted: &mut Booted, desk: &Desk) -> Result<()> {
-    pack("lines", "test/lines", &desk.file("lines.tar"))?;
-    let web = http::serve(desk.directory.clone())?;
+fn sit_at_a_terminal(booted: &mut Booted, workstation: &Workstation) -> Result<()> {
+    pack("lines", "test/lines", &workstation.file("lines.tar"))?;
+    let web = http::serve(workstation.directory.clone())?;
     let load = format!(
         "web={web}\n{FETCH}fetch lines.tar > /run/lines.tar; qctl image load /run/lines.tar; rm /run/lines.tar"
     );
     booted.shell.check(&load, ANSWER)?;
     let program = ["--image", IMAGE, "--", "/lines", "terminal"];
-    terminal::sit(&desk.command(&[&["--on", "oscar", "debug", "-it"], &program[..]].concat()))?;
+    terminal::sit(
+        &workstation.command(&[&["--on", "oscar", "debug", "-it"], &program[..]].concat()),
+    )?;
     let reader = [&["--on", "rita", "debug"], &program[..]].concat();
-    refused(desk, &reader, "this is for an operator")?;
+    refused(workstation, &reader, "this is for an operator")?;
     booted.shell.check("qctl image rm test/lines:1", ANSWER).map(drop)
 }
 
 /// Other certificates, without a restart; who had the old ones is a stranger.
-fn rotate(booted: &mut Booted, desk: &Desk) -> Result<()> {
+fn rotate(booted: &mut Booted, workstation: &Workstation) -> Result<()> {
     let before = booted.shell.check(PID, ANSWER)?;
-    desk.must(&["ca", "new", "next"])?;
-    desk.certify("next", "vm")?;
-    desk.add("next", "nora", "admin")?;
-    let path = desk.file("next/vm.api");
-    let bad = desk.file("bad.api");
+    workstation.must(&["ca", "new", "next"])?;
+    workstation.certify("next", "vm")?;
+    workstation.add("next", "nora", "admin")?;
+    let path = workstation.file("next/vm.api");
+    let bad = workstation.file("bad.api");
     std::fs::write(&bad, "version = 1\n")?;
     refused(
-        desk,
+        workstation,
         &["--on", "adam", "secret", "set", "quietcore.api", shown(&bad)],
         "missing field",
     )?;
-    desk.must(&["--on", "adam", "secret", "set", "quietcore.api", shown(&path)])?;
-    desk.must(&["--on", "nora", "status"])?;
-    refused(desk, &["--on", "adam", "status"], "certificate")?;
+    workstation.must(&["--on", "adam", "secret", "set", "quietcore.api", shown(&path)])?;
+    workstation.must(&["--on", "nora", "status"])?;
+    refused(workstation, &["--on", "adam", "status"], "certificate")?;
     let after = booted.shell.check(PID, ANSWER)?;
     ensure!(before == after, "the API was process {before} and is {after}");
     let sealed = booted.shell.check(

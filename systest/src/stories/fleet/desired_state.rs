@@ -24,13 +24,13 @@ const SEEN: Duration = Duration::from_secs(120);
 const FOLLOWERS: &str = "quietcore-agent quietcore-follow";
 
 /// The desk's end: keys, compose files, what is published.
-struct Desk {
+struct Fixture {
     directory: PathBuf,
     base: String,
     key: String,
 }
 
-impl Desk {
+impl Fixture {
     /// A compose file with one service more, which listens at this port.
     fn compose(&self, port: u16) -> Result<PathBuf> {
         let image = self.base.lines().find_map(|line| {
@@ -103,10 +103,10 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     let key = registry.signing_key("desk/state")?;
     registry.signing_key("desk/stranger")?;
     let base = booted.shell.check("cat /etc/quietcore/compose.yaml", ANSWER)?;
-    let desk = Desk { directory, base, key };
-    by_the_web(booted, &desk)?;
-    by_a_registry(booted, &desk, &registry)?;
-    by_hand(booted, &desk, &mut registry)?;
+    let fixture = Fixture { directory, base, key };
+    by_the_web(booted, &fixture)?;
+    by_a_registry(booted, &fixture, &registry)?;
+    by_hand(booted, &fixture, &mut registry)?;
     let without = format!(
         "systemctl stop quietcore-follow; rm -rf {CREDENTIALS}/quietcore.desired /var/lib/quietcore/agent/desired.json /run/quietcore/desired; systemctl restart quietcore-agent; qctl apply /etc/quietcore/compose.yaml"
     );
@@ -120,25 +120,25 @@ pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     ))
 }
 
-fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
-    let port = http::serve(desk.directory.join("web"))?;
+fn by_the_web(booted: &mut Booted, fixture: &Fixture) -> Result<()> {
+    let port = http::serve(fixture.directory.join("web"))?;
     let url = format!("http://10.0.2.2:{port}/desired.json");
-    give_credential(booted, "quietcore.desired", &desk.credential(&url), FOLLOWERS)?;
+    give_credential(booted, "quietcore.desired", &fixture.credential(&url), FOLLOWERS)?;
     wait_problem(booted, &format!("desired state: {url}: http status: 404"))?;
-    desk.publish(2, &desk.compose(9471)?, "state")?;
+    fixture.publish(2, &fixture.compose(9471)?, "state")?;
     wait_serial(booted, 2)?;
     let first =
         "cat /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/told-*/cgroup.procs)/comm";
     let first = booted.shell.check(first, ANSWER)?;
     ensure!(first.trim() == "quietcore-init", "the container's first process is {first}");
     // Nothing of these is taken.
-    desk.publish(9, &desk.compose(9472)?, "stranger")?;
+    fixture.publish(9, &fixture.compose(9472)?, "stranger")?;
     wait_problem(booted, "it is not signed by a key of this host's quietcore.desired")?;
-    desk.publish(1, &desk.compose(9472)?, "state")?;
+    fixture.publish(1, &fixture.compose(9472)?, "state")?;
     wait_problem(booted, "serial 1 is older than 2, which is here")?;
-    let hot = desk.compose(9472)?;
+    let hot = fixture.compose(9472)?;
     fs::write(&hot, fs::read_to_string(&hot)?.replace("cpuset: \"0-1\"", "cpuset: \"3\""))?;
-    desk.publish(3, &hot, "state")?;
+    fixture.publish(3, &hot, "state")?;
     wait_problem(booted, "serial 3: ")?;
     let status = booted.shell.check("qctl desired status", ANSWER)?;
     ensure!(status.contains("applied   serial 2") && status.contains("3 is hot"), "{status}");
@@ -150,7 +150,7 @@ fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
         has_told(status) && status["desired"]["drift"].as_array().is_some_and(Vec::is_empty)
     })?;
     booted.shell.check("qctl desired hold", ANSWER)?;
-    desk.publish(4, &desk.compose(9472)?, "state")?;
+    fixture.publish(4, &fixture.compose(9472)?, "state")?;
     wait(booted, "a held one waits", |status| {
         status["desired"]["waiting"] == 4 && status["desired"]["serial"] == 2
     })?;
@@ -158,21 +158,21 @@ fn by_the_web(booted: &mut Booted, desk: &Desk) -> Result<()> {
     wait_serial(booted, 4)
 }
 
-fn by_a_registry(booted: &mut Booted, desk: &Desk, registry: &Registry) -> Result<()> {
-    let envelope = desk.publish(5, &desk.compose(9473)?, "state")?;
+fn by_a_registry(booted: &mut Booted, fixture: &Fixture, registry: &Registry) -> Result<()> {
+    let envelope = fixture.publish(5, &fixture.compose(9473)?, "state")?;
     fs::copy(envelope, registry.file("desired.json"))?;
     let kind = "application/vnd.dsse.envelope.v1+json";
     registry.push_artefact("desk/desired", "production", kind, "desired.json")?;
     let url = format!("oci://10.0.2.2:{}/desk/desired:production", registry.port);
-    give_credential(booted, "quietcore.desired", &desk.credential(&url), FOLLOWERS)?;
+    give_credential(booted, "quietcore.desired", &fixture.credential(&url), FOLLOWERS)?;
     wait_serial(booted, 5).context("from a registry")
 }
 
 /// As from a stick; then an agent that starts with nobody to ask.
-fn by_hand(booted: &mut Booted, desk: &Desk, registry: &mut Registry) -> Result<()> {
+fn by_hand(booted: &mut Booted, fixture: &Fixture, registry: &mut Registry) -> Result<()> {
     registry.stop()?;
-    desk.publish(6, &desk.compose(9474)?, "state")?;
-    let web = http::serve(desk.directory.join("web"))?;
+    fixture.publish(6, &fixture.compose(9474)?, "state")?;
+    let web = http::serve(fixture.directory.join("web"))?;
     let bring = format!(
         "web={web}\n{FETCH}fetch desired.json > /run/stick.json; qctl desired deliver /run/stick.json; systemctl restart quietcore-agent quietcore-follow"
     );

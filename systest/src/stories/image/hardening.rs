@@ -17,7 +17,7 @@ const NOT_TO_BE_HAD: i32 = 3;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct Exemption {
     reason: String,
     /// Which of [`FLAVOURS`]; none means all.
     #[serde(default)]
@@ -28,7 +28,7 @@ struct Kept {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    kept: Vec<Kept>,
+    kept: Vec<Exemption>,
 }
 
 #[derive(Debug, Deserialize)]

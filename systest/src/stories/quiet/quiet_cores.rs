@@ -17,7 +17,7 @@ const TIMER_MAX: u64 = 25;
 /// What a control core must show at least, for the check to be able to tell.
 const TIMER_CONTROL_MIN: u64 = 1000;
 
-fn judge(noise: &Noise) -> Result<()> {
+fn check(noise: &Noise) -> Result<()> {
     ensure!(
         noise.timer <= TIMER_MAX,
         "{} timer interrupts on the engine's core in 10 s, at most {TIMER_MAX} are quiet",
@@ -46,7 +46,7 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
         noise.switches_housekeeping > 0,
         "the trace saw no context switch at all: it measures nothing"
     );
-    judge(&noise)?;
+    check(&noise)?;
     Ok(Verdict::Proved(format!(
         "in 10 s of trading the engine's core took {} timer interrupts and no foreign context switch, the other hot core ran only its journal writes; housekeeping took {} and {}",
         noise.timer, noise.timer_housekeeping, noise.switches_housekeeping
@@ -56,7 +56,7 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
 /// The control.
 pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
     let (noise, mut booted) = control_noise(image)?;
-    let quiet = judge(&noise).is_ok();
+    let quiet = check(&noise).is_ok();
     ensure!(!quiet, "without the isolation words the cores are as quiet: the check tells nothing");
     ensure!(
         noise.timer >= TIMER_CONTROL_MIN,
