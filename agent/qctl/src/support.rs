@@ -15,7 +15,7 @@ const COMMANDS: [(&str, &[&str]); 7] = [
     ("units.txt", &["systemctl", "--no-pager", "--all", "list-units"]),
     ("failed.txt", &["systemctl", "--no-pager", "--failed"]),
     ("journal.txt", &["journalctl", "--no-pager", "--boot", "--lines=5000", "--priority=notice"]),
-    ("tuning.txt", &["qctl", "tune", "verify", "--judge", "0"]),
+    ("tuning.txt", &["qctl", "tune", "verify", "--trace", "0"]),
 ];
 
 /// Writes the archive.

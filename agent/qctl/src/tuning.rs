@@ -16,10 +16,10 @@ pub enum Tune {
     Verify {
         /// Seconds that each judge looks; 0 asks none.
         #[arg(long, default_value_t = 2)]
-        judge: u64,
+        trace: u64,
         /// Judges only.
         #[arg(long)]
-        only_judges: bool,
+        only_tracers: bool,
         /// How to show it.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
@@ -67,8 +67,8 @@ pub fn act(what: &Tune) -> Result<()> {
             .with_context(|| host.display().to_string())
     };
     match what {
-        Tune::Verify { judge, only_judges, output, quiet } => {
-            verify(*output, *quiet, *only_judges, Duration::from_secs(*judge))
+        Tune::Verify { trace, only_tracers, output, quiet } => {
+            verify(*output, *quiet, *only_tracers, Duration::from_secs(*trace))
         }
         Tune::Spin => loop {
             std::hint::spin_loop();
@@ -90,10 +90,10 @@ pub fn act(what: &Tune) -> Result<()> {
     }
 }
 
-fn verify(output: Output, quiet: bool, only_judges: bool, time: Duration) -> Result<()> {
+fn verify(output: Output, quiet: bool, only_tracers: bool, time: Duration) -> Result<()> {
     let plan = tune::of_this_host()?;
     let mut lines = Vec::new();
-    if !only_judges {
+    if !only_tracers {
         lines.extend(plan.compare(Path::new("/")));
         lines.extend(nics::compare()?);
         lines.extend(plan.stray_tasks());

@@ -134,7 +134,7 @@ struct Tracer(PathBuf);
 
 impl Tracer {
     fn new(tracefs: &Path) -> Result<Self> {
-        let directory = tracefs.join("instances/quietcore-judges");
+        let directory = tracefs.join("instances/quietcore-noise-tracers");
         // One that was killed left it.
         let _ = std::fs::remove_dir(&directory);
         std::fs::create_dir(&directory).with_context(|| directory.display().to_string())?;

@@ -5,6 +5,7 @@ use crate::harness::checkout::{ImageFiles, root_partition};
 use crate::harness::vm::{Machine, Vm};
 use crate::measure::bars::{GUEST_FIGURES, is_met};
 use anyhow::{Context, Result, ensure};
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of the root that no boot can do without: the wrong disk shows fewer.
@@ -127,7 +128,7 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
     let len = initrd.metadata().context("the initrd")?.len();
     ensure!(is_met("initrd_bytes", len as f64) == Some(true), "initrd_bytes is {len}");
     sizes.push(format!("initrd_bytes {len}"));
-    let script = "fsck.erofs --extract=/tmp/root /image/quietcore_*.root-x86-64.*.raw > /dev/null; cd /tmp/root/usr; find bin sbin -type f -o -type l | sort; find /tmp/root -name 'getty@*' -o -name 'quietcore-shell*' -o -name 'quietcore-view*'; test -x /tmp/root/usr/bin/quietcore-engine";
+    let script = "fsck.erofs --extract=/tmp/root /image/quietcore_*.root-x86-64.*.raw > /dev/null; cd /tmp/root/usr; find bin sbin -type f -o -type l | sort; find /tmp/root -name 'getty@*' -o -name 'debug-console*' -o -name 'quietcore-view*'; test -x /tmp/root/usr/bin/quietcore-engine";
     let output =
         image.in_tools(&[(&image.directory, "/image")]).args(["sh", "-euc", script]).output()?;
     ensure!(
@@ -141,7 +142,7 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
         .iter()
         .filter(|file| {
             WAYS_IN.contains(file)
-                || file.contains("quietcore-shell")
+                || file.contains("debug-console")
                 || file.contains("quietcore-view")
         })
         .collect();
@@ -159,16 +160,44 @@ const EXPOSURE_MAX: &str = "20";
 
 /// Units that are privileged by what they are for; docs/operating.md has the reasons.
 const PRIVILEGED: [&str; 3] =
-    ["containerd.service", "quietcore-iscsid.service", "quietcore-shell.service"];
+    ["containerd.service", "quietcore-iscsid.service", "debug-console.service"];
+
+/// Puts units and their drop-ins where systemd looks for them, as image/build does.
+fn lay_out_units(root: &Path) -> Result<Vec<String>> {
+    let system = root.join("usr/lib/systemd/system");
+    std::fs::create_dir_all(&system)?;
+    let mut names = Vec::new();
+    for layer in ["base", "demo", "debug"] {
+        let layer = crate::harness::checkout::root().join("systemd").join(layer);
+        for directory in std::fs::read_dir(&layer)?.flatten() {
+            let name = directory.file_name().into_string().unwrap_or_default();
+            let is_drop_in = name.ends_with(".service.d");
+            if name != "system" && !is_drop_in {
+                continue;
+            }
+            let to = if is_drop_in { system.join(&name) } else { system.clone() };
+            std::fs::create_dir_all(&to)?;
+            for file in std::fs::read_dir(directory.path())?.flatten() {
+                std::fs::copy(file.path(), to.join(file.file_name()))?;
+                let file = file.file_name().into_string().unwrap_or_default();
+                let is_unit = file.ends_with(".service") && file != "emergency.service";
+                names.extend(is_unit.then_some(file));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
 
 /// The story: every unit that we ship, judged by systemd.
 pub fn units_are_hardened(image: &ImageFiles) -> Result<Verdict> {
-    let units = crate::harness::checkout::root().join("systemd");
+    let root = std::env::temp_dir().join("units");
+    let names = lay_out_units(&root)?;
     let judge = |unit: &str| -> Result<(bool, String)> {
         let output = image
-            .in_tools(&[(&units, "/units")])
+            .in_tools(&[(&root, "/tree")])
             .args(["env", "SYSTEMD_COLORS=0", "systemd-analyze", "security", "--no-pager"])
-            .args(["--offline=true", "--threshold"])
+            .args(["--offline=true", "--root=/tree", "--threshold"])
             .args([EXPOSURE_MAX, unit])
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -176,24 +205,20 @@ pub fn units_are_hardened(image: &ImageFiles) -> Result<Verdict> {
         Ok((output.status.success(), overall.context("systemd-analyze said nothing")?.to_owned()))
     };
     let mut proved = Vec::new();
-    for layer in ["base", "demo", "debug"] {
-        let mut names: Vec<_> = std::fs::read_dir(units.join(layer).join("system"))?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".service") && name != "emergency.service")
-            .collect();
-        names.sort();
-        for name in names {
-            let (hardened, overall) = judge(&format!("/units/{layer}/system/{name}"))?;
-            if PRIVILEGED.contains(&name.as_str()) {
-                // The control: the judge does not let everything pass.
-                ensure!(!hardened, "{name} needs no exception: {overall}");
-            } else {
-                ensure!(hardened, "{overall}; at most 2.0 is allowed");
-                let level = overall.split(": ").nth(1).unwrap_or_default();
-                let level = level.split(' ').next().unwrap_or_default();
-                proved.push(format!("{} {level}", name.trim_end_matches(".service")));
-            }
+    for name in &names {
+        let (hardened, overall) = judge(name)?;
+        if PRIVILEGED.contains(&name.as_str()) {
+            // The control: the judge does not let everything pass.
+            ensure!(!hardened, "{name} needs no exception: {overall}");
+        } else {
+            ensure!(hardened, "{overall}; at most 2.0 is allowed");
+            let level = overall.split(": ").nth(1).unwrap_or_default();
+            let level = level.split(' ').next().unwrap_or_default();
+            proved.push(format!("{} {level}", name.trim_end_matches(".service")));
         }
     }
+    // The control: without the sandbox that they share, they are exposed.
+    std::fs::remove_dir_all(root.join("usr/lib/systemd/system/quietcore-.service.d"))?;
+    ensure!(!judge("quietcore-forward.service")?.0, "the shared sandbox makes no difference");
     Ok(Verdict::Proved(format!("exposure of our units, at most 2.0: {}", proved.join(", "))))
 }

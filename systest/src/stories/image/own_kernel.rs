@@ -55,14 +55,14 @@ pub fn own_kernel_boots_from_a_stick(image: &ImageFiles) -> Result<Verdict> {
     let shell = &mut booted.shell;
     let disk = shell.check("readlink /sys/class/block/sda", ANSWER)?;
     ensure!(disk.contains("/usb"), "the disk is at {disk}");
-    let at_boot = shell.check("systemctl show --property=Result --value quietcore-judge; journalctl -b -u quietcore-judge -o cat --no-pager", ANSWER)?;
+    let at_boot = shell.check("systemctl show --property=Result --value quietcore-noise-tracers; journalctl -b -u quietcore-noise-tracers -o cat --no-pager", ANSWER)?;
     ensure!(at_boot.starts_with("success"), "at boot the judges found: {at_boot}");
     let latency = shell.check(LATENCY, ANSWER)?;
     ensure!(latency == "8:0 target=50000\n", "io.latency: {latency}");
     let firmware = shell.check(FIRMWARE, ANSWER)?;
     ensure!(!firmware.contains("missing") && firmware.contains("there"), "firmware: {firmware}");
     shell.check("systemctl stop quietcore-engine", ANSWER)?;
-    let judge = "qctl tune verify --only-judges --judge";
+    let judge = "qctl tune verify --only-tracers --trace";
     let quiet = shell.run(&format!("{judge} 5"), ANSWER)?;
     ensure!(quiet.code == 0 && quiet.text.contains("CPU 3, in all"), "judged: {}", quiet.text);
     let noisy = shell.run(&format!("{NOISE}{judge} 8"), ANSWER)?;
