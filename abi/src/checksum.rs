@@ -1,6 +1,6 @@
-//! CRC-32C, as RFC 3720 (appendix B.4) has it, by the processor's own instruction where there is one. The
-//! journal takes it of every record, short ones mostly, for which a library's preparations cost more than
-//! the sum itself.
+//! CRC-32C, as RFC 3720 (appendix B.4) has it, by the processor's own instruction where there is
+//! one. The journal takes it of every record, short ones mostly, for which a library's preparations
+//! cost more than the sum itself.
 #![allow(
     unsafe_code,
     reason = "a function compiled for SSE 4.2 may be called only where there is one"

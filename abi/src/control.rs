@@ -7,9 +7,9 @@
 //! └────────────┴───────┴──────┴───────┴───────┴───────────┴────────┴────────┴──
 //! ```
 //! COUNT changes with every order to the engine, LIMITS with every set of risk limits, whose words
-//! stand from 16 on, and from 48 on those of the configuration that they change; HEARTBEAT is the agent's last sign of life.
-//! The page lives in `/run`, outlives the engine's process, and is kept by it: an engine that
-//! restarts under a set kill switch stays killed.
+//! stand from 16 on, and from 48 on those of the configuration that they change; HEARTBEAT is the
+//! agent's last sign of life. The page lives in `/run`, outlives the engine's process, and is kept
+//! by it: an engine that restarts under a set kill switch stays killed.
 
 use crate::page::{Page, PageError};
 use std::path::Path;
@@ -48,17 +48,18 @@ pub const LIMIT_NAMES: [&str; 13] = [
 ];
 const _: () = assert!(CONFIGURED_AT + LIMITS_WORDS_MAX <= PAGE_WORDS);
 
-/// What an operator or the agent asks of the engine.
+/// Commands to the engine from an operator, the agent or the engine itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Orders {
     /// Cancel everything and send nothing more until cleared.
     pub kill: bool,
     /// Open no new positions: cancel working orders, then stay flat as far as fills allow.
     pub drain: bool,
-    /// The agent gives no sign of life, and the configuration says that this stops trading. Set by the
-    /// engine itself, never by the page.
+    /// The agent gives no sign of life, and the configuration says that this stops trading. Set by
+    /// the engine itself, never by the page.
     pub agent_silent: bool,
-    /// An operator has just asked for neither kill nor drain. Set by the engine when the page changes.
+    /// An operator has just asked for neither kill nor drain. Set by the engine when the page
+    /// changes.
     pub resume: bool,
 }
 
@@ -97,8 +98,8 @@ impl ControlPage {
         page.expect(MAGIC, path).map(Self)
     }
 
-    /// Maps the page of an engine that has run since the boot. Does not make it: the page belongs to
-    /// the engine's user, who could not write to one that root made.
+    /// Maps the page of an engine that has run since the boot. Does not make it: the page belongs
+    /// to the engine's user, who could not write to one that root made.
     ///
     /// # Errors
     /// [`PageError`] if it is not there or of another version.
@@ -112,7 +113,7 @@ impl ControlPage {
         self.0[COUNT].load(Acquire)
     }
 
-    /// What is asked at present.
+    /// Returns the kill and drain commands that are set on the page.
     pub fn orders(&self) -> Orders {
         let is_set = |at: usize| self.0[at].load(Acquire) != 0;
         Orders { kill: is_set(KILL), drain: is_set(DRAIN), agent_silent: false, resume: false }
@@ -129,7 +130,8 @@ impl ControlPage {
         self.0[HEARTBEAT].load(Relaxed)
     }
 
-    /// Changes with every [`Self::set_limits`]; odd while they are being written, 0 before the first.
+    /// Changes with every [`Self::set_limits`]; odd while they are being written, 0 before the
+    /// first.
     #[inline(always)]
     pub fn limits_generation(&self) -> u64 {
         self.0[LIMITS].load(Acquire)
@@ -149,8 +151,8 @@ impl ControlPage {
         self.0[LIMITS].store(generation + 1, Release);
     }
 
-    /// The risk limits of a generation, and the configured ones that they change; `None` if another one is
-    /// being written.
+    /// The risk limits of a generation, and the configured ones that they change; `None` if another
+    /// one is being written.
     pub fn limits<const N: usize>(&self, generation: u64) -> Option<([u64; N], [u64; N])> {
         const { assert!(N <= LIMITS_WORDS_MAX) };
         let read = |from: usize| std::array::from_fn(|at| self.0[from + at].load(Relaxed));

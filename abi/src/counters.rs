@@ -194,11 +194,11 @@ words! {
     Started = 2,
     /// The CPU of the hot thread.
     HotCpu = 3,
-    /// See [`State`].
+    /// State of the engine: see [`State`].
     State = 4,
     /// Nanoseconds of `CLOCK_MONOTONIC` at the last timer tick: the engine's heartbeat.
     Heartbeat = 5,
-    /// Instruments shown.
+    /// Number of instruments shown.
     Instruments = 6,
     /// Events raised since the start.
     Events = 7,
@@ -206,7 +206,7 @@ words! {
     Emulated = 8,
 }
 
-/// What the engine is doing.
+/// State of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum State {
@@ -214,7 +214,7 @@ pub enum State {
     Starting = 0,
     /// Connecting, logging in, catching up with feed and session.
     Recovering = 1,
-    /// Trading.
+    /// Trading in progress.
     Trading = 2,
     /// The control page says drain.
     Draining = 3,
@@ -296,7 +296,7 @@ code! {
 /// One instrument as the page shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstrumentView {
-    /// Its symbol.
+    /// Symbol of the instrument.
     pub symbol: Symbol,
     /// Best bid and the shares there.
     pub bid: Option<(Price, u32)>,
@@ -360,14 +360,14 @@ impl CountersPage {
         self.0[word as usize].load(Relaxed)
     }
 
-    /// Whether the engine gave a sign of life in the last seconds before `now_ns` of `CLOCK_MONOTONIC`.
-    /// The page outlives the process.
+    /// Whether the engine gave a sign of life in the last seconds before `now_ns` of
+    /// `CLOCK_MONOTONIC`. The page outlives the process.
     pub fn is_alive(&self, now_ns: u64) -> bool {
         let heartbeat = self.word(Word::Heartbeat);
         heartbeat == 0 || now_ns.saturating_sub(heartbeat) < SILENCE_MAX_NS
     }
 
-    /// What the engine is doing; `None` if a newer engine knows more states.
+    /// Returns the state of the engine; `None` if a newer engine knows more states.
     pub fn state(&self) -> Option<State> {
         State::from_word(self.word(Word::State))
     }
@@ -386,7 +386,8 @@ impl CountersPage {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Shows the risk limits in force and the configured ones, by the words of `control::LIMIT_NAMES`.
+    /// Shows the risk limits in force and the configured ones, by the words of
+    /// `control::LIMIT_NAMES`.
     pub fn show_limits(
         &self,
         words: &[u64; LIMIT_NAMES.len()],

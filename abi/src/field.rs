@@ -1,4 +1,5 @@
-//! Field types of the exchange protocols: alpha, prices, time stamps, sides. No message stands here.
+//! Field types of the exchange protocols: alpha, prices, time stamps, sides. No message stands
+//! here.
 
 use crate::wire::Field;
 use std::fmt;
@@ -11,7 +12,7 @@ pub struct Alpha<const N: usize>(pub [u8; N]);
 pub type Symbol = Alpha<8>;
 
 impl<const N: usize> Alpha<N> {
-    /// All spaces.
+    /// Field that holds only spaces.
     pub const BLANK: Self = Self([b' '; N]);
 
     /// Pads `text` with spaces; `None` if it is longer than the field or not printable ASCII.
@@ -168,7 +169,7 @@ impl Field for Time48 {
 }
 
 code! {
-    /// Which side of the book an ITCH order stands on.
+    /// Side of the book that an ITCH order is on.
     Side {
         /// An order to buy.
         Buy = b'B',

@@ -1,5 +1,5 @@
-//! Where the root is on a disk image: the entries of a GUID partition table (UEFI 2.10, 5.3.3), as our images have it, with
-//! blocks of 512 bytes and 128 entries from block 2 on.
+//! Where the root is on a disk image: the entries of a GUID partition table (UEFI 2.10, 5.3.3), as
+//! our images have it, with blocks of 512 bytes and 128 entries from block 2 on.
 
 use core::ops::Range;
 

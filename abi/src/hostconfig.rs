@@ -1,5 +1,5 @@
-//! What one host is told: its name, networks, cores, clock servers and whom it trusts. Comes as the systemd
-//! credential `quietcore.host`. Reads no file; takes texts.
+//! Host configuration: name, networks, cores, clock servers, release key and CA certificates. Comes
+//! as the systemd credential `quietcore.host`. Reads no file; takes texts.
 //!
 //! ```toml
 //! version = 1
@@ -37,7 +37,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use thiserror::Error;
 
-/// Bytes of a configuration: a credential of systemd's has at most 1 MiB, and two certificates fit in this.
+/// Bytes of a configuration: a credential of systemd's has at most 1 MiB, and two certificates fit
+/// in this.
 pub const HOST_CONFIG_LEN_MAX: usize = 64 << 10;
 
 /// Interfaces that a configuration can name: a trading host has two or three cards.
@@ -46,25 +47,25 @@ const NETWORKS_MAX: usize = 32;
 /// Why a host configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HostConfigError {
-    /// It is not TOML of the schema.
+    /// Text that is not TOML of the schema.
     #[error("line {line}: {message}")]
     Schema {
-        /// Where.
+        /// Line of the error, from 1.
         line: usize,
-        /// What.
+        /// Message of the TOML parser.
         message: String,
     },
-    /// Another version.
+    /// Version other than 1.
     #[error("version = {0}: this program reads version 1")]
     Version(u32),
     /// A value that can't be what its key asks for.
     #[error("{key} = {value:?}: {remedy}")]
     Value {
-        /// The key.
+        /// Key with the refused value.
         key: &'static str,
-        /// What was given.
+        /// Value that was given.
         value: String,
-        /// What to write instead.
+        /// Value to write instead.
         remedy: &'static str,
     },
     /// The cores' plan.
@@ -95,7 +96,7 @@ struct Cores {
     hot: String,
 }
 
-/// One interface.
+/// Network interface: match, addresses, gateway, DNS servers and MTU.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Network {
@@ -135,8 +136,8 @@ struct Kernel {
     words: Vec<String>,
 }
 
-/// Words of the kernel's command line that no host has of its own: what verifies the root, what closes the kernel, and
-/// what this program writes itself.
+/// Words of the kernel's command line that no host has of its own: what verifies the root, what
+/// closes the kernel, and what this program writes itself.
 const WORDS_REFUSED: [&str; 12] = [
     "nohz_full",
     "rcu_nocbs",
@@ -204,7 +205,8 @@ fn value<T>(key: &'static str, value: &str, remedy: &'static str) -> Result<T, H
     Err(HostConfigError::Value { key, value: value.into(), remedy })
 }
 
-/// A name of hosts and servers: letters, digits, hyphens, and between them points (RFC 1123, section 2.1).
+/// A name of hosts and servers: letters, digits, hyphens, and between them points (RFC 1123,
+/// section 2.1).
 fn is_name(text: &str, max: usize) -> bool {
     let label = |label: &str| {
         let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
@@ -386,7 +388,7 @@ impl HostConfig {
         files
     }
 
-    /// What it says, in a line.
+    /// Returns a summary of the configuration in one line.
     pub fn summary(&self) -> String {
         let file = &self.0;
         let name = file.hostname.as_deref().unwrap_or("without a name");

@@ -26,9 +26,9 @@ pub enum PlanError {
     /// A CPU list can't be read.
     #[error("CPU list {list:?}: {why}; write it as in \"2-3,6-N\"")]
     List {
-        /// The list.
+        /// CPU list as it was written.
         list: String,
-        /// What is wrong.
+        /// Error in the list.
         why: &'static str,
     },
     /// The plan names CPUs that the host does not have.
@@ -41,7 +41,7 @@ pub enum PlanError {
         /// CPUs of the host.
         online: CpuSet,
     },
-    /// How many CPUs the host has must be known.
+    /// Missing number of the host's CPUs, needed because `hot` does not end with N.
     #[error(
         "hot = {hot:?} does not go to the last CPU (N): say how many CPUs the host has, --cpus"
     )]
@@ -102,7 +102,7 @@ impl CpuSet {
         self.0.is_empty()
     }
 
-    /// How many CPUs there are.
+    /// Returns the number of CPUs in the set.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -180,11 +180,12 @@ impl HostPlan {
         &self.cores.hot
     }
 
-    /// All other CPUs, as the kernel reads them: `0-1`. A plan that names the last CPU suits a host of any size; for
-    /// another one `cpus` says how many there are.
+    /// All other CPUs, as the kernel reads them: `0-1`. A plan that names the last CPU suits a host
+    /// of any size; for another one `cpus` says how many there are.
     ///
     /// # Errors
-    /// [`PlanError::Open`] without that, [`PlanError::Missing`] or [`PlanError::NoHousekeeping`] with it.
+    /// [`PlanError::Open`] without that, [`PlanError::Missing`] or [`PlanError::NoHousekeeping`]
+    /// with it.
     pub fn housekeeping_text(&self, cpus: Option<u32>) -> Result<String, PlanError> {
         if cpus.is_none() && !self.cores.hot.trim().ends_with("-N") {
             return Err(PlanError::Open { hot: self.cores.hot.clone() });
@@ -203,8 +204,8 @@ impl HostPlan {
     }
 }
 
-/// A split of the host's CPUs. Holding one proves that the sets are disjoint, that together they are
-/// the host's CPUs, and that housekeeping is not empty. The hot set may be empty.
+/// A split of the host's CPUs. Holding one proves that the sets are disjoint, that together they
+/// are the host's CPUs, and that housekeeping is not empty. The hot set may be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorePlan {
     hot: CpuSet,

@@ -1,4 +1,5 @@
-//! NASDAQ TotalView-ITCH 5.0: every message of the specification, encoded and decoded. No book, no session.
+//! NASDAQ TotalView-ITCH 5.0: every message of the specification, encoded and decoded. No book, no
+//! session.
 //!
 //! Source: "Nasdaq TotalView-ITCH 5.0", sections 1.1 to 1.9. Integers are big-endian and unsigned.
 //! Every message starts alike:
@@ -20,7 +21,8 @@ use crate::wire::{Field, WireError};
 pub type OrderRef = u64;
 
 layout! {
-    /// System Event (1.1): `O` start of messages, `S` system hours, `Q` market hours, `M`, `E`, `C` their ends.
+    /// System Event (1.1): `O` start of messages, `S` system hours, `Q` market hours, `M`, `E`, `C`
+    /// their ends.
     SystemEvent = b'S', 12 { stock_locate: u16, tracking_number: u16, timestamp: Time48, event_code: u8 }
 
     /// Stock Directory (1.2.1): gives a symbol its locate code for the day.

@@ -1,7 +1,9 @@
-//! Bytes and schemas that two parties must agree on. No sockets, no policy, no program's configuration.
+//! Bytes and schemas that two parties must agree on. No sockets, no policy, no program's
+//! configuration.
 #![warn(missing_docs)]
 
-/// How a fixed layout is declared once and encoded, decoded and size-checked from that declaration.
+/// Macros to declare a fixed layout once and to encode, decode and size-check it from that
+/// declaration.
 #[macro_use]
 pub mod wire;
 /// Field types of the exchange protocols: alpha, prices, time stamps, sides.
@@ -27,7 +29,7 @@ pub mod counters;
 pub mod gpt;
 /// The buckets of a histogram of times.
 pub mod histogram;
-/// What one host is told: name, networks, cores, clock servers, whom it trusts.
+/// Host configuration: name, networks, cores, clock servers, release key and CA certificates.
 pub mod hostconfig;
 /// The host plan: which cores are hot, and how a host says so.
 pub mod hostplan;

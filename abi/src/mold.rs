@@ -39,7 +39,7 @@ pub struct Packet<'a> {
     blocks: &'a [u8],
 }
 
-/// What a downstream packet is.
+/// Kind of a downstream packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketKind {
     /// `count` messages from `sequence` on.
@@ -51,7 +51,8 @@ pub enum PacketKind {
 }
 
 impl<'a> Packet<'a> {
-    /// Reads a datagram and checks that every announced block lies inside it, with nothing left over.
+    /// Reads a datagram and checks that every announced block lies inside it, with nothing left
+    /// over.
     ///
     /// # Errors
     /// [`WireError::Length`] when a block is cut off or bytes are left over.
@@ -77,7 +78,7 @@ impl<'a> Packet<'a> {
         Ok(packet)
     }
 
-    /// What the packet is.
+    /// Returns the kind of the packet.
     #[inline]
     pub fn kind(&self) -> PacketKind {
         match self.header.count {

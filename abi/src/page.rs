@@ -16,11 +16,11 @@ pub enum PageError {
     /// A system call failed.
     #[error("{action} {path}")]
     Io {
-        /// What was attempted.
+        /// Action that failed, such as `open page`.
         action: &'static str,
         /// The page's file.
         path: PathBuf,
-        /// The reason.
+        /// Error of the system call.
         source: io::Error,
     },
     /// The file is not a page of the expected kind or version.
@@ -30,7 +30,7 @@ pub enum PageError {
     Foreign {
         /// The page's file.
         path: PathBuf,
-        /// What differs.
+        /// Difference that was found, in length or magic.
         found: String,
     },
 }

@@ -1,4 +1,5 @@
-//! A release as its `release.json` describes it: what `image/release` writes and hosts in the field take.
+//! A release as its `release.json` describes it: what `image/release` writes and hosts in the field
+//! take.
 //!
 //! ```json
 //! {"format": 1, "image": "quietcore", "variant": "production", "version": "0.2.0",
@@ -15,7 +16,7 @@ use thiserror::Error;
 /// The schema that this program reads.
 pub const FORMAT: u32 = 1;
 
-/// What an image may be called here.
+/// Name of the image; a release of another image is refused.
 pub const IMAGE: &str = "quietcore";
 
 /// The most bytes that a UKI may have: three of them fit the EFI system partition many times over.
@@ -90,23 +91,23 @@ impl fmt::Display for Version {
 pub struct Artefact {
     /// Its name, beside `release.json`.
     pub name: String,
-    /// Its bytes.
+    /// Size in bytes.
     pub size: u64,
     /// SHA-256 of its bytes, in hexadecimal digits.
     pub sha256: String,
 }
 
-/// A release.
+/// Release of the operating system, as in `release.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// [`FORMAT`].
+    /// Number of the schema: [`FORMAT`].
     pub format: u32,
-    /// [`IMAGE`].
+    /// Name of the image: [`IMAGE`].
     pub image: String,
     /// The image's profile: a host takes only its own.
     pub variant: String,
-    /// Its version.
+    /// Version of the release.
     pub version: Version,
     /// A UKI, a root and its verity tree.
     pub artefacts: Vec<Artefact>,

@@ -3,7 +3,8 @@
 use crate::counters::CountersPage;
 use std::path::{Path, PathBuf};
 
-/// The directories of an engine's pages: the root's own, under the empty name, or one for each shard, by name.
+/// The directories of an engine's pages: the root's own, under the empty name, or one for each
+/// shard, by name.
 pub fn shard_pages(root: &Path) -> Vec<(String, PathBuf)> {
     let mut shards: Vec<_> = std::fs::read_dir(root)
         .into_iter()
@@ -19,7 +20,8 @@ pub fn shard_pages(root: &Path) -> Vec<(String, PathBuf)> {
     shards
 }
 
-/// The counters pages of the engines that run, by their shards' names; `now_ns` is of `CLOCK_MONOTONIC`.
+/// The counters pages of the engines that run, by their shards' names; `now_ns` is of
+/// `CLOCK_MONOTONIC`.
 pub fn alive_pages(root: &Path, now_ns: u64) -> Vec<(String, CountersPage)> {
     let open = |(name, directory): (String, PathBuf)| {
         let page = CountersPage::open(&directory.join("counters")).ok()?;

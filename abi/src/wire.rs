@@ -1,5 +1,5 @@
-//! How a fixed layout is declared once and encoded, decoded and size-checked from that declaration.
-//! Knows nothing of any one protocol.
+//! Macros to declare a fixed layout once and to encode, decode and size-check it from that
+//! declaration. Independent of any one protocol.
 
 use thiserror::Error;
 
@@ -19,7 +19,7 @@ pub enum WireError {
     /// The first byte names no message of the protocol.
     #[error("{protocol}: no message has type 0x{kind:02x}")]
     Kind {
-        /// The protocol.
+        /// Name of the protocol.
         protocol: &'static str,
         /// The byte that came.
         kind: u8,
@@ -29,7 +29,7 @@ pub enum WireError {
     Value {
         /// The message or packet.
         what: &'static str,
-        /// The field.
+        /// Name of the field.
         field: &'static str,
     },
 }
@@ -44,11 +44,11 @@ pub trait Field: Sized {
     fn put(&self, bytes: &mut [u8]);
 }
 
-/// The bytes of a layout `M`, as long as it is, whose fields are read when they are asked for. Made by
-/// the layout's `raw`.
+/// The bytes of a layout `M`, as long as it is, whose fields are read when they are asked for. Made
+/// by the layout's `raw`.
 #[derive(Debug, Clone, Copy)]
 pub struct Raw<'a, M, const LEN: usize> {
-    /// The bytes.
+    /// Bytes of the layout.
     pub(crate) bytes: &'a [u8; LEN],
     pub(crate) layout: std::marker::PhantomData<M>,
 }
@@ -134,7 +134,8 @@ macro_rules! layout {
             /// Reads the layout from its first [`Self::LEN`] bytes; the type byte is the caller's.
             ///
             /// # Errors
-            /// [`WireError::Length`] if bytes are missing, [`WireError::Value`] if a field has no such value.
+            /// [`WireError::Length`] if bytes are missing, [`WireError::Value`] if a field has no
+            /// such value.
             #[inline]
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
                 #[allow(unused_imports, reason = "a layout may have no fields")]
@@ -154,7 +155,8 @@ macro_rules! layout {
         }
 
         impl $name {
-            /// The bytes as this layout, if there are exactly as many; the type byte is the caller's.
+            /// The bytes as this layout, if there are exactly as many; the type byte is the
+            /// caller's.
             #[inline(always)]
             pub fn raw(bytes: &[u8]) -> Option<$crate::wire::Raw<'_, Self, $len>> {
                 let bytes = bytes.try_into().ok()?;
@@ -231,7 +233,8 @@ macro_rules! messages {
             /// Reads the fixed part of the message that `bytes` start with.
             ///
             /// # Errors
-            /// [`WireError`] names the message and what is wrong with it; nothing past `bytes` is read.
+            /// [`WireError`] names the message and what is wrong with it; nothing past `bytes` is
+            /// read.
             #[inline]
             pub fn decode_prefix(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
                 use $crate::wire::WireError;

@@ -1,5 +1,5 @@
-//! A static program as an OCI image: one layer with one file, packed as an OCI image layout in a tar
-//! archive. The same program gives the same bytes. Source: OCI Image Format Specification 1.1.
+//! A static program as an OCI image: one layer with one file, packed as an OCI image layout in a
+//! tar archive. The same program gives the same bytes. Source: OCI Image Format Specification 1.1.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

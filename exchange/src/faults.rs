@@ -3,12 +3,12 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-/// How often, in events per million datagrams.
+/// Rates of faults, in events per million datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultRates {
-    /// Lost.
+    /// Datagrams lost, per million.
     pub loss_ppm: u32,
-    /// Sent twice.
+    /// Datagrams sent twice, per million.
     pub duplicate_ppm: u32,
     /// Sent after the next one.
     pub reorder_ppm: u32,
@@ -31,7 +31,7 @@ impl Faults {
         ppm > 0 && self.rng.next_u32() % 1_000_000 < ppm
     }
 
-    /// What the line sends when given a datagram.
+    /// Applies the faults to a datagram and returns the datagrams to send now, in order.
     pub fn pass(&mut self, datagram: &[u8]) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         let late = self.delayed.take();

@@ -1,14 +1,15 @@
-//! The exchange that the engine is tested against: matching, market data, order entry, replay of real
-//! captures. Shares the wire formats with the engine and nothing else, so that it has none of its bugs.
+//! The exchange that the engine is tested against: matching, market data, order entry, replay of
+//! real captures. Shares the wire formats with the engine and nothing else, so that it has none of
+//! its bugs.
 #![forbid(unsafe_code)]
 
 /// Seeded loss, duplication and reordering of datagrams.
 pub mod faults;
 /// Every limit with its reason.
 pub mod limits;
-/// What a market does, whichever kind it is.
+/// Market trait with its orders and events, whichever kind the market is.
 pub mod market;
-/// Price-time matching.
+/// Price-time matching: one book per symbol.
 pub mod matching;
 /// Order entry: OUCH 5.0 messages become orders, fills become OUCH answers.
 pub mod order_entry;

@@ -1,7 +1,7 @@
 //! Every limit of the exchange with its reason.
 
-/// Messages of one session kept for re-requests: 4 million of 36 bytes are 150 MB, 11 hours at 100 a
-/// second. The session ends when they are used up.
+/// Messages of one session kept for re-requests: 4 million of 36 bytes are 150 MB, 11 hours at 100
+/// a second. The session ends when they are used up.
 pub const MESSAGES_MAX: usize = 4_000_000;
 
 /// Background orders resting in one book: deep enough to look like a market, small enough to walk.
@@ -17,7 +17,8 @@ pub const ACCOUNT_MESSAGES_MAX: usize = 2_000_000;
 /// client can't occupy the server; it asks again for the rest.
 pub const REPLAY_DATAGRAMS_MAX: usize = 16;
 
-/// Pieces of output waiting for a client that does not read; when there are so many, it is disconnected.
+/// Pieces of output waiting for a client that does not read; when there are so many, it is
+/// disconnected.
 pub const CONNECTION_CHUNKS_MAX: usize = 4_096;
 
 /// Connections at once.

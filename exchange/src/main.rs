@@ -47,7 +47,7 @@ struct Arguments {
     /// Background events a second, over all symbols.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: u32,
-    /// What background flow and faults are drawn from.
+    /// Seed of background flow and faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Play a length-prefixed ITCH 5.0 recording instead of background flow, if the file exists.

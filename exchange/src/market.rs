@@ -1,4 +1,5 @@
-//! What a market does, whichever kind it is: background flow with matching, or a recorded day.
+//! Market trait with its orders and events, for background flow with matching and for a recorded
+//! day.
 
 use abi::field::{Price, Side, Symbol};
 use abi::itch::Message;
@@ -9,7 +10,7 @@ pub type DayTime = u64;
 /// An order's number in the market.
 pub type OrderRef = u64;
 
-/// What happened in a market.
+/// Event of a market: a feed message or a fill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Something for the feed.
@@ -18,9 +19,9 @@ pub enum Event {
     Recorded(Vec<u8>),
     /// An order of an account traded.
     Fill {
-        /// The order.
+        /// Number of the order that traded.
         order_ref: OrderRef,
-        /// Shares traded.
+        /// Shares traded in this fill.
         shares: u32,
         /// At what price.
         price: Price,
@@ -34,13 +35,13 @@ pub enum Event {
 /// An order of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewOrder {
-    /// For what.
+    /// Symbol to trade.
     pub symbol: Symbol,
-    /// Which side.
+    /// Side of the order.
     pub side: Side,
-    /// The limit.
+    /// Limit price, in 1/10,000.
     pub price: Price,
-    /// How many shares.
+    /// Number of shares.
     pub shares: u32,
     /// Whether the rest that does not trade at once stays.
     pub rests: bool,

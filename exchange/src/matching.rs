@@ -61,7 +61,7 @@ impl MatchingBook {
         }
     }
 
-    /// Its symbol.
+    /// Returns the symbol of this book.
     pub fn symbol(&self) -> Symbol {
         self.symbol
     }

@@ -1,5 +1,5 @@
-//! Order entry: OUCH 5.0 messages become orders, fills become OUCH answers. Cancels an account's orders
-//! when its connection is lost, as a port set to "cancel on disconnect" does.
+//! Order entry: OUCH 5.0 messages become orders, fills become OUCH answers. Cancels an account's
+//! orders when its connection is lost, as a port set to "cancel on disconnect" does.
 
 use crate::limits::ACCOUNT_ORDERS_MAX;
 use crate::market::{DayTime, Event, Market, NewOrder, OrderRef};
@@ -34,7 +34,7 @@ pub struct Account {
     disabled: bool,
 }
 
-/// What an account is told, in order.
+/// OUCH answers to an account, in sending order.
 pub type Answers = Vec<Outbound>;
 
 impl Account {
@@ -184,7 +184,7 @@ impl Account {
         Some(live)
     }
 
-    /// What is left of an order is gone, in the market already.
+    /// Removes an order that has left the market and answers `Canceled` for its open shares.
     fn drop_rest(&mut self, user_ref: UserRefNum, reason: u8, now: DayTime, answers: &mut Answers) {
         if let Some(live) = self.forget(user_ref) {
             answers.push(canceled(user_ref, live.open, reason, now));

@@ -19,7 +19,8 @@ impl Publisher {
         Self { session, bytes, ends, published: 0, window: usize::MAX }
     }
 
-    /// Answers re-requests for the last `window` messages only, as a request server does that forgets.
+    /// Answers re-requests for the last `window` messages only, as a request server does that
+    /// forgets.
     pub fn forget_before(&mut self, window: usize) {
         self.window = window;
     }
@@ -82,8 +83,8 @@ impl Publisher {
         Header { session: self.session, sequence, count: END_OF_SESSION }.to_bytes().to_vec()
     }
 
-    /// The answer to a re-request: at most [`REPLAY_DATAGRAMS_MAX`] datagrams, none for a request of
-    /// another session or of messages that are not out.
+    /// The answer to a re-request: at most [`REPLAY_DATAGRAMS_MAX`] datagrams, none for a request
+    /// of another session or of messages that are not out.
     pub fn replay(&self, request: &Request) -> Vec<Vec<u8>> {
         let from = match usize::try_from(request.sequence) {
             Ok(sequence) if request.session == self.session && sequence >= 1 => sequence - 1,

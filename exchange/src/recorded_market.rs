@@ -1,5 +1,5 @@
-//! A recorded day: a length-prefixed ITCH 5.0 file is published as it was recorded, and our own orders
-//! are matched against the book that it makes.
+//! A recorded day: a length-prefixed ITCH 5.0 file is published as it was recorded, and our own
+//! orders are matched against the book that it makes.
 //!
 //! What is assumed, for a recording cannot answer an order that was not there:
 //! - Nothing we do changes the recording. Our orders are not published, and shares that we take stay

@@ -1,5 +1,5 @@
-//! Sockets and the clock around the rest: two multicast lines, the request server, the order-entry port.
-//! One task owns everything; connections are tasks that only move bytes.
+//! Sockets and the clock around the rest: two multicast lines, the request server, the order-entry
+//! port. One task owns everything; connections are tasks that only move bytes.
 
 use crate::faults::{FaultRates, Faults};
 use crate::limits::{ACCOUNT_MESSAGES_MAX, CONNECTION_CHUNKS_MAX, CONNECTIONS_MAX};
@@ -37,7 +37,7 @@ pub struct ServerSettings {
     pub faults: FaultRates,
     /// Disconnect order entry about this often; `None` for never.
     pub disconnect_every: Option<Duration>,
-    /// What faults are drawn from.
+    /// Seed of the lines' faults; line B uses `seed + 1`.
     pub seed: u64,
     /// Where snapshots are given, if they are.
     pub snapshots: Option<SocketAddrV4>,
@@ -216,7 +216,8 @@ impl Server {
     }
 
     /// Lets everything happen that is due, so that a late timer does not slow the market down, but
-    /// publishes after each moment: what happened at different times goes out in different datagrams.
+    /// publishes after each moment: what happened at different times goes out in different
+    /// datagrams.
     async fn step(&mut self) {
         for _ in 0..100 {
             let Some(due) = self.next_due().filter(|due| *due <= Instant::now()) else { return };
@@ -228,7 +229,8 @@ impl Server {
         }
     }
 
-    /// Publishes events and tells every account of its fills, but the one that has answered them itself.
+    /// Publishes events and tells every account of its fills, but the one that has answered them
+    /// itself.
     async fn deliver(&mut self, events: &[Event], answered: Option<usize>) {
         let now = day_time();
         for event in events {

@@ -1,4 +1,5 @@
-//! The snapshot server (GLIMPSE 5.0): the state of all books as messages, made from what was published.
+//! The snapshot server (GLIMPSE 5.0): the state of all books as messages, made from what was
+//! published.
 
 use abi::field::Alpha;
 use abi::glimpse::EndOfSnapshot;
@@ -97,7 +98,8 @@ impl Books {
         messages
     }
 
-    /// What is sent to a client that has logged in.
+    /// Encodes the snapshot for a logged-in client: login acceptance, sequenced messages, end of
+    /// session.
     pub fn stream(&self, session: Session, next: u64) -> Vec<u8> {
         let mut out = Vec::new();
         let sequence = Alpha::decimal_right(1).expect("one digit");

@@ -1,18 +1,18 @@
 //! The model of background order flow: a zero-intelligence market after Smith, Farmer, Gillemot and
 //! Krishnamurthy, "Statistical theory of the continuous double auction" (2003).
 //!
-//! Orders of independent traders arrive as one Poisson process of `rate` events a second, spread evenly
-//! over the symbols. An event is
+//! Orders of independent traders arrive as one Poisson process of `rate` events a second, spread
+//! evenly over the symbols. An event is
 //! - a limit order (50 %): at a geometrically distributed distance from the opposite touch, mean 4
 //!   ticks, 1 to 5 round lots;
 //! - an order that takes the touch at once (15 %), 1 to 3 round lots;
 //! - a cancel (35 %) of a background order chosen evenly; also whenever a book holds its maximum.
 //!
-//! A reference price per symbol moves by one tick either way with probability 1/20 at each event. Limit
-//! orders are placed around it when the opposite side is empty, and a quarter of all limit orders is
-//! placed relative to it, which pulls the touch back; without it the model's price would be free to
-//! drift off. The model has no memory, no news and no adverse selection: it exercises an engine, it does
-//! not tell whether a strategy earns.
+//! A reference price per symbol moves by one tick either way with probability 1/20 at each event.
+//! Limit orders are placed around it when the opposite side is empty, and a quarter of all limit
+//! orders is placed relative to it, which pulls the touch back; without it the model's price would
+//! be free to drift off. The model has no memory, no news and no adverse selection: it exercises an
+//! engine, it does not tell whether a strategy earns.
 
 use crate::limits::BACKGROUND_ORDERS_MAX;
 use crate::market::{DayTime, Event, Market, NewOrder, OrderRef};

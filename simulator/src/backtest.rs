@@ -1,5 +1,5 @@
-//! A strategy over a recorded day: the engine's own loop, book, risk and journal on virtual time, against
-//! the exchange that replays the recording. What the exchange assumes about fills stands in
+//! A strategy over a recorded day: the engine's own loop, book, risk and journal on virtual time,
+//! against the exchange that replays the recording. What the exchange assumes about fills stands in
 //! `exchange::recorded_market`; the result is no better than that.
 
 use crate::disk::Disk;
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The recording.
+    /// Recording to run the strategy over.
     recording: PathBuf,
     /// The engine's configuration: instruments, risk limits, strategy.
     #[arg(long, default_value = "engine/config/demo.toml")]

@@ -12,15 +12,15 @@ const SECTOR_LEN: usize = 512;
 pub struct Write {
     /// The number that the engine gave it.
     pub number: u32,
-    /// The file.
+    /// Index of the journal file.
     pub place: usize,
     /// Where in the file.
     pub offset: usize,
-    /// What.
+    /// Bytes to write.
     pub bytes: Vec<u8>,
 }
 
-/// How a machine ends.
+/// Crash of a machine: a killed process or a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// The process is killed: writes that the kernel has begun end, others never begin.
@@ -29,13 +29,13 @@ pub enum Crash {
     PowerCut,
 }
 
-/// The files.
+/// Disk of the simulated machine: journal files and writes under way.
 pub struct Disk {
     files: Vec<Vec<u8>>,
     under_way: Vec<Write>,
     /// Every seventh write is dropped, although it is said to be finished.
     pub lies: bool,
-    /// What a write comes to instead.
+    /// Failure that each write ends with; `None` for a working disk.
     pub failure: Option<Failure>,
 }
 
@@ -46,7 +46,7 @@ pub enum Failure {
     Error,
     /// Half of the bytes.
     Short,
-    /// No answer.
+    /// No completion until the failure is cleared.
     Silence,
 }
 

@@ -1,5 +1,5 @@
-//! The exchange in one piece: the market with background flow, what it publishes, one account and its
-//! session. The parts are `quietcore-exchange`'s own; sockets and clocks are the machine's.
+//! The exchange in one piece: the market with background flow, what it publishes, one account and
+//! its session. The parts are `quietcore-exchange`'s own; sockets and clocks are the machine's.
 
 use abi::field::{Side, Symbol};
 use abi::mold::{Request, Session};
@@ -14,7 +14,7 @@ use exchange::soup_account::SequencedLog;
 use exchange::synthetic_market::FlowMarket;
 use std::collections::HashMap;
 
-/// What the exchange does in answer to something.
+/// Output of the exchange for one input.
 #[derive(Default)]
 pub struct Effects {
     /// Datagrams for both lines.
@@ -23,14 +23,14 @@ pub struct Effects {
     pub bytes: Vec<u8>,
 }
 
-/// What is known of an order that was entered, to book its fills.
+/// Symbol and side of an entered order, to book its fills.
 #[derive(Debug, Clone, Copy)]
 struct Entered {
     symbol: Symbol,
     side: Side,
 }
 
-/// The exchange.
+/// Exchange of the simulated machine: a market, one account, its feed and its order-entry session.
 pub struct Exchange {
     market: Box<dyn Market>,
     account: Account,

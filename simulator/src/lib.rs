@@ -1,5 +1,6 @@
-//! The engine's own hot loop on a simulated machine: network, disk and exchange in one process, decided
-//! by a seed. The machine loses power; the verdict is whether anything was lost or invented.
+//! The engine's own hot loop on a simulated machine: network, disk and exchange in one process,
+//! decided by a seed. The machine loses power; the verdict is whether anything was lost or
+//! invented.
 
 /// A strategy over a recorded day.
 pub mod backtest;

@@ -18,7 +18,7 @@ use std::io;
 const BUFFERS: usize = 256;
 /// The errno of a failed write.
 const EIO: i32 = 5;
-/// What the network does.
+/// Parameters of the simulated network: latency, jitter, loss, heartbeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Network {
     /// One way, for bytes of a connection and datagrams.
@@ -50,7 +50,7 @@ enum Happening {
     Beat,
 }
 
-/// The machine.
+/// Simulated machine under the hot loop: time, network, disk and exchange.
 pub struct Machine {
     /// Nanoseconds since the epoch.
     pub now: u64,
@@ -133,8 +133,8 @@ impl Machine {
         machine
     }
 
-    /// Switches the machine on; it crashes after `crash_after` journal boundaries. No order may have a
-    /// number up to `user_ref_floor`.
+    /// Switches the machine on; it crashes after `crash_after` journal boundaries. No order may
+    /// have a number up to `user_ref_floor`.
     pub fn boot(&mut self, crash_after: u64, user_ref_floor: u32) {
         (self.crashed, self.boundaries, self.crash_at) = (false, 0, crash_after);
         (self.recorded, self.durable_recorded, self.sent) = (0, 0, 0);

@@ -1,5 +1,5 @@
-//! A run: the engine trades, the machine crashes, the engine starts again, and in the end everything
-//! must add up between journal and exchange.
+//! A run: the engine trades, the machine crashes, the engine starts again, and in the end
+//! everything must add up between journal and exchange.
 
 use crate::disk::{Crash, Disk, Failure};
 use crate::exchange::Exchange;
@@ -74,10 +74,10 @@ const LIFE_NS: u64 = 150_000_000;
 /// Whatever is awaited takes less.
 const PATIENCE_NS: u64 = 20_000_000_000;
 
-/// What a run came to, if every promise was kept.
+/// Summary of a run in which every promise was kept.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Summary {
-    /// Crashes survived.
+    /// Crashes that the engine survived.
     pub crashes: u64,
     /// Orders and replacements that the exchange received.
     pub orders: u64,
@@ -85,10 +85,10 @@ pub struct Summary {
     pub hash: u64,
 }
 
-/// What is broken on purpose, to show that it would be noticed.
+/// Fault that is injected on purpose, to show that the checks notice it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Nothing.
+    /// No injected fault.
     None,
     /// The disk says that a write is finished, and drops it now and then.
     LyingDisk,
@@ -189,8 +189,8 @@ impl Bench {
         Ok(Summary { crashes, orders: machine.exchange.orders, hash })
     }
 
-    /// Has the disk fail while the engine trades, for so long as the engine has patience, and says what
-    /// became of it; then the disk is well again, and it may go on.
+    /// Has the disk fail while the engine trades, for so long as the engine has patience, and says
+    /// what became of it; then the disk is well again, and it may go on.
     ///
     /// # Errors
     /// The broken promise.
@@ -298,7 +298,7 @@ impl Bench {
 /// Where an engine stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// What it is doing.
+    /// State of the engine.
     pub state: State,
     /// Journal writes that failed.
     pub errors: u64,

@@ -1,5 +1,6 @@
-//! The core's feed side against the exchange's publisher: loss, reordering, gaps that are too old, snapshots.
-//! The judge is a core that was given every message once and in sequence. `SEED=n` repeats a run.
+//! The core's feed side against the exchange's publisher: loss, reordering, gaps that are too old,
+//! snapshots. The judge is a core that was given every message once and in sequence. `SEED=n`
+//! repeats a run.
 
 use abi::field::{Price, Side, Symbol, Time48};
 use abi::itch::{Message, OrderDelete};

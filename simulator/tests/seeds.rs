@@ -1,5 +1,5 @@
-//! Seeds that must pass, a seed that must repeat, and things broken on purpose that must be noticed.
-//! `make sim` runs a hundred thousand seeds in a release build.
+//! Seeds that must pass, a seed that must repeat, and things broken on purpose that must be
+//! noticed. `make sim` runs a hundred thousand seeds in a release build.
 
 use simulator::world::{Bench, Sabotage};
 

@@ -1,6 +1,7 @@
-//! A container's program for tests, static, made by rustc alone: tries to get onto a CPU that is not its own, or to make
-//! the kernel work there, in every way that it knows. A line for each: `NAME refused WHY`, or `NAME REACHED`. On a host
-//! it would change that host, so it runs as the first process of a PID namespace alone.
+//! A container's program for tests, static, made by rustc alone: tries to get onto a CPU that is
+//! not its own, or to make the kernel work there, in every way that it knows. A line for each:
+//! `NAME refused WHY`, or `NAME REACHED`. On a host it would change that host, so it runs as the
+//! first process of a PID namespace alone.
 //!
 //! intrude CPU
 
@@ -23,7 +24,8 @@ const SCHED_SETATTR: c_long = 314;
 const IO_URING_SETUP: c_long = 425;
 const PERF_EVENT_OPEN: c_long = 298;
 
-/// Calls that a container has no use for, with arguments that would do no harm if they were let through.
+/// Calls that a container has no use for, with arguments that would do no harm if they were let
+/// through.
 const CALLS: [(&str, c_long, [c_long; 5]); 27] = [
     ("io_uring_enter", 426, [-1, 0, 0, 0, 0]),
     ("io_uring_register", 427, [-1, 0, 0, 0, 0]),
@@ -95,7 +97,8 @@ fn called(result: c_long) -> Result<(), String> {
     if result < 0 { Err(Error::last_os_error().to_string()) } else { Ok(()) }
 }
 
-/// That it is not permitted is a refusal; that an argument is bad says that it would have been done with a good one.
+/// That it is not permitted is a refusal; that an argument is bad says that it would have been done
+/// with a good one.
 fn permitted(result: c_long) -> Result<(), String> {
     let error = Error::last_os_error();
     match result < 0 && error.raw_os_error() == Some(1) {
@@ -132,7 +135,8 @@ fn classes() {
         // SAFETY: the parameter is one number, which lives until the call is over.
         tell(name, called(unsafe { syscall(SCHED_SETSCHEDULER, 0 as c_long, policy as c_long, &raw const priority) }));
     }
-    // struct sched_attr: size, policy SCHED_DEADLINE, flags, nice, priority, runtime, deadline, period.
+    // struct sched_attr: size, policy SCHED_DEADLINE, flags, nice, priority, runtime, deadline,
+    // period.
     let mut attributes = [0u64; 7];
     attributes[0] = 56 | 6 << 32;
     attributes[4..].copy_from_slice(&[1_000_000, 10_000_000, 10_000_000]);
@@ -157,7 +161,8 @@ fn counters(cpu: usize) {
     let mut attributes = [0u64; 16];
     attributes[0] = 1 | 64 << 32;
     for (name, at) in [("counter-there", cpu as c_long), ("counter-anywhere", -1)] {
-        // SAFETY: the structure is larger than what its size says, and lives until the call is over.
+        // SAFETY: the structure is larger than what its size says, and lives until the call is
+        // over.
         tell(name, called(unsafe { syscall(PERF_EVENT_OPEN, attributes.as_ptr(), 0 as c_long, at, -1 as c_long, 0 as c_long) }));
     }
 }

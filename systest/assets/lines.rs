@@ -1,8 +1,8 @@
-//! A container's program for tests, static, made by rustc alone: writes numbered lines, as many and as fast as it is told,
-//! then waits to be ended.
+//! A container's program for tests, static, made by rustc alone: writes numbered lines, as many and
+//! as fast as it is told, then waits to be ended.
 //!
-//! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it rests. `lines fail` ends
-//! at once. `lines terminal` answers what is typed.
+//! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it
+//! rests. `lines fail` ends at once. `lines terminal` answers what is typed.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

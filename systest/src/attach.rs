@@ -1,4 +1,5 @@
-//! `make shell`: this terminal at the shell of a debug machine, which goes on from the snapshot of one that is ready.
+//! `make shell`: this terminal at the shell of a debug machine, which goes on from the snapshot of
+//! one that is ready.
 
 use crate::harness::booted::ready;
 use crate::harness::checkout::ImageFiles;
@@ -20,8 +21,8 @@ const SCRIPT: Duration = Duration::from_secs(600);
 /// A shell that a person types at: its lines are edited and echoed by the guest's terminal.
 const FOR_A_PERSON: &str = "stty sane; export TERM=xterm; PS1='quietcore# '\n";
 
-/// Starts a machine and attaches to it until the person leaves, or this process is interrupted; then it is gone. What comes by a
-/// pipe is a script instead, which must succeed.
+/// Starts a machine and attaches to it until the person leaves, or this process is interrupted;
+/// then it is gone. What comes by a pipe is a script instead, which must succeed.
 ///
 /// # Errors
 /// The machine does not start, or the script fails.

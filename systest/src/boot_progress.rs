@@ -1,5 +1,5 @@
-//! Progress of a boot, for a person: firmware, kernel, units done of all. On a terminal one line that moves; in a pipe a line
-//! for each step.
+//! Progress of a boot, for a person: firmware, kernel, units done of all. On a terminal one line
+//! that moves; in a pipe a line for each step.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! System tests in QEMU, in layers that import downward only: `harness` ← `measure` ← `stories` and `bench`, then the runner
-//! and what people start. No product logic.
+//! System tests in QEMU, in layers that import downward only: `harness` ← `measure` ← `stories` and
+//! `bench`, then the runner and what people start. No product logic.
 #![forbid(unsafe_code)]
 
 /// `make shell`: a terminal in a debug machine.
@@ -8,7 +8,7 @@ pub mod attach;
 pub mod bench;
 /// Progress of a boot, for a person.
 mod boot_progress;
-/// QEMU harness.
+/// QEMU harness: machines, consoles, networks, and servers for guests.
 pub mod harness;
 /// Measurements that stories and benches share.
 pub mod measure;

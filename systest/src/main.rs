@@ -29,7 +29,8 @@ enum Command {
     },
     /// Print the stories' names and the CPU seconds that each may take.
     List,
-    /// A shell in a debug machine that is ready, from its snapshot; a script on standard input is run there.
+    /// A shell in a debug machine that is ready, from its snapshot; a script on standard input is
+    /// run there.
     Shell {
         /// The directory of a machine that a story left (KEEP=1), instead of a new one.
         #[arg(long, env = "AT")]
@@ -41,7 +42,7 @@ enum Command {
     /// Tell one story in this process.
     #[command(hide = true)]
     Tell {
-        /// Its name.
+        /// Name of the story.
         name: String,
         /// Where its report goes.
         directory: PathBuf,

@@ -1,5 +1,5 @@
-//! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C. The guest has a network and an API, and
-//! `target/run/qctl` asks it.
+//! `make run`: builds the image, boots it, and shows the engine trading until Ctrl-C. The guest has
+//! a network and an API, and `target/run/qctl` asks it.
 
 use crate::boot_progress::{BOOTING, BootProgress};
 use crate::harness::checkout::{ImageFiles, program, root};
@@ -16,7 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Time from QEMU's start to a host that is ready, in which the guest could run: twenty times what it takes.
+/// Time from QEMU's start to a host that is ready, in which the guest could run: twenty times what
+/// it takes.
 const READY_LIMIT: Duration = Duration::from_secs(900);
 
 /// Bytes of a recording: with its messages unpacked it must fit into the exchange's container.
@@ -112,7 +113,8 @@ fn not_ready(machine: &Machine, vm: &Vm, deadline: &Deadline, boot: &BootProgres
 const DESK: &str = "target/run";
 const QCTL: &str = "target/run/qctl";
 
-/// One demonstration of a checkout at a time, since each has its files in [`DESK`]. Dropping it gives the turn to another.
+/// One demonstration of a checkout at a time, since each has its files in [`DESK`]. Dropping it
+/// gives the turn to another.
 fn take_turn() -> Result<Flock<File>> {
     let path = root().join("target/run.lock");
     let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
@@ -120,7 +122,8 @@ fn take_turn() -> Result<Flock<File>> {
         .map_err(|_| anyhow!("another make run of this checkout is running: end it first"))
 }
 
-/// Certificates for the guest and for an admin, and a qctl that knows both. They are gone when the guest is.
+/// Certificates for the guest and for an admin, and a qctl that knows both. They are gone when the
+/// guest is.
 fn open_desk() -> Result<Workstation> {
     let directory = root().join(DESK);
     // Of one whose power was cut.
@@ -202,11 +205,11 @@ struct Screen {
     footer: String,
     /// Whether the host has shown a page of its own.
     has_page: bool,
-    /// What it said last about the units of its boot.
+    /// Last page about the units of the guest's boot.
     units: Option<String>,
 }
 
-/// How the guest ends a page: clear what is below.
+/// Terminal sequence that ends a page of the guest: clear what is below.
 const PAGE_END: &[u8] = b"\x1b[J";
 
 impl Screen {

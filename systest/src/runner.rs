@@ -1,4 +1,5 @@
-//! Runs stories, two at a time, and counts: what each proved, what it cost, and whether that is more than its share.
+//! Runs stories, two at a time, and counts: what each proved, what it cost, and whether that is
+//! more than its share.
 
 use crate::harness::accel;
 use crate::harness::checkout::{self, ImageFiles};
@@ -15,17 +16,18 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// CPU seconds that a debug image takes from power-on to ready on the machine on which the stories' limits were measured. A
-/// machine that takes longer has as much more for each story.
+/// CPU seconds that a debug image takes from power-on to ready on the machine on which the stories'
+/// limits were measured. A machine that takes longer has as much more for each story.
 pub const READY_CPU_SECONDS: f64 = 34.0;
 
-/// What all stories need for temporary files, in bytes: two machines' disks, releases, and an image that is built anew with a
-/// cache of its own.
+/// Bytes of temporary files that all stories need: two machines' disks, releases, and an image that
+/// is built anew with a cache of its own.
 const SPACE: u64 = 8 << 30;
-/// With less no machine's disk can be written to, and each story would only wait until its time is over.
+/// With less no machine's disk can be written to, and each story would only wait until its time is
+/// over.
 const SPACE_LEFT: u64 = 1 << 30;
 
-/// How many stories are told at once: an emulated machine takes one core.
+/// Number of stories that run at once: an emulated machine takes one core.
 const AT_ONCE: usize = 2;
 
 /// Names of all stories.
@@ -49,7 +51,7 @@ pub fn list() -> Result<()> {
 struct Tally {
     passed: u32,
     skipped: u32,
-    /// What is said of each that failed.
+    /// Messages of the stories that failed.
     failed: Vec<String>,
     figures: Map<String, Value>,
     start_cpu_seconds: f64,
@@ -87,7 +89,8 @@ impl Tally {
     }
 }
 
-/// How the names of a story's figures begin.
+/// Returns the prefix of a story's figure names: `story_` and the name, with underscores for
+/// hyphens.
 fn figure_prefix(name: &str) -> String {
     format!("story_{}", name.replace('-', "_"))
 }
@@ -96,7 +99,8 @@ fn round(seconds: f64) -> Value {
     json!((seconds * 10.0).round() / 10.0)
 }
 
-/// The stories whose CPU seconds are over their limits, on a machine that is so much slower than the one of the limits.
+/// The stories whose CPU seconds are over their limits, on a machine that is so much slower than
+/// the one of the limits.
 fn grown(figures: &Map<String, Value>, slower: f64) -> Vec<String> {
     let limits =
         STORIES.iter().map(|story| (story.name, f64::from(story.cpu_seconds_max) * slower));
@@ -200,7 +204,8 @@ fn told(
     });
 }
 
-/// Writes the figures of a whole run. `.ci/run` says when it began, and whether anything was built or fetched before.
+/// Writes the figures of a whole run. `.ci/run` says when it began, and whether anything was built
+/// or fetched before.
 fn write(tally: &mut Tally) -> Result<()> {
     let began = std::env::var("CI_BEGAN").ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(began) = began {
@@ -213,7 +218,8 @@ fn write(tally: &mut Tally) -> Result<()> {
     crate::bench::write_figures("stories", std::mem::take(&mut tally.figures))
 }
 
-/// Processes that keep as many CPUs busy as `BUSY=` says: the stories must pass beside them, only later.
+/// Processes that keep as many CPUs busy as `BUSY=` says: the stories must pass beside them, only
+/// later.
 struct Busy(Vec<Child>);
 
 impl Busy {

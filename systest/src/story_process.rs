@@ -1,5 +1,5 @@
-//! A story in a process of its own: the first of a PID namespace, with a directory for its files. What it leaves behind, also
-//! when it is killed, ends and is removed with it.
+//! A story in a process of its own: the first of a PID namespace, with a directory for its files.
+//! What it leaves behind, also when it is killed, ends and is removed with it.
 
 use crate::harness::accel::{Accel, CHOSEN_BEFORE};
 use crate::harness::booted::{Booted, Verdict, ready};
@@ -23,8 +23,8 @@ use std::time::Duration;
 /// Where a story's process writes its report, in its directory.
 const REPORT: &str = "report.json";
 
-/// The copy of this program that stories run, in the directory of all: who builds it anew meanwhile, as `make run` does, takes
-/// nothing away.
+/// The copy of this program that stories run, in the directory of all: who builds it anew
+/// meanwhile, as `make run` does, takes nothing away.
 pub const PROGRAM: &str = "systest";
 
 /// Where `ip netns` keeps names.
@@ -33,9 +33,9 @@ const NETWORKS: &str = "/run/netns";
 /// A story's end, from its process to the runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// How it ended.
+    /// Outcome of the story.
     pub outcome: Outcome,
-    /// What it proved, or why not.
+    /// Text on what was proved, or the reason why not.
     pub text: String,
     /// Of the story's process and of all that it started and waited for.
     pub cpu_seconds: f64,
@@ -48,15 +48,16 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// What it says is so.
+    /// Story that proved its claim.
     Proved,
-    /// It could not be told here.
+    /// Story that can't run on this machine.
     Skipped,
-    /// It is not so.
+    /// Story that failed.
     Failed,
 }
 
-/// CPU seconds of this process and of its children that it has waited for, but for a snapshot that others have too.
+/// CPU seconds of this process and of its children that it has waited for, but for a snapshot that
+/// others have too.
 fn cpu_seconds() -> Result<f64> {
     let of = |who| -> Result<f64> {
         let usage = getrusage(who)?;
@@ -69,7 +70,8 @@ fn cpu_seconds() -> Result<f64> {
 /// Tells one story in this process, and writes its report into `directory`.
 ///
 /// # Errors
-/// There is no such story, or the report can't be written. That the story failed stands in the report.
+/// There is no such story, or the report can't be written. That the story failed stands in the
+/// report.
 pub fn tell(name: &str, directory: &Path) -> Result<()> {
     enter()?;
     let story = STORIES.iter().find(|story| story.name == name).context("no such story")?;
@@ -96,8 +98,8 @@ pub fn tell(name: &str, directory: &Path) -> Result<()> {
     std::fs::write(directory.join(REPORT), serde_json::to_vec(&report)?).context("write the report")
 }
 
-/// What the first process of the namespaces does: names of network namespaces are its own and gone with it, and signals that
-/// the runner takes over by itself are not blocked here, nor in what is started from here.
+/// Prepares the first process of the namespaces: mounts a `/run/netns` of its own, whose names end
+/// with it, and unblocks, here and in child processes, the signals that the runner handles itself.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -109,8 +111,9 @@ pub fn enter() -> Result<()> {
         .with_context(|| format!("a {NETWORKS} of its own"))
 }
 
-/// Waits a while for the ends of processes whose parents have ended: their CPU seconds count once they are waited for, and the
-/// first process of a PID namespace, which this is, is their parent now.
+/// Waits a while for the ends of processes whose parents have ended: their CPU seconds count once
+/// they are waited for, and the first process of a PID namespace, which this is, is their parent
+/// now.
 fn reap() {
     let mut looks = 0;
     while looks < 20 {
@@ -144,7 +147,7 @@ fn on_ready(run: fn(&mut Booted) -> Result<Verdict>, report: &mut Report) -> Res
     verdict
 }
 
-/// What the guest knows about a failure.
+/// Prints the guest's status, events, failed units, tuning and warnings after a failure.
 fn show_guest(booted: &mut Booted) {
     let script = "qctl status; qctl events -n 30; systemctl --failed --no-legend; qctl tune verify --quiet; journalctl -b -p warning --no-pager -n 20";
     match booted.shell.run(script, Duration::from_secs(60)) {
@@ -153,8 +156,8 @@ fn show_guest(booted: &mut Booted) {
     }
 }
 
-/// This program as the first process of a PID namespace, with a mount namespace and a directory for temporary files. It ends
-/// with the thread that starts it, and all others in there with it.
+/// This program as the first process of a PID namespace, with a mount namespace and a directory for
+/// temporary files. It ends with the thread that starts it, and all others in there with it.
 fn contained(program: &Path, directory: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
@@ -172,7 +175,7 @@ pub struct StoryProcess {
 }
 
 impl StoryProcess {
-    /// Starts it.
+    /// Starts the process of a story.
     ///
     /// # Errors
     /// util-linux is not there, or the directory can't be made.
@@ -234,7 +237,8 @@ impl StoryProcess {
 
 impl Drop for StoryProcess {
     fn drop(&mut self) {
-        // The processes of a namespace end a moment after its first one; until then they may still write.
+        // The processes of a namespace end a moment after its first one; until then they may still
+        // write.
         for _ in 0..50 {
             match std::fs::remove_dir_all(&self.directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

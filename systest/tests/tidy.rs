@@ -1,4 +1,5 @@
-//! Rules of the tree as tests: sizes, reasons, names that two places must agree on. Walls between packages: `walls.rs`.
+//! Rules of the tree as tests: sizes, reasons, names that two places must agree on. Walls between
+//! packages: `walls.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

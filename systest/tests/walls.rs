@@ -1,4 +1,5 @@
-//! Walls between packages, layers and files as tests (docs/ARCHITECTURE.md, "Walls"), each with a control that breaks it.
+//! Walls between packages, layers and files as tests (docs/ARCHITECTURE.md, "Walls"), each with a
+//! control that breaks it.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("systest", &["abi"]),
 ];
 
-/// Crates that reach a network or speak TLS. `hyper` is not one: containerd's gRPC goes over it, on a Unix socket.
+/// Crates that reach a network or speak TLS. `hyper` is not one: containerd's gRPC goes over it, on
+/// a Unix socket.
 const NETWORK: &[&str] = &[
     "hyper-rustls",
     "native-tls",
@@ -61,7 +63,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("engine-core", &["tokio", "mio", "io-uring", "tracing"]),
 ];
 
-/// Layers of the system tests, from the ground up: the first words of a module's path. What is not listed is above all.
+/// Layers of the system tests, from the ground up: the first words of a module's path. What is not
+/// listed is above all.
 const LAYERS: &[(&str, usize)] = &[("harness", 0), ("measure", 1), ("bench", 2), ("stories", 2)];
 
 fn metadata(more: &[&str]) -> Value {
@@ -328,7 +331,8 @@ impl<'ast> Visit<'ast> for Paths<'_> {
     }
 }
 
-/// A circle of imports among modules, if there is one. A module and those below it are one room: they share what is private.
+/// A circle of imports among modules, if there is one. A module and those below it are one room:
+/// they share what is private.
 fn circle(imports: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Option<Vec<String>> {
     let above = |a: &[String], b: &[String]| b.starts_with(a) && !a.is_empty();
     let mut edges: BTreeMap<&Vec<String>, Vec<&Vec<String>>> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! The journal's files as they lie in their directory: which there are, and how to follow them while the
-//! engine writes. Only reads.
+//! The journal's files as they lie in their directory: which there are, and how to follow them
+//! while the engine writes. Only reads.
 
 use super::{BLOCK_LEN, Header, Kind, Record, Segment};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub fn segments(directory: &Path) -> io::Result<BTreeMap<Header, PathBuf>> {
     Ok(found)
 }
 
-/// What a file says that it is; `None` if it is no segment (yet).
+/// Reads the segment header of the file at `path`; `None` if it is no segment (yet).
 ///
 /// # Errors
 /// What reading it says.
@@ -48,11 +48,11 @@ pub fn header(path: &Path) -> io::Result<Option<Header>> {
 /// Read at once: many times the longest record.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// How often a segment is looked at again for the records that should lie between it and the next one,
-/// which the disk may have finished earlier.
+/// Number of polls that wait for records missing between a segment and the next one, which the disk
+/// may have finished earlier.
 const PATIENCE_POLLS: u32 = 20;
 
-/// What a [`Follower`] finds.
+/// Record or gap that a [`Follower`] finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// The next record.
@@ -135,8 +135,8 @@ impl Follower {
         Ok(true)
     }
 
-    /// Reads some of the present segment; `true` if there was something. A record that does not check is
-    /// one that is being written.
+    /// Reads some of the present segment; `true` if there was something. A record that does not
+    /// check is one that is being written.
     fn read_on(
         &mut self,
         chunk: &mut Vec<u8>,

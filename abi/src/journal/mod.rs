@@ -16,13 +16,13 @@
 //!           length: bytes of the payload; the crc covers byte 4 to its end; records start on
 //!           multiples of 8; a Pad record, or fewer than 32 bytes, fills a batch to its last block
 //! ```
-//! Sequence numbers run on over segments. The mark is made of segment and run, so that neither a record
-//! left from the ring's last round nor one of a run that crashed before its header was on disk can be
-//! taken for one of this run.
+//! Sequence numbers run on over segments. The mark is made of segment and run, so that neither a
+//! record left from the ring's last round nor one of a run that crashed before its header was on
+//! disk can be taken for one of this run.
 
 /// The files in their directory: listing them, following them.
 pub mod files;
-/// What the order-entry connection brought, message for message.
+/// Session stream: the order-entry byte stream of the journal, cut into SoupBinTCP packets.
 pub mod session_stream;
 
 use crate::checksum::crc32c;
@@ -45,7 +45,7 @@ pub const RECORD_ALIGN: usize = 8;
 const _: () = assert!(BLOCK_LEN.is_multiple_of(RECORD_ALIGN));
 
 code! {
-    /// What a record holds. Inputs are below 64, outputs from 64 on.
+    /// Kind of a record. Inputs are below 64, outputs from 64 on.
     Kind {
         /// A run starts: the configuration's text.
         RunStarted = 1,
@@ -67,7 +67,7 @@ code! {
         Control = 9,
         /// Other risk limits: their words, little-endian.
         Limits = 10,
-        /// What an earlier run left behind: see [`Recovery`].
+        /// Recovery from earlier runs: see [`Recovery`].
         Recovered = 11,
         /// The connection to the snapshot server stands.
         SnapshotConnected = 12,
@@ -85,7 +85,8 @@ code! {
         Stopped = 67,
         /// When an order went through the engine: see [`Timing`]. Not an output of the core.
         Timing = 68,
-        /// How far the run is, in each segment anew: see [`Recovery`]. Not an output of the core.
+        /// Progress of the run, repeated in each segment: see [`Recovery`]. Not an output of the
+        /// core.
         Context = 69,
         /// Bytes sent to the snapshot server.
         SnapshotSent = 70,
@@ -117,7 +118,7 @@ code! {
         NoReference = 9,
         /// Further from the middle than `price_collar_bps`.
         Collar = 10,
-        /// It would trade with an order of ours.
+        /// Self-trade: the order would trade with an order of ours.
         SelfTrade = 11,
         /// A short sale at or below the best bid under a price-test restriction (Reg SHO rule 201).
         ShortSale = 12,
@@ -155,13 +156,13 @@ code! {
 /// A refused order in a `RiskRefused` record: little-endian, in the order of the fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// Reason for the refusal.
     pub reason: Refusal,
     /// `B` or `S`.
     pub side: u8,
     /// The instrument's number in the configuration.
     pub instrument: u16,
-    /// Shares.
+    /// Shares of the refused order.
     pub shares: u32,
     /// Price in 1/10,000.
     pub price: u32,
@@ -173,7 +174,7 @@ impl Refused {
     /// Bytes of the record's payload.
     pub const LEN: usize = 16;
 
-    /// The payload.
+    /// Returns the record's payload, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         (out[0], out[1]) = (self.reason as u8, self.side);
@@ -201,7 +202,8 @@ impl Refused {
     }
 }
 
-/// What a run found in the journal of the runs before it.
+/// Order-entry session, message count and highest UserRefNum that a run found in the journal of
+/// earlier runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovery {
     /// The order-entry session that the journal speaks of; blank for none.
@@ -216,7 +218,7 @@ impl Recovery {
     /// Bytes of the record's payload: session, messages, user_ref_max; little-endian.
     pub const LEN: usize = 22;
 
-    /// The payload.
+    /// Returns the record's payload, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[..10].copy_from_slice(&self.session);
@@ -249,7 +251,7 @@ impl Timing {
     /// Bytes of the record's payload.
     pub const LEN: usize = 16;
 
-    /// The payload.
+    /// Returns the record's payload, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[..8].copy_from_slice(&self.wire_to_loop_ns.to_le_bytes());
@@ -265,16 +267,16 @@ impl Timing {
     }
 }
 
-/// One record.
+/// Journal record: kind, sequence number, time and payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What it holds.
+    /// Kind of the record.
     pub kind: Kind,
     /// Its place in the journal; runs on over segments.
     pub sequence: u64,
     /// When it was made: nanoseconds of `CLOCK_REALTIME`.
     pub time_ns: u64,
-    /// What it holds.
+    /// Payload in the layout of the kind.
     pub payload: &'a [u8],
 }
 
@@ -297,14 +299,13 @@ pub enum JournalError {
     Malformed {
         /// Where the record starts.
         offset: usize,
-        /// What is wrong.
+        /// Error in the length or the kind.
         what: &'static str,
     },
 }
 
-/// What a segment file is.
-/// Ordered by age: a number that was used twice, because the first run crashed before anything of it was
-/// on disk, is older by its run.
+/// Header of a segment file: its number and its run. Ordered by age: a number that was used twice,
+/// because the first run crashed before anything of it was on disk, is older by its run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Header {
     /// Its number: one more than the last one's.
@@ -314,7 +315,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// What every record of the segment carries.
+    /// Returns the mark that every record of the segment carries, made of segment and run.
     pub fn mark(&self) -> u32 {
         let run = self.run ^ self.run >> 32;
         // Knuth's multiplier keeps neighbouring segments of one run apart from those of another.

@@ -1,4 +1,5 @@
-//! The order-entry stream as the journal has it: bytes as they came, cut into SoupBinTCP packets again.
+//! The order-entry stream as the journal has it: bytes as they came, cut into SoupBinTCP packets
+//! again.
 
 use super::{Kind, Record};
 use crate::mold::Session;

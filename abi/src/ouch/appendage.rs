@@ -12,9 +12,9 @@ macro_rules! elements {
             $( $(#[$meta])* $name($ty), )*
             /// A tag that this revision of the specification does not have.
             Unknown {
-                /// The tag.
+                /// Tag of the element.
                 tag: u8,
-                /// Its bytes.
+                /// Bytes of the element's value.
                 value: &'a [u8],
             },
         }
@@ -103,7 +103,7 @@ elements! {
     Side(super::Side) = 27,
     /// The user-reference channel.
     UserRefIdx(u8) = 28,
-    /// What to do when the firm would trade with itself.
+    /// Action when the firm would trade with itself.
     AiqStrategy(u8) = 29,
     /// The group in which self-trade is prevented.
     AiqGroupId(Alpha<2>) = 30,

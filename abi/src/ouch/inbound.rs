@@ -6,7 +6,7 @@ use crate::field::{Alpha, Symbol};
 use crate::wire::WireError;
 
 layout! {
-    /// Enter Order.
+    /// Enter Order: a new order.
     EnterOrder = b'O', 45 {
         user_ref_num: UserRefNum, side: Side, quantity: u32, symbol: Symbol, price: Price,
         time_in_force: TimeInForce, display: Display, capacity: Capacity,

@@ -63,17 +63,17 @@ impl fmt::Display for Price {
 code! {
     /// Side of an order to enter.
     Side {
-        /// Buy.
+        /// Buy order, code `B`.
         Buy = b'B',
         /// Sell what is owned.
         Sell = b'S',
-        /// Sell short.
+        /// Short sale, code `T`.
         SellShort = b'T',
         /// Sell short, exempt from Reg SHO's price test.
         SellShortExempt = b'E',
     }
 
-    /// How long an order stands.
+    /// Time for which an order stays open.
     TimeInForce {
         /// Until the market closes.
         Day = b'0',
@@ -89,9 +89,9 @@ code! {
 
     /// Whether the order shows in the book.
     Display {
-        /// Shown.
+        /// Order that is shown in the book.
         Visible = b'Y',
-        /// Not shown.
+        /// Order that is not shown in the book.
         Hidden = b'N',
         /// Shown with the participant's MPID.
         Attributable = b'A',
@@ -105,13 +105,13 @@ code! {
         Agency = b'A',
         /// For its own book.
         Principal = b'P',
-        /// Riskless principal.
+        /// Riskless principal, code `R`.
         Riskless = b'R',
-        /// Other.
+        /// Other capacity, code `O`.
         Other = b'O',
     }
 
-    /// Which cross the order is for.
+    /// Cross that the order is for.
     CrossType {
         /// The continuous market.
         Continuous = b'N',
@@ -121,21 +121,21 @@ code! {
         Closing = b'C',
         /// A halt or IPO cross.
         Halt = b'H',
-        /// Supplemental.
+        /// Supplemental cross type, code `S`.
         Supplemental = b'S',
-        /// Retail.
+        /// Retail cross type, code `R`.
         Retail = b'R',
-        /// Extended life.
+        /// Extended-life cross type, code `E`.
         ExtendedLife = b'E',
-        /// After-hours close.
+        /// After-hours close, code `A`.
         AfterHoursClose = b'A',
     }
 
     /// Whether an accepted order rests.
     OrderState {
-        /// It rests or trades.
+        /// Order that rests or trades.
         Live = b'L',
-        /// It was accepted and is already over.
+        /// Order that was accepted and is no longer open.
         Dead = b'D',
     }
 }

@@ -9,7 +9,7 @@ layout! {
     /// System Event: `S` start of day, `E` end of day.
     SystemEvent = b'S', 10 { timestamp: u64, event_code: u8 }
 
-    /// Order Accepted.
+    /// Order Accepted: the answer to Enter Order.
     Accepted = b'A', 62 {
         timestamp: u64, user_ref_num: UserRefNum, side: Side, quantity: u32, symbol: Symbol,
         price: Price, time_in_force: TimeInForce, display: Display, order_ref: u64,
@@ -17,7 +17,7 @@ layout! {
         order_state: OrderState, cl_ord_id: Alpha<14>,
     }
 
-    /// Order Replaced.
+    /// Order Replaced: the answer to Replace Order.
     Replaced = b'U', 66 {
         timestamp: u64, orig_user_ref_num: UserRefNum, user_ref_num: UserRefNum, side: Side,
         quantity: u32, symbol: Symbol, price: Price, time_in_force: TimeInForce,
@@ -34,13 +34,13 @@ layout! {
         quantity_prevented: u32, execution_price: Price, liquidity_flag: u8, aiq_strategy: u8,
     }
 
-    /// Order Executed.
+    /// Order Executed: `quantity` shares traded at `price`.
     Executed = b'E', 34 {
         timestamp: u64, user_ref_num: UserRefNum, quantity: u32, price: Price,
         liquidity_flag: u8, match_number: u64,
     }
 
-    /// Broken Trade.
+    /// Broken Trade: the trade `match_number` was broken.
     BrokenTrade = b'B', 36 {
         timestamp: u64, user_ref_num: UserRefNum, match_number: u64, reason: u8,
         cl_ord_id: Alpha<14>,
@@ -62,7 +62,7 @@ layout! {
         timestamp: u64, user_ref_num: UserRefNum, price: Price, display: Display, order_ref: u64,
     }
 
-    /// Order Modified.
+    /// Order Modified: the answer to Modify Order.
     Modified = b'M', 18 { timestamp: u64, user_ref_num: UserRefNum, side: Side, quantity: u32 }
 
     /// Order Restated: reserve refresh or a new displayed price.

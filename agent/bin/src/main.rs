@@ -1,4 +1,5 @@
-//! `quietcore-agent`: reads the command line and runs the agent or one of its steps; called `qctl`, it is that.
+//! `quietcore-agent`: reads the command line and runs the agent or one of its steps; called `qctl`,
+//! it is that.
 
 use agent_boot::{container_init, install_disk, install_update, mount_volume};
 use agent_core::health::PROBE_SOCKET;
@@ -38,7 +39,7 @@ struct Run {
     /// Where other images are kept.
     #[arg(long, default_value = "/var/lib/quietcore/images")]
     store: PathBuf,
-    /// Containers' output.
+    /// Directory of the containers' output files.
     #[arg(long, default_value = "/var/log/quietcore/containers")]
     logs: PathBuf,
     /// The engine's pages.
@@ -53,7 +54,7 @@ struct Run {
     /// Where the API reads its configuration.
     #[arg(long, default_value = "/run/quietcore-api")]
     api: PathBuf,
-    /// containerd's socket.
+    /// Path of containerd's socket.
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     containerd: PathBuf,
     /// Our own socket.
@@ -102,25 +103,25 @@ enum Command {
     },
     /// Forward the journal to those that the credential quietcore.logs names.
     Forward {
-        /// How far each has come.
+        /// Directory of the log positions, one for each target.
         #[arg(long, default_value = "/var/lib/quietcore/forward")]
         positions: PathBuf,
     },
     /// Give containers' output to the journal.
     Tail {
-        /// The output.
+        /// Directory of the containers' output files.
         #[arg(long, default_value = "/var/log/quietcore/containers")]
         logs: PathBuf,
-        /// journald's socket.
+        /// Path of journald's socket.
         #[arg(long, default_value = journal::SOCKET)]
         journal: PathBuf,
     },
     /// Fetch the images that the agent wants, until it wants none.
     Pull {
-        /// What it wants.
+        /// File of the wanted images, written by the agent.
         #[arg(long, default_value = "/run/quietcore/agent/wanted.json")]
         wanted: PathBuf,
-        /// How far it is.
+        /// File to write the progress of pulls to.
         #[arg(long, default_value = "/run/quietcore/pull/progress.json")]
         progress: PathBuf,
         /// Where they are kept.
@@ -137,7 +138,7 @@ enum Command {
     /// Mount or unmount a volume of another host, as the agent wrote it down, and leave.
     #[command(hide = true)]
     Volume {
-        /// Which.
+        /// ID of the volume.
         id: String,
     },
     /// Write this host's name as an iSCSI initiator down, and leave.
@@ -154,7 +155,7 @@ enum Command {
     InstallDisk,
     /// Check a compose file against this host's cores, and leave.
     CheckCompose {
-        /// The file.
+        /// Compose file to check.
         file: PathBuf,
     },
 }

@@ -1,5 +1,5 @@
-//! The API over the network: the real server with TLS on both sides, certificates of `qctl ca`, and in the agent's place a
-//! socket that notes what it is asked.
+//! The API over the network: the real server with TLS on both sides, certificates of `qctl ca`, and
+//! in the agent's place a socket that notes what it is asked.
 
 use agent_core::protocol::{Call, Request, Response, Role};
 use agent_core::status::{Container, Status};
@@ -60,7 +60,8 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
     }
 }
 
-/// On a host with a 2 in its name a version that is bad is taken back, and one that ends soon ends once it was looked at twice.
+/// On a host with a 2 in its name a version that is bad is taken back, and one that ends soon ends
+/// once it was looked at twice.
 fn status(asked: &[Call], who: &str) -> Status {
     let own: Vec<&Request> =
         asked.iter().filter(|call| call.who == who).map(|call| &call.request).collect();

@@ -1,5 +1,5 @@
-//! The journal forwarded by the real process, which is killed meanwhile, to a stand-in for Elasticsearch that is away at first;
-//! a stand-in for journalctl has the entries.
+//! The journal forwarded by the real process, which is killed meanwhile, to a stand-in for
+//! Elasticsearch that is away at first; a stand-in for journalctl has the entries.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,6 @@
-//! What comes from outside, changed at random: every reader of it says yes or no, and goes on. The seed is printed when one
-//! does not; `HOSTILE_ROUNDS` has more of them.
+//! Randomized tests of the parsers of outside input: every parser accepts or refuses a changed
+//! text, without a panic, within 5 s. The seed is printed on failure; `HOSTILE_ROUNDS` sets the
+//! number of rounds.
 
 use abi::hostplan::CorePlan;
 use agent_core::api_routes::route;

@@ -1,6 +1,7 @@
-//! Secrets from Vault: the real client over TLS, and in Vault's place a server that answers as its API documentation has it
-//! ("AppRole auth method", "Login with AppRole"; "KV secrets engine, version 2", "Read secret version"). No server of that API
-//! with KV version 2 is to be had from Debian, crates.io, PyPI or npm: RustyVault 0.2.1 has version 1.
+//! Secrets from Vault: the real client over TLS, and in Vault's place a server that answers as its
+//! API documentation has it ("AppRole auth method", "Login with AppRole"; "KV secrets engine,
+//! version 2", "Read secret version"). No server of that API with KV version 2 is to be had from
+//! Debian, crates.io, PyPI or npm: RustyVault 0.2.1 has version 1.
 
 use agent_host::vault_exchange::{Config, VaultPaths};
 use agent_workers::vault::run;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What the stand-in has.
+/// State of the stand-in for Vault: valid token, password, number of logins.
 #[derive(Debug)]
 struct Vault {
     /// The only token that is good.
@@ -130,7 +131,7 @@ fn read_into(name: &str, url: &str, authority: &str, secret_id: &str) -> (PathBu
     (directory, paths)
 }
 
-/// It may be written to as it goes.
+/// Removes a directory, again and again while the worker still writes to it.
 fn remove(directory: &Path) {
     while directory.exists() {
         let _ = std::fs::remove_dir_all(directory);

@@ -1,5 +1,6 @@
-//! The first program of a container that asks for one (`init: true`): starts the real one, passes signals on to it, takes
-//! leave of every process that ends, and ends as the real one did. It is the agent's own file, bound into the container.
+//! The first program of a container that asks for one (`init: true`): starts the real one, passes
+//! signals on to it, takes leave of every process that ends, and ends as the real one did. It is
+//! the agent's own file, bound into the container.
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};

@@ -1,6 +1,6 @@
-//! The installer: a netboot UKI that was told a disk puts its own disk image there. Told by the word
-//! `quietcore.install=DISK[,wipe]` of the kernel's command line (an addon, or SMBIOS), or by `[install]` of the
-//! host's configuration; with `ask` instead of a disk it asks at the console.
+//! The installer: a netboot UKI that was told a disk puts its own disk image there. Told by the
+//! word `quietcore.install=DISK[,wipe]` of the kernel's command line (an addon, or SMBIOS), or by
+//! `[install]` of the host's configuration; with `ask` instead of a disk it asks at the console.
 
 use abi::hostconfig::Install;
 use agent_core::limits::{DISK_WAIT, INSTALLED_LEN_MIN};
@@ -24,7 +24,8 @@ const WORD: &str = "quietcore.install=";
 /// Instead of a disk: ask at the console.
 const ASK: &str = "ask";
 
-/// What is to be installed where, if anything is. The command line comes first, its last word counts.
+/// Returns what to install and where, `None` if nothing. The last `quietcore.install=` word of the
+/// command line takes precedence over the configuration.
 ///
 /// # Errors
 /// What was given is none.

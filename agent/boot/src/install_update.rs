@@ -1,5 +1,5 @@
-//! The installing unit: writes a fetched release to the slot that does not run. It reaches devices, and no
-//! network. What makes the release bootable comes last, after the rest has been read back.
+//! The installing unit: writes a fetched release to the slot that does not run. It reaches devices,
+//! and no network. What makes the release bootable comes last, after the rest has been read back.
 
 use abi::release::{Artefact, IMAGE, Release, Version};
 use agent_core::limits::PARTITION_WAIT;
@@ -77,8 +77,8 @@ fn take_over(staging: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compares a file's or partition's first bytes with what was signed; what the page cache holds of it is not
-/// believed.
+/// Compares a file's or partition's first bytes with what was signed; what the page cache holds of
+/// it is not believed.
 fn check(path: &Path, artefact: &Artefact) -> Result<()> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -91,7 +91,8 @@ fn check(path: &Path, artefact: &Artefact) -> Result<()> {
     Ok(())
 }
 
-/// Removes the boot entries of every version but the running one: what they boot is about to be overwritten.
+/// Removes the boot entries of every version but the running one: what they boot is about to be
+/// overwritten.
 fn remove_entries(directory: &Path, running: Version) -> Result<()> {
     for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let entry = entry?;

@@ -1,5 +1,5 @@
-//! Programs of a boot or of one act, each started by a unit of its own: install an update, install a disk, mount a volume, be a
-//! container's init.
+//! Programs of a boot or of one act, each started by a unit of its own: install an update, install
+//! a disk, mount a volume, be a container's init.
 #![forbid(unsafe_code)]
 
 /// Init of containers: starts a program, forwards signals, reaps processes.

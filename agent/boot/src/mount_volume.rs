@@ -1,6 +1,6 @@
-//! Volumes of other hosts. The agent, which may not mount, writes down what is wanted, a file for each; a unit of its own
-//! (`quietcore-volume@.service`) has systemd mount it, a disk by iSCSI once the host's initiator (open-iscsi) has it, and
-//! leaves a word where it can't.
+//! Volumes of other hosts. The agent, which may not mount, writes down what is wanted, a file for
+//! each; a unit of its own (`quietcore-volume@.service`) has systemd mount it, a disk by iSCSI once
+//! the host's initiator (open-iscsi) has it, and leaves a word where it can't.
 
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote, Session};
 use agent_core::digest::hex;
@@ -12,13 +12,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long systemd tries to mount something.
+/// Timeout of a mount, as a property of systemd's mount unit.
 const MOUNT_LIMIT: &str = "TimeoutSec=30s";
-/// How long a disk may take to be there after its session is.
+/// Time limit for a disk to appear after its iSCSI login.
 const DISK_LIMIT: Duration = Duration::from_secs(15);
 /// The host's initiator.
 const INITIATOR: &str = "quietcore-iscsid.service";
-/// What `iscsiadm` ends with if there is a session already, and if there is none (iscsiadm(8), "EXIT STATUS").
+/// Exit status of `iscsiadm` if a session exists already (`HAS_SESSION`), and if none does
+/// (`NO_SESSION`; iscsiadm(8), "EXIT STATUS").
 const HAS_SESSION: i32 = 15;
 const NO_SESSION: i32 = 21;
 
@@ -133,8 +134,8 @@ fn run(command: &mut Command, fine: &[i32]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// This host's name as an initiator, in the form of Debian's `iscsi-iname`: it stays what it is as long as the host's
-/// identity does, and storage can be told of it.
+/// This host's name as an initiator, in the form of Debian's `iscsi-iname`: it stays what it is as
+/// long as the host's identity does, and storage can be told of it.
 ///
 /// # Errors
 /// The host has no identity, or the file can't be written.

@@ -1,4 +1,5 @@
-//! What can be asked by which method and path, and its description for programs (OpenAPI 3.1).
+//! Routes of the network API: methods and paths to requests and roles, and their OpenAPI 3.1
+//! description.
 
 use crate::desired::Step;
 use crate::log_query::{Query, pairs};
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What a path asks for.
+/// Action that a route resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// The agent, and the answer as it is.
@@ -20,20 +21,20 @@ pub enum Ask {
     Events(u64),
     /// Lines of a container.
     Logs(Query),
-    /// What the terminal of this container shows.
+    /// Terminal output of this debug container, as a stream.
     Terminal(String),
     /// 200 if the host is healthy.
     Health,
-    /// Prometheus's text.
+    /// Metrics in Prometheus's text format.
     Metrics,
-    /// This description.
+    /// OpenAPI description of the API.
     OpenApi,
 }
 
 /// One path: method, path, role, what it is.
 type Route = (&'static str, &'static str, Role, &'static str);
 
-/// All paths.
+/// Routes of the API, each with its role and its summary for OpenAPI.
 pub const ROUTES: &[Route] = &[
     ("GET", "/healthz", Role::Reader, "200 if the engine runs and every container does, else 503"),
     ("GET", "/metrics", Role::Reader, "The host in Prometheus's text format"),
@@ -110,7 +111,7 @@ pub const ROUTES: &[Route] = &[
 /// Why there is no answer: a status, and one line.
 pub type Refused = (u16, String);
 
-/// What came, taken apart.
+/// Parts of an HTTP request: path segments, query and body.
 struct Parts<'a> {
     segments: Vec<&'a str>,
     query: BTreeMap<String, String>,
@@ -155,7 +156,7 @@ impl Parts<'_> {
     }
 }
 
-/// What is asked.
+/// Resolves method, path, query and body to an [`Ask`]; `stream` asks for events as they happen.
 ///
 /// # Errors
 /// 404 or 405 if there is no such path, 400 for what can't be understood.
@@ -184,7 +185,7 @@ pub fn route(
     }
 }
 
-/// What changes nothing.
+/// Resolves a GET that answers at once; it changes nothing.
 fn read_request(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
     Ok(Ask::Agent(match &parts.segments[..] {
         ["healthz"] => return Ok(Ask::Health),
@@ -205,7 +206,7 @@ fn read_request(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
     }))
 }
 
-/// What may.
+/// Resolves a request that may change something: POST, PUT or DELETE.
 fn write_request(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request, Refused> {
     let engine = |kill, drain| Request::Control { kill, drain };
     Ok(match (method, &parts.segments[..]) {
@@ -282,7 +283,7 @@ fn matches(known: &str, segments: &[&str]) -> bool {
     known.len() == segments.len() && known.iter().zip(segments).all(same)
 }
 
-/// The description.
+/// Returns the OpenAPI 3.1 description of [`ROUTES`].
 pub fn open_api() -> Value {
     let mut paths = serde_json::Map::new();
     for (method, path, role, summary) in ROUTES {

@@ -1,17 +1,17 @@
-//! The compose file: what is accepted, and what is refused where. Strict: a key that is not supported is
-//! an error with its line, never ignored. Source: the Compose Specification.
+//! The compose file: what is accepted, and what is refused where. Strict: a key that is not
+//! supported is an error with its line, never ignored. Source: the Compose Specification.
 
-/// What aliases make of a file.
+/// Size check of a YAML text with its aliases expanded.
 pub mod alias_expansion;
 /// Directories of the host.
 pub mod binds;
 /// Versions that run beside the one before.
 pub mod canary;
-/// What a service may ask of disks.
+/// Disk limits of a service: `blkio_config` and `x-quietcore.io_latency`.
 pub mod disks;
 /// Where what an error names stands.
 pub mod error_lines;
-/// Health checks.
+/// Health checks: probes, intervals and retries.
 pub mod healthcheck;
 /// URLs of the loopback.
 pub mod loopback_url;
@@ -19,7 +19,7 @@ pub mod loopback_url;
 pub mod metric_check;
 /// Volumes on other hosts.
 pub mod remote_volumes;
-/// Keys.
+/// Keys of a compose file as serde types, and those that are refused.
 pub mod schema;
 #[cfg(test)]
 mod tests;
@@ -29,7 +29,7 @@ pub mod top_level;
 pub mod units;
 /// Values in their ranges.
 pub mod validate;
-/// What a service has by `x-quietcore`.
+/// Keys of a service below `x-quietcore`.
 pub mod x_quietcore;
 
 use crate::compose::canary::Canary;
@@ -49,29 +49,29 @@ use thiserror::Error;
 /// Why a compose file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ComposeError {
-    /// It is not YAML of the supported schema; the text has line and column.
+    /// YAML that does not parse or does not fit the supported schema; the text has line and column.
     #[error("{0}")]
     Schema(String),
     /// A value that can't be.
     #[error("services.{service}.{key}: {value:?}: {remedy}")]
     Value {
-        /// The service.
+        /// Name of the service.
         service: String,
-        /// The key.
+        /// Key of the service, with dots between levels.
         key: &'static str,
-        /// What was given.
+        /// Value as it was given.
         value: String,
-        /// What to write instead.
+        /// Remedy: the form or values that are accepted.
         remedy: String,
     },
-    /// Too large.
+    /// Size or count above its limit.
     #[error("{what}: {found}, at most {max}")]
     Limit {
-        /// What.
+        /// Noun of the limit, as in `services`.
         what: &'static str,
-        /// What was found.
+        /// Size or count that was found.
         found: u64,
-        /// What can be.
+        /// Maximum that is allowed.
         max: u64,
     },
     /// One of the others, and where.
@@ -79,19 +79,20 @@ pub enum ComposeError {
     At {
         /// The line of the text that was read, from 1 on.
         line: usize,
-        /// The other.
+        /// Error at that line.
         error: Box<Self>,
     },
 }
 
-/// What is wrong with a value: its key, the value, the remedy.
+/// Refused value of a service: key, value, remedy.
 type Refused = (&'static str, String, &'static str);
 
-/// Which network a container is in.
+/// Network mode of a container (`network_mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
-    /// The host's. The default here: a container on a trading host that needs a network needs this one.
+    /// The host's. The default here: a container on a trading host that needs a network needs this
+    /// one.
     Host,
     /// None but its own loopback.
     None,
@@ -100,11 +101,11 @@ pub enum NetworkMode {
 /// When a container that ended is started again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Restart {
-    /// Never.
+    /// Never (`no`); the default.
     #[default]
     #[serde(rename = "no")]
     No,
-    /// Always.
+    /// Always; `unless-stopped` is read as this.
     #[serde(rename = "always", alias = "unless-stopped")]
     Always,
     /// If it failed.
@@ -112,11 +113,11 @@ pub enum Restart {
     OnFailure,
 }
 
-/// What another service must be before one starts.
+/// Condition that another service must meet before a dependent one starts (`depends_on`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// Started.
+    /// Container of the service has been started; the default.
     #[default]
     ServiceStarted,
     /// Healthy, by its health check.
@@ -129,21 +130,21 @@ pub enum Condition {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// It does.
+    /// Old container ends before the new one starts; the default.
     #[default]
     StopFirst,
-    /// It runs until the new one has proved itself.
+    /// Old container runs until the new one has proved itself.
     StartFirst,
 }
 
-/// What becomes of a version that does not prove itself.
+/// Action on a new version that fails its trial (`failure_action`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailureAction {
     /// The one before comes back. The default here.
     #[default]
     Rollback,
-    /// It stays.
+    /// Failed version keeps running.
     Continue,
 }
 
@@ -156,7 +157,7 @@ pub struct Bind {
     pub target: String,
     /// Whether it can't be written to.
     pub read_only: bool,
-    /// What is mounted there first, if it is on another host.
+    /// Remote file system to mount at `source` first, if the volume is on another host.
     pub remote: Option<Remote>,
 }
 
@@ -176,58 +177,60 @@ pub struct Tmpfs {
 pub struct Rlimit {
     /// `RLIMIT_NOFILE` and the like.
     pub name: String,
-    /// What a process has.
+    /// Soft limit, in force for each process.
     pub soft: u64,
-    /// What it may raise it to.
+    /// Hard limit, up to which a process may raise its soft limit.
     pub hard: u64,
 }
 
-/// What is done with a container, and not what it is: another conduct makes no other container.
+/// Runtime policy of a service: restart, stop, health and rollout. A change of it makes no new
+/// container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RuntimePolicy {
     /// When it is started again.
     pub restart: Restart,
     /// The signal that asks it to end.
     pub stop_signal: u32,
-    /// How long it has for that.
+    /// Time from the stop signal to the kill.
     pub stop_grace: Duration,
-    /// What other services must be before it starts.
+    /// Conditions that other services must meet before this one starts, by name.
     pub depends_on: BTreeMap<String, Condition>,
-    /// How one knows that it is well.
+    /// Health check of the service, if it has one.
     pub health: Option<Health>,
-    /// What becomes of a version that does not prove itself.
+    /// Action on a new version that fails its trial.
     pub failure_action: FailureAction,
-    /// How long it has for that.
+    /// Trial time of a new version: to run without a health check, or at the least to become
+    /// healthy with one.
     pub monitor: Duration,
-    /// How a changed one takes the place of the old one.
+    /// Order of a change: old container stopped first, or new one started first.
     pub order: Order,
-    /// How one that runs beside the old one is judged.
+    /// Canary rules for a new version that runs beside the old one.
     pub canary: Option<Canary>,
     /// The signal that says that a secret is another one now.
     pub secret_signal: Option<u32>,
 }
 
-/// A service as declared. Holding one proves that its values are in their ranges and that it asks for
-/// housekeeping cores only.
+/// A service as declared. Holding one proves that its values are in their ranges and that it asks
+/// for housekeeping cores only.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Service {
     /// Its name: letters, digits, `-`, `_`.
     pub name: String,
-    /// Its image.
+    /// Image name, as in the compose file.
     pub image: String,
     /// Instead of the image's entry point.
     pub entrypoint: Option<Vec<String>>,
     /// Whether another program comes before it, which takes leave of its children.
     pub init: bool,
-    /// Arguments.
+    /// Arguments of the program (`command`), in place of the image's if there are any.
     pub command: Vec<String>,
-    /// `NAME=value`.
+    /// Environment variables as `NAME=value`.
     pub environment: Vec<String>,
     /// User and group number.
     pub user: (u32, u32),
     /// Where it starts.
     pub working_dir: String,
-    /// What it calls its host.
+    /// Hostname inside the container.
     pub hostname: String,
     /// Whether its root can't be written to.
     pub read_only: bool,
@@ -249,7 +252,7 @@ pub struct Service {
     pub secrets: Vec<Secret>,
     /// Texts of the compose file.
     pub configs: Vec<Config>,
-    /// Its network.
+    /// Network mode: the host's network or none.
     pub network: NetworkMode,
     /// CPUs it may use.
     pub cpuset: String,
@@ -263,16 +266,16 @@ pub struct Service {
     pub memory_min_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<i64>,
-    /// What it may ask of disks.
+    /// Disk limits, one for each disk.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskLimit>,
     /// Bytes of huge pages, by their size; none without it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub huge_pages: BTreeMap<String, u64>,
-    /// What is done with it.
+    /// Runtime policy: not part of the fingerprint.
     #[serde(skip)]
     pub policy: RuntimePolicy,
-    /// What it was read from, in YAML.
+    /// YAML source of the service.
     #[serde(skip)]
     pub source: String,
 }
@@ -283,12 +286,13 @@ const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", VOLUMES, "/usr/share/quietcore
 /// The same, to read only: the engine's journal and the copies of it.
 const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcore/agent/journal/"];
 
-/// What is not theirs below the first of [`BIND_ROOTS`]: sockets, credentials and files of the host's own programs. Who
-/// reaches them is this host's operator, or more.
+/// Names directly below the first of [`BIND_ROOTS`] that containers can't bind: sockets,
+/// credentials and files of the host's own programs, which give an operator's rights or more.
 const OWN: [&str; 10] =
     ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault", "volumes"];
 
-/// Whether a path of this host may be bound into a container. As it is written, and once more as it is: links lead away.
+/// Whether a path of this host may be bound into a container. As it is written, and once more as it
+/// is: links lead away.
 pub fn is_bindable(path: &str, read_only: bool) -> bool {
     let under = |roots: &[&str]| roots.iter().any(|root| format!("{path}/").starts_with(root));
     let plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
@@ -372,7 +376,8 @@ fn refused(name: &str, error: &serde_yaml_ng::Error) -> ComposeError {
     })
 }
 
-/// The services of a file, and what they use of its top, if the other keys say nothing that is not supported.
+/// The services of a file, and what they use of its top, if the other keys say nothing that is not
+/// supported.
 fn top_level(file: Value) -> Result<(Vec<(String, Value)>, Mapping), ComposeError> {
     let refuse = |what: String| Err(ComposeError::Schema(what));
     let Value::Mapping(file) = file else { return refuse("a file has the key services".into()) };

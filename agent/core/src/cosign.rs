@@ -1,6 +1,6 @@
-//! Signatures as cosign makes them with a key (`cosign sign --key`): a JSON payload with the image's digest in it, signed
-//! with ECDSA P-256 over its SHA-256. No network, no transparency log. Source: cosign's
-//! `specs/SIGNATURE_SPEC.md`, "Simple Signing".
+//! Signatures as cosign makes them with a key (`cosign sign --key`): a JSON payload with the
+//! image's digest in it, signed with ECDSA P-256 over its SHA-256. No network, no transparency log.
+//! Source: cosign's `specs/SIGNATURE_SPEC.md`, "Simple Signing".
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ pub const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 /// A payload is half a kilobyte, with annotations a little more.
 pub const PAYLOAD_LEN_MAX: u64 = 64 << 10;
 
-/// What a registry says that somebody signed.
+/// Signature of an image as a registry has it, with the payload that it signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// The bytes that were signed.

@@ -1,6 +1,6 @@
-//! What a group of hosts is to run, signed: a compose file in a DSSE envelope, which a host follows from a web server, a
-//! registry or a stick. Whoever carries it is not trusted. Source: Dead Simple Signing Envelope 1.0.2
-//! (secure-systems-lab/dsse, `protocol.md` and `envelope.md`).
+//! Desired state of a group of hosts, signed: a compose file in a DSSE envelope, which a host
+//! follows from a web server, a registry or a USB stick. The carrier is not trusted. Source: Dead
+//! Simple Signing Envelope 1.0.2 (secure-systems-lab/dsse, `protocol.md` and `envelope.md`).
 
 /// When a host may change what it runs.
 pub mod window;
@@ -18,18 +18,18 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The credential.
+/// Credential with the configuration of [`Config`].
 pub const CREDENTIAL: &str = "quietcore.desired";
-/// What the envelope has in it.
+/// Payload type of the envelope.
 const PAYLOAD_TYPE: &str = "application/vnd.quietcore.desired.v1+json";
 /// The envelope itself, as a layer of an OCI artefact.
 pub const ENVELOPE_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
 
-/// What hosts are to run.
+/// Desired state: the signed payload of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Desired {
-    /// Which hosts it is for: theirs is the same name.
+    /// Name of the group of hosts it is for; a host opens only its own name's.
     pub name: String,
     /// A host takes one with a higher number than it has, and no other.
     pub serial: u64,
@@ -55,14 +55,14 @@ const SIGNATURES_MAX: usize = 8;
 /// See [`SIGNATURES_MAX`]: the old one and the new one, of a few people.
 const KEYS_MAX: usize = 8;
 
-/// What is signed: "PAE" of the source.
+/// Returns the bytes that are signed: the pre-authentication encoding (PAE) of DSSE.
 fn signed_bytes(payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
     [head.as_bytes(), payload].concat()
 }
 
 impl Desired {
-    /// Signs it.
+    /// Signs the desired state and returns its DSSE envelope as JSON.
     ///
     /// # Errors
     /// It can't be written as JSON.
@@ -78,18 +78,19 @@ impl Desired {
     }
 }
 
-/// What a host is told: the credential.
+/// Configuration of a host that follows a desired state, from the credential.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which desired state is this host's.
+    /// Name of the desired state that this host follows.
     pub name: String,
-    /// Where it is: `https://`, `http://` or `oci://REGISTRY/REPOSITORY:TAG`. Without one it comes by hand.
+    /// Where it is: `https://`, `http://` or `oci://REGISTRY/REPOSITORY:TAG`. Without one it comes
+    /// by hand.
     pub url: Option<String>,
     /// Between two looks.
     pub interval: Duration,
-    /// Who asks a web server.
+    /// User name and password for the web server.
     pub login: Option<(String, String)>,
-    /// Who vouches for a web server, in PEM, besides Debian's list.
+    /// CA certificates in PEM that a web server's TLS is checked against, besides Debian's list.
     pub authority: String,
     /// When it may be applied.
     pub windows: Windows,
@@ -148,7 +149,8 @@ impl Config {
         })
     }
 
-    /// What an envelope has in it, if somebody whom this host knows signed it for this host.
+    /// Verifies an envelope and returns its desired state, if a known key signed it for this host's
+    /// name.
     ///
     /// # Errors
     /// It is not for this host, and why.
@@ -201,30 +203,32 @@ fn check_url(url: &str) -> Result<()> {
     web_url::check_url(url).context(said)
 }
 
-/// What can be said about it.
+/// Operator's command on the desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// What comes is kept until somebody says resume.
+    /// Hold: new desired states are kept and not applied until resume.
     Hold,
-    /// What comes is applied again.
+    /// Resume: new desired states are applied again.
     Resume,
-    /// What is here is applied now, whatever window it is and whatever was applied by hand.
+    /// Sync: the newest desired state is applied now, outside its window too and over what was
+    /// applied by hand.
     Sync,
 }
 
-/// How this host stands to it, for the status.
+/// State of the desired state on this host, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The name that this host follows.
     pub name: String,
     /// Where it is from, if not by hand.
     pub url: Option<String>,
-    /// What was applied last; nothing before the first.
+    /// Serial that was applied last; none before the first.
     pub serial: Option<u64>,
-    /// What is here and waits.
+    /// Serial that is here and not applied yet.
     pub waiting: Option<u64>,
-    /// What it waits for.
+    /// Reason why it waits: a window's opening, `qctl desired resume` or the end of a trial; none
+    /// if due at the next check.
     pub waits_for: Option<String>,
     /// Whether somebody holds it.
     pub held: bool,
@@ -232,7 +236,7 @@ pub struct Report {
     pub windows: String,
     /// When the next window opens; nothing if one is open.
     pub opens: Option<String>,
-    /// What is declared otherwise than it says, a line for each service.
+    /// Drift: services declared otherwise than the applied desired state has them, a line for each.
     pub drift: Vec<String>,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What is known of one container's health.
+/// Health of one name: result, failures in a row and time of the next probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
     /// Of the service that was looked at: another version starts from nothing.
@@ -27,36 +27,37 @@ pub struct HealthTable {
     known: BTreeMap<String, Known>,
 }
 
-/// What is to be looked at.
+/// Subject of probes: a version of an instance, or its metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     /// Its name in the book.
     pub name: String,
     /// The version: another one starts from nothing.
     pub fingerprint: String,
-    /// How to look.
+    /// Health check: probe, intervals and retries.
     pub health: Health,
 }
 
-/// What a look brought.
+/// Result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// The subject.
+    /// Name of the subject.
     pub name: String,
     /// The version that was looked at.
     pub fingerprint: String,
-    /// What is wrong; nothing if all is well.
+    /// Failure in one line; none if the probe passed.
     pub wrong: Option<String>,
 }
 
 impl HealthTable {
-    /// What the looks at a version say: nothing yet, well, or not.
+    /// Returns true if this version is healthy, false if not, none before its first result.
     pub fn of(&self, name: &str, fingerprint: &str) -> Option<bool> {
         let known = self.known.get(name)?;
         known.healthy.filter(|_| known.fingerprint == fingerprint)
     }
 
-    /// Those that are to be looked at now, of all that there are; they are noted as being looked at.
+    /// Those that are to be looked at now, of all that there are; they are noted as being looked
+    /// at.
     pub fn due(&mut self, subjects: Vec<Subject>, now: Duration) -> Vec<Subject> {
         self.known.retain(|name, _| subjects.iter().any(|subject| subject.name == *name));
         let mut is_due = |subject: &Subject| {
@@ -72,7 +73,7 @@ impl HealthTable {
         subjects.into_iter().filter(|subject| is_due(subject)).collect()
     }
 
-    /// It was started anew, whatever was known.
+    /// Forgets the health of a name, because its container was started anew.
     pub fn forget(&mut self, name: &str) {
         self.known.remove(name);
     }
@@ -100,7 +101,8 @@ impl HealthTable {
     }
 }
 
-/// Unix socket of the probe worker: one JSON [`crate::compose::healthcheck::Probe`] a line in, one [`ProbeAnswer`] out.
+/// Unix socket of the probe worker: one JSON [`crate::compose::healthcheck::Probe`] a line in, one
+/// [`ProbeAnswer`] out.
 pub const PROBE_SOCKET: &str = "/run/quietcore/probe/probe.sock";
 
 /// Answer of the probe worker.

@@ -1,5 +1,5 @@
-//! A service in a slot. Most run in the first; a version that is to prove itself beside the one before runs in the other,
-//! with ports of its own.
+//! A service in a slot. Most run in the first; a version that is to prove itself beside the one
+//! before runs in the other, with ports of its own.
 
 use crate::compose::Service;
 use crate::compose::healthcheck::{Health, Probe};
@@ -46,15 +46,15 @@ pub fn service_of(id: &str) -> &str {
 /// A container that is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
-    /// Its name.
+    /// Container name: `NAME` or `NAME.green`.
     pub id: String,
-    /// Its slot.
+    /// Slot in which it runs.
     pub slot: Slot,
     /// Whether it is the one that others rely on; the one beside it is on trial.
     pub serving: bool,
-    /// What it is made from, as declared: the same in both slots.
+    /// Fingerprint of the service as declared: equal in both slots.
     pub fingerprint: String,
-    /// What it is made from, with this slot's ports.
+    /// Service with this slot's ports.
     pub service: Service,
     /// Its terminal, if somebody sits at one.
     pub terminal: Option<Terminal>,
@@ -73,7 +73,7 @@ impl Instance {
         }
     }
 
-    /// What is to be looked at while it runs: its health, and the metrics of one on trial beside another.
+    /// Returns the subjects to probe while it runs: its health check, and the metrics of a canary.
     pub fn subjects(&self) -> Vec<Subject> {
         let policy = &self.service.policy;
         let subject = |name: String, health: Health| Subject {
@@ -104,7 +104,8 @@ impl Instance {
         format!("{} metrics", self.id)
     }
 
-    /// A line for each port that another stands for: as the file has it, and where the service is now.
+    /// A line for each port that another stands for: as the file has it, and where the service is
+    /// now.
     pub fn ports(&self) -> String {
         let ports = self.service.ports.iter();
         let line = |(blue, green): (&u16, &u16)| match self.slot {
@@ -115,7 +116,8 @@ impl Instance {
     }
 }
 
-/// Looks at metrics in a row that fail before it counts: a single one may fall into a pause of the machine.
+/// Looks at metrics in a row that fail before it counts: a single one may fall into a pause of the
+/// machine.
 const METRICS_RETRIES: u32 = 2;
 
 fn in_slot(service: &Service, slot: Slot) -> Service {

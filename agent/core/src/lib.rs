@@ -1,6 +1,6 @@
-//! Decisions of the agent: what a compose file means, which containers to start, stop and roll back, what a request and the
-//! status look like. Pure: bytes, state and a time come in, values go out. No I/O, no clock, no tokio; `cargo test -p systest --test
-//! walls` holds it.
+//! Decisions of the agent: what a compose file means, which containers to start, stop and roll
+//! back, what a request and the status look like. Pure: bytes, state and a time come in, values go
+//! out. No I/O, no clock, no tokio; `cargo test -p systest --test walls` holds it.
 #![forbid(unsafe_code)]
 
 /// Routes of the network API: paths and methods to requests and roles.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// An entry.
+/// Entry of systemd's journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Its place in the journal.
@@ -16,22 +16,22 @@ pub struct Entry {
     pub sequence_of: String,
     /// Microseconds since 1970.
     pub time_us: u64,
-    /// What is said.
+    /// Message text (`MESSAGE`); empty if there is none.
     pub message: String,
     /// 0 to 7 (syslog(3)).
     pub priority: u8,
     /// This host's name.
     pub host: String,
-    /// Who says it: a container, else a unit, else a program.
+    /// Source of the entry: a container, else a unit, else a program, else the transport.
     pub source: String,
     /// The container's image, by name and digest, and the number of its service's version.
     pub image: Option<[String; 3]>,
 }
 
-/// What became of a batch.
+/// Result of sending a batch to a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
-    /// It is there.
+    /// All entries were accepted.
     All,
     /// Not so many of it, for what they are: they will not be taken later either.
     But(usize, String),
@@ -86,7 +86,8 @@ impl Entry {
     }
 }
 
-/// How many entries there were between the last one and this, if any.
+/// Returns the number of entries lost between the last one and this, if any; none after a new
+/// sequence.
 pub fn missing(last: Option<&(String, u64)>, first: &Entry) -> Option<u64> {
     let (sequence_of, sequence) = last?;
     let gap = first.sequence.saturating_sub(sequence + 1);
@@ -99,9 +100,9 @@ pub fn of_cursor(cursor: &str) -> Option<(String, u64)> {
     Some((field("s=")?.to_owned(), u64::from_str_radix(field("i=")?, 16).ok()?))
 }
 
-/// For Loki: streams by host, source and level, each with its lines. Its clock is in nanoseconds, and it takes what has
-/// the same time and text for the same line: the number within the microsecond tells lines apart, and is the same again
-/// when they are sent again.
+/// For Loki: streams by host, source and level, each with its lines. Its clock is in nanoseconds,
+/// and it takes what has the same time and text for the same line: the number within the
+/// microsecond tells lines apart, and is the same again when they are sent again.
 pub fn loki(batch: &[Entry]) -> String {
     let mut streams: BTreeMap<[&str; 3], Vec<Value>> = BTreeMap::new();
     for entry in batch {
@@ -118,8 +119,9 @@ pub fn loki(batch: &[Entry]) -> String {
     json!({ "streams": streams }).to_string()
 }
 
-/// For Elasticsearch: a line that says where, and one with the document, by the names of the Elastic Common Schema. The
-/// place in the journal is the document's name, so that one that is sent again is refused as being there.
+/// For Elasticsearch: a line that says where, and one with the document, by the names of the
+/// Elastic Common Schema. The place in the journal is the document's name, so that one that is sent
+/// again is refused as being there.
 pub fn bulk(batch: &[Entry], index: &str) -> String {
     let mut text = String::new();
     for entry in batch {
@@ -147,7 +149,7 @@ fn timestamp(time_us: u64) -> String {
     prost_types::Timestamp { seconds: seconds as i64, nanos }.to_string()
 }
 
-/// What an answer means.
+/// Evaluates a target's answer by its status and, for Elasticsearch, by that of each entry.
 pub fn taken(kind: Kind, status: u16, body: &str, count: usize) -> Taken {
     let said = format!("status {status}: {:.200}", body.trim());
     match status {
@@ -158,7 +160,8 @@ pub fn taken(kind: Kind, status: u16, body: &str, count: usize) -> Taken {
     }
 }
 
-/// What is too old, too large or not understood stays so; all else, passwords, rights and limits, can be mended.
+/// True if a refusal is final (400, 413): too old, too large or not understood. All others, such as
+/// passwords, rights and rate limits, are tried again.
 fn is_for_good(status: u64) -> bool {
     matches!(status, 400 | 413)
 }
@@ -186,13 +189,13 @@ fn taken_of_bulk(body: &str, count: usize) -> Taken {
     if refused == 0 { Taken::All } else { Taken::But(refused, why) }
 }
 
-/// What kind of API a target has.
+/// Kind of API that a target has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// `/loki/api/v1/push`.
+    /// Loki's push API (`/loki/api/v1/push`).
     Loki,
-    /// `/_bulk`.
+    /// Elasticsearch's bulk API (`/_bulk`).
     Elasticsearch,
 }
 

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-/// What is wanted.
+/// Query for the log of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// The container.
+    /// Name of the container.
     pub container: String,
     /// The last so many lines; all of them without it.
     pub lines: Option<u32>,
@@ -38,7 +38,7 @@ impl Query {
         self.lines.map_or("all".into(), |lines| lines.to_string())
     }
 
-    /// It, as the query of a URL.
+    /// Encodes the query as that of a URL, without the container's name.
     pub fn encode(&self) -> String {
         let mut text = format!("lines={}&follow={}", self.lines_text(), self.follow);
         if let Some(since) = &self.since {

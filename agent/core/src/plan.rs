@@ -1,5 +1,6 @@
-//! What is to be done so that what runs is what is declared. Pure: level-triggered, it looks only at what
-//! is there now, so that it gets out of every half state that a crash can leave.
+//! Reconcile plan: actions that bring what runs to what is declared. Pure and level-triggered: it
+//! uses only the state observed now, so that it recovers from every half state that a crash can
+//! leave.
 
 use crate::compose::{Restart, Service};
 use crate::instance::Instance;
@@ -12,18 +13,19 @@ use std::time::Duration;
 pub enum Task {
     /// Made, never started: a crash between the two.
     Created,
-    /// Running.
+    /// Task is running.
     Running,
     /// Ended with this status.
     Stopped(u32),
 }
 
-/// How a container is asked to end. It is kept with the container: what is declared meanwhile is another one's.
+/// Stop signal and grace period of a container. Stored with the container, because the service may
+/// be declared otherwise by the time it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
-    /// The signal.
+    /// Signal that asks it to end.
     pub signal: u32,
-    /// How long it has before it is killed.
+    /// Time from the signal to the kill.
     pub grace: Duration,
 }
 
@@ -39,7 +41,7 @@ impl Ending {
         Self { signal: service.policy.stop_signal, grace: service.policy.stop_grace }
     }
 
-    /// Reads [`Self::label`].
+    /// Parses the text of [`Self::label`]; none if it is not one.
     pub fn read(label: &str) -> Option<Self> {
         let (signal, grace) = label.split_once(' ')?;
         Some(Self {
@@ -54,15 +56,15 @@ impl Ending {
     }
 }
 
-/// What containerd knows under one name. Each container that is made has a new one, so that what a kill left of an earlier
-/// one, in containerd or in runc, is in nobody's way.
+/// Container, task and snapshot that containerd has under one name. Each new container gets a new
+/// name, so that leftovers of a killed one, in containerd or in runc, can't collide with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// The instance that it was made for.
     pub instance: String,
     /// The fingerprint of the service that it was made from, if there is a container.
     pub fingerprint: Option<String>,
-    /// How it is asked to end.
+    /// Stop signal and grace period that it was made with.
     pub ending: Ending,
     /// Its task; none after its shim was killed.
     pub task: Option<Task>,
@@ -71,8 +73,8 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// A task without a container: the agent was killed while it had one made, the next one found no task yet and took the
-    /// container away, and then the task came.
+    /// A task without a container: the agent was killed while it had one made, the next one found
+    /// no task yet and took the container away, and then the task came.
     pub fn is_orphan(&self) -> bool {
         self.task.is_some() && self.fingerprint.is_none()
     }
@@ -93,7 +95,8 @@ fn is_of<'a>(wanted: &'a [Instance], found: &Observed) -> Option<&'a Instance> {
     wanted.iter().find(|it| it.id == found.instance && Some(&it.fingerprint) == version)
 }
 
-/// How what was found is asked to end.
+/// Returns stop signal and grace period of a found container: the declared ones if it is of a
+/// wanted version, else its own.
 pub fn ending(wanted: &[Instance], found: &Observed) -> Ending {
     is_of(wanted, found).map_or(found.ending, |instance| Ending::of(&instance.service))
 }
@@ -103,10 +106,10 @@ pub fn has_others(wanted: &[Instance], observed: &BTreeMap<String, Observed>) ->
     observed.values().any(|found| is_of(wanted, found).is_none())
 }
 
-/// What is remembered of a service between two looks.
+/// Restart history of an instance: counts and the last start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct History {
-    /// How often it was started again.
+    /// Restarts since the agent started.
     pub restarts: u32,
     /// Failures in a row: the wait grows with them.
     pub failures: u32,
@@ -122,19 +125,20 @@ impl History {
         started + delay
     }
 
-    /// It could not be made: the wait grows with that, too.
+    /// Counts a container that could not be made as a failure, which lengthens the restart delay.
     pub fn note_not_made(&mut self) {
         self.failures += 1;
     }
 
-    /// It is being started at `now`. What took it away without its doing, a killed shim or a lost containerd, does not count
-    /// against it.
+    /// Records a start at `now`. An end without the container's own doing (a killed shim, a lost
+    /// containerd) is no failure.
     pub fn note_start(&mut self, now: Duration, ended_by_itself: bool) {
         if self.started_at.is_some() {
             self.restarts += 1;
         }
         if self.started_at.is_some() && ended_by_itself {
-            // Counted from when it could have been started: the wait itself is not time that it ran.
+            // Counted from when it could have been started: the wait itself is not time that it
+            // ran.
             let ran = now.saturating_sub(self.due_at());
             self.failures = if ran >= RESTART_FORGIVEN { 0 } else { self.failures + 1 };
         }
@@ -150,7 +154,8 @@ pub fn is_over(service: &Service, task: Option<Task>) -> bool {
     )
 }
 
-/// The container of an instance, and its name; of several, the one that is most of what it is to be.
+/// The container of an instance, and its name; of several, the one that is most of what it is to
+/// be.
 pub fn container_of<'a>(
     observed: &'a BTreeMap<String, Observed>,
     instance: &Instance,
@@ -162,8 +167,9 @@ pub fn container_of<'a>(
     })
 }
 
-/// The actions that lead from what is observed to what is wanted, in order. What runs is not taken away for a version
-/// that may not start yet; one that is not well is made anew, if it is to be started again at all.
+/// The actions that lead from what is observed to what is wanted, in order. What runs is not taken
+/// away for a version that may not start yet; one that is not well is made anew, if it is to be
+/// started again at all.
 pub fn plan(
     wanted: &[Instance],
     observed: &BTreeMap<String, Observed>,

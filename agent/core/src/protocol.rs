@@ -1,5 +1,5 @@
-//! What the agent is asked, by whom that may be, and what it answers: lines of JSON on the local socket, the same over the
-//! network behind HTTP and TLS.
+//! Requests to the agent, the role that each needs, and responses: lines of JSON on the local
+//! socket, or over the network behind HTTP and TLS.
 
 /// Values that requests and responses carry.
 pub mod types;
@@ -15,11 +15,11 @@ use std::path::PathBuf;
 /// Where the agent listens.
 pub const SOCKET: &str = "/run/quietcore/agent/agent.sock";
 
-/// What somebody may ask. Each may what the ones before it may.
+/// Role of a client, in ascending order: each includes the rights of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Looks.
+    /// Reads state and logs; changes nothing.
     Reader,
     /// Decides what containers run and whether the engine trades.
     Operator,
@@ -27,7 +27,7 @@ pub enum Role {
     Admin,
 }
 
-/// What can be said about a rollout.
+/// Operator's command on a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutStep {
@@ -41,7 +41,7 @@ pub enum RolloutStep {
     Undo,
 }
 
-/// What can be asked.
+/// Request to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -65,7 +65,7 @@ pub enum Request {
     Debug {
         /// A compose file with one service.
         compose: String,
-        /// How long it may run.
+        /// Seconds that it may run: 1 to 3600.
         seconds: u64,
         /// With a terminal of this size, instead of a place in the journal.
         #[serde(default)]
@@ -73,7 +73,7 @@ pub enum Request {
     },
     /// Look at its terminal, which is seen in this size from now on.
     Terminal {
-        /// Its name.
+        /// Name of the debug container.
         name: String,
         /// As it is, without one.
         #[serde(default)]
@@ -81,7 +81,7 @@ pub enum Request {
     },
     /// Type into its terminal.
     Type {
-        /// Its name.
+        /// Name of the debug container.
         name: String,
         /// Bytes, in base64.
         keys: String,
@@ -90,66 +90,66 @@ pub enum Request {
     Capture(Wanted),
     /// Throw it away.
     EndDebug {
-        /// Its name.
+        /// Name of the debug container.
         name: String,
     },
-    /// What was applied on trial stays.
+    /// Keep the compose file that was applied on trial.
     Keep {},
     /// Take a signed desired state that somebody brought.
     Deliver {
-        /// Its envelope.
+        /// Envelope in DSSE's JSON.
         envelope: String,
     },
     /// Say what becomes of the desired state.
     Desired {
-        /// What.
+        /// Command: hold, resume or sync.
         step: Step,
     },
-    /// What is declared: the compose file.
+    /// Return the declared compose file.
     Declared {},
     /// Put the image of an archive into containerd.
     LoadImage {
         /// The archive, an OCI image layout in a tar file.
         archive: PathBuf,
     },
-    /// What happened.
+    /// Return events, oldest first.
     Events {
         /// Only what has a higher number.
         after: u64,
         /// The last so many.
         count: usize,
     },
-    /// Who changed what.
+    /// Return records of the audit log, oldest first.
     Audit {
         /// The last so many.
         count: usize,
     },
-    /// What images there are.
+    /// List the images of this host.
     Images {},
     /// Take an image away.
     RemoveImage {
-        /// Its name.
+        /// Name of the image.
         name: String,
     },
     /// Say what becomes of a service's version.
     Rollout {
-        /// The service.
+        /// Name of the service.
         name: String,
-        /// What.
+        /// Command: pause, resume, promote or undo.
         step: RolloutStep,
     },
     /// The names of secrets.
     Secrets {},
     /// Keep a secret, and give it to the containers that use it.
     SetSecret {
-        /// Its name.
+        /// Name of the secret.
         name: String,
-        /// It, in base64.
+        /// Secret's bytes, in base64.
         secret: String,
     },
     /// Forget a secret that no container uses.
     RemoveSecret {
-        /// Its name.
+        /// Name of the secret.
         name: String,
     },
     /// Tell the engine.
@@ -180,7 +180,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// Who may ask it.
+    /// Returns the lowest role that may make the request.
     pub fn role(&self) -> Role {
         match self {
             Self::Status {}
@@ -217,7 +217,8 @@ impl Request {
         self.role() > Role::Reader && !is_part && !matches!(self, Self::Audit { .. })
     }
 
-    /// It, as it is written down: without what nobody is to read, and without long texts.
+    /// Returns the request for the audit log: without secrets and keys typed, compose files and
+    /// envelopes as SHA-256, long texts cut.
     pub fn for_audit(&self) -> serde_json::Value {
         use sha2::{Digest, Sha256};
         let digest = |text: &str| format!("sha256:{:x}", Sha256::digest(text));
@@ -265,11 +266,11 @@ pub struct Call {
     pub who: String,
     /// The role in it.
     pub role: Role,
-    /// What is asked.
+    /// Request to be answered.
     pub request: Request,
 }
 
-/// What is answered.
+/// Response of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
@@ -295,11 +296,11 @@ pub enum Response {
     Images(Vec<ImageLine>),
     /// The answer to [`Request::Secrets`].
     Secrets(Vec<String>),
-    /// It was done.
+    /// Request was carried out.
     Done,
-    /// Who asks may not.
+    /// Role is too low for the request.
     Forbidden(String),
-    /// It was not done, and why.
+    /// Request failed or was refused, with the reason.
     Error(String),
 }
 

@@ -1,5 +1,6 @@
-//! Versions of services. A changed service is on trial until it has proved itself; one that does not is not tried again,
-//! and the version before it runs. Pure: what is seen comes in, verdicts come out; what is remembered is plain data.
+//! Versions of services. A changed service is on trial until it has proved itself; one that does
+//! not is not tried again, and the version before it runs. Pure: what is seen comes in, verdicts
+//! come out; what is remembered is plain data.
 
 use crate::compose::{self, FailureAction, Order, Restart, Service};
 use crate::instance::{Instance, Slot};
@@ -13,17 +14,17 @@ use std::time::Duration;
 pub struct Version {
     /// Of the service.
     pub fingerprint: String,
-    /// What it was read from.
+    /// YAML source of the service, for its return after a failure or undo.
     pub source: String,
     /// Where it runs.
     #[serde(default)]
     pub slot: Slot,
-    /// Its number.
+    /// Generation of the version.
     #[serde(default)]
     pub generation: u64,
 }
 
-/// How often a service was another one.
+/// Generation of a service: counts its declared changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     /// Of the service.
@@ -37,11 +38,11 @@ pub struct Generation {
 pub struct Failed {
     /// Of the service.
     pub fingerprint: String,
-    /// Why.
+    /// Reason of the failure.
     pub why: String,
 }
 
-/// What is remembered over restarts of the agent and of the host, by service.
+/// Rollout state by service, kept over restarts of the agent and of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RolloutState {
@@ -55,48 +56,48 @@ pub struct RolloutState {
     /// Trials that somebody holds: they go on until somebody lets them.
     #[serde(default)]
     pub paused: BTreeSet<String>,
-    /// What is declared, counted.
+    /// Generation of each declared service.
     #[serde(default)]
     pub generations: BTreeMap<String, Generation>,
 }
 
-/// What is seen of a service on trial.
+/// Observation of a service on trial.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrialObservation {
-    /// How long ago its trial began.
+    /// Time since its trial began.
     pub age: Duration,
-    /// How often it was started in it.
+    /// Starts in the trial: the first, and one for each time that it ended by itself.
     pub starts: u32,
     /// Whether it runs.
     pub running: bool,
     /// With which status it ended.
     pub ended: Option<u32>,
-    /// What its health check says, if it has one and it has said something.
+    /// Result of its health check; none without a check or before its first result.
     pub healthy: Option<bool>,
-    /// What its metrics say, if they are looked at and have said something.
+    /// Result of its metrics checks; none without checks or before their first result.
     pub metrics: Option<bool>,
     /// Somebody holds it.
     pub paused: bool,
     /// There is none beside it: others rely on it already.
     pub serving: bool,
-    /// How often in a row it could not be made.
+    /// Failures in a row to make its container.
     pub not_made: u32,
 }
 
-/// What comes of it.
+/// Verdict on a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Time will tell.
     Pending,
-    /// It is what runs from now on.
+    /// Trial passed: the version takes over.
     Proven,
-    /// It is not.
+    /// Trial failed, with the reason.
     Failed(String),
 }
 
 impl RolloutState {
-    /// What is to run: what is declared, with the last proven version in the place of one that failed, and beside one on
-    /// trial that asks for it.
+    /// Returns the instances to run: the declared services, with the last proven version in place
+    /// of a failed one, and beside one on trial with `start-first`.
     pub fn instances(&self, declared: &[Service], cores: &CorePlan) -> Vec<Instance> {
         let mut all = Vec::new();
         for service in declared {
@@ -140,7 +141,8 @@ impl RolloutState {
         proven.is_none_or(|version| version.fingerprint != fingerprint)
     }
 
-    /// It has proved itself, in this slot.
+    /// Records that a version has proved itself in this slot; the proven one before is kept for
+    /// undo.
     pub fn prove(&mut self, service: &Service, slot: Slot) {
         let (fingerprint, source) = (service.fingerprint(), service.source.clone());
         let generation = self.generation_of(&service.name, &fingerprint);
@@ -193,7 +195,7 @@ impl RolloutState {
         }
     }
 
-    /// It has not; says whether another version comes back.
+    /// Records that a version failed; returns true if the proven one comes back in its place.
     pub fn fail(&mut self, service: &Service, why: &str) -> bool {
         let is_left = service.policy.failure_action == FailureAction::Continue;
         if is_left || !self.proven.contains_key(&service.name) {
@@ -204,7 +206,8 @@ impl RolloutState {
         true
     }
 
-    /// Somebody declared these anew: what failed may try again, and what is not declared any more is forgotten.
+    /// Somebody declared these anew: what failed may try again, and what is not declared any more
+    /// is forgotten.
     pub fn declare(&mut self, declared: &[Service]) {
         self.failed.clear();
         let generations = &self.generations;
@@ -242,7 +245,8 @@ impl RolloutState {
     }
 }
 
-/// A version that containerd can't make so often in a row is a bad one: once may be containerd's own fault.
+/// A version that containerd can't make so often in a row is a bad one: once may be containerd's
+/// own fault.
 const NOT_MADE_MAX: u32 = 3;
 
 /// Judges a service on trial by what is seen of it.

@@ -1,5 +1,6 @@
-//! A service as an OCI runtime specification. containerd's native API adds nothing of its own, so that
-//! everything a container may do stands here: no default seccomp profile, no default masked path.
+//! A service as an OCI runtime specification. containerd's native API adds nothing of its own, so
+//! that everything a container may do stands here: no default seccomp profile, no default masked
+//! path.
 
 use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service};
@@ -11,8 +12,9 @@ use std::path::PathBuf;
 /// The cgroup above all containers.
 pub const CGROUP: &str = "/quietcore-containers";
 
-/// System calls that no container gets, whatever its capabilities. io_uring is among them because its
-/// SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the kernel itself.
+/// System calls that no container gets, whatever its capabilities. io_uring is among them because
+/// its SQPOLL thread is not bound by a cpuset and could run on a hot core; the rest reach the
+/// kernel itself.
 const DENIED: &[&str] = &[
     "io_uring_setup",
     "io_uring_enter",
@@ -69,7 +71,8 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The specification of the container of that name, made from an image, with what is brought into it.
+/// The specification of the container of that name, made from an image, with what is brought into
+/// it.
 pub fn spec(
     name: &str,
     instance: &Instance,
@@ -221,14 +224,15 @@ fn resources(service: &Service, facts: &Facts) -> Value {
         resources["cpu"]["period"] = json!(100_000);
     }
     if let Some(bytes) = service.memory_bytes {
-        // There is no swap on a host (kernel-config/tuning.toml), and our own kernel knows of none: a limit of it would be
-        // a file that is not there.
+        // There is no swap on a host (kernel-config/tuning.toml), and our own kernel knows of none:
+        // a limit of it would be a file that is not there.
         resources["memory"] = json!({ "limit": bytes });
     }
     if let Some(pids) = service.pids {
         resources["pids"] = json!({ "limit": pids });
     }
-    // cgroup v2's own files: what the specification calls a reservation of memory is memory.low, which only asks.
+    // cgroup v2's own files: what the specification calls a reservation of memory is memory.low,
+    // which only asks.
     let weight = service.cpu_weight.map(|weight| ("cpu.weight", weight));
     let memory = service.memory_min_bytes.map(|bytes| ("memory.min", bytes));
     let files = weight.into_iter().chain(memory).map(|(file, value)| (file, value.to_string()));

@@ -1,4 +1,4 @@
-//! What the agent knows, for people and programs: one value, served as JSON.
+//! Status of a host for people and programs: one value, served as JSON.
 
 use crate::desired::Report;
 use crate::protocol::types::CoreCounts;
@@ -7,19 +7,19 @@ use abi::counters::{Counter, CountersPage, State, Word};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything.
+/// Status of the whole host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The image's version.
     pub version: String,
     /// Whether the engine trades and every container that should run does.
     pub ready: bool,
-    /// Whether the engine runs, past its preflight, and every container that should run does; the exchange may
-    /// be closed.
+    /// Whether the engine runs, past its preflight, and every container that should run does; the
+    /// exchange may be closed.
     pub healthy: bool,
     /// The operating system's own version.
     pub update: Update,
-    /// What this host follows, if it follows something.
+    /// Desired state that this host follows, if any.
     #[serde(default)]
     pub desired: Option<Report>,
     /// Whether a compose file waits for the next boot.
@@ -35,7 +35,7 @@ pub struct Status {
     pub cores: Vec<Core>,
     /// Containers, by name.
     pub containers: Vec<Container>,
-    /// What is wrong, one line each.
+    /// Problems of the host, a line each.
     pub problems: Vec<String>,
 }
 
@@ -44,17 +44,17 @@ pub struct Status {
 pub struct Engine {
     /// Its shard's name; empty for an engine without shards.
     pub shard: String,
-    /// See [`State`].
+    /// State name, as in [`State`]; `unknown` if the page's value is none.
     pub state: String,
-    /// Its process.
+    /// Process ID of the engine.
     pub pid: u32,
-    /// Its core.
+    /// Hot core that the engine runs on.
     pub cpu: Option<u32>,
     /// Whether times say nothing about latency.
     pub emulated: bool,
     /// Every counter by its metric's name; signed ones as they are.
     pub counters: BTreeMap<String, i128>,
-    /// The instruments.
+    /// Instruments of the engine, with prices and positions.
     pub instruments: Vec<Instrument>,
     /// Tick-to-order histogram: (lower bound in ns, count).
     pub tick_to_order_ns: Vec<(u64, u64)>,
@@ -63,22 +63,22 @@ pub struct Engine {
 /// One instrument. Prices are 1/10,000 of the currency.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instrument {
-    /// Its symbol.
+    /// Symbol of the instrument.
     pub symbol: String,
     /// Best bid: price and shares.
     pub bid: Option<(u32, u32)>,
     /// Best offer: price and shares.
     pub ask: Option<(u32, u32)>,
-    /// Net shares.
+    /// Net position in shares.
     pub position: i64,
     /// Profit and loss, 1/10,000 of the currency.
     pub pnl_ticks: i64,
 }
 
-/// One core.
+/// Core of the host with its counts of interrupts and switches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Core {
-    /// Its number.
+    /// Number of the CPU.
     pub cpu: u32,
     /// Whether it is hot.
     pub hot: bool,
@@ -92,12 +92,12 @@ pub struct Core {
     pub foreign_per_second: u64,
 }
 
-/// One container.
+/// Container of a service, as it is now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// Its name.
+    /// Container name: `NAME` or `NAME.green`.
     pub name: String,
-    /// Its image.
+    /// Image name, as declared.
     pub image: String,
     /// `running`, `stopped`, `absent`, …
     pub state: String,
@@ -106,11 +106,11 @@ pub struct Container {
     pub up: bool,
     /// `healthy`, `starting` or `unhealthy`, if it has a health check.
     pub health: Option<String>,
-    /// What is to be said of its version: `on trial`, or why another was taken back.
+    /// Rollout state of its version: `on trial`, or why another was taken back.
     pub rollout: Option<String>,
-    /// How often it was started again since the agent started.
+    /// Restarts since the agent started.
     pub restarts: u32,
-    /// Its CPUs.
+    /// CPUs it may run on, as a list such as `0-1`.
     pub cpuset: String,
     /// The number of its service's version: one more each time that another one is declared.
     #[serde(default)]

@@ -3,7 +3,7 @@
 use abi::release::Version;
 use serde::{Deserialize, Serialize};
 
-/// How far an update is.
+/// Stage of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -22,14 +22,14 @@ pub enum Stage {
     Failed,
 }
 
-/// How far an update is, for the status.
+/// Progress of an update, for the status.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// How far.
+    /// Stage that the update has reached.
     pub stage: Stage,
-    /// Which release, once that is known.
+    /// Version of the release, once it is known.
     pub version: Option<Version>,
-    /// In words.
+    /// Detail of the stage, in words.
     pub detail: String,
 }
 
@@ -38,7 +38,7 @@ pub struct Progress {
 pub struct Update {
     /// The running version may still fall back to the one before.
     pub on_trial: bool,
-    /// How far the last update is.
+    /// Progress of the last update.
     pub progress: Progress,
     /// Versions that fell back on this host.
     pub failed: Vec<String>,

@@ -1,5 +1,5 @@
-//! The local socket: one line of JSON in, one line out. Root asks for itself; the network's side of the agent says for
-//! whom, and the agent decides whether they may.
+//! The local socket: one line of JSON in, one line out. Root asks for itself; the network's side of
+//! the agent says for whom, and the agent decides whether they may.
 
 use crate::audit_log::AuditLog;
 use crate::pcap_client::capture;
@@ -27,7 +27,7 @@ use tracing::warn;
 /// A request for the agent's main loop, with the way back.
 pub type PendingRequest = (Request, oneshot::Sender<Response>);
 
-/// What every connection needs.
+/// State shared by every connection to the agent's socket.
 #[derive(Debug, Clone)]
 pub struct SocketContext {
     /// The engine's pages.
@@ -36,7 +36,7 @@ pub struct SocketContext {
     pub terminals: PathBuf,
     /// The main loop.
     pub to_agent: mpsc::Sender<PendingRequest>,
-    /// Who changed what.
+    /// Audit log of state-changing requests.
     pub audit: AuditLog,
     /// The user of the network's side, if there is one: it is no root, and asks for others.
     pub network: Option<u32>,
@@ -44,8 +44,9 @@ pub struct SocketContext {
     pub refused: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
-/// Takes requests until the agent ends, on a thread of its own: the kill switch waits for nothing that the main loop
-/// does, be it a signature, a compose file or a disk that hangs. What comes back is why it could not go on.
+/// Takes requests until the agent ends, on a thread of its own: the kill switch waits for nothing
+/// that the main loop does, be it a signature, a compose file or a disk that hangs. What comes back
+/// is why it could not go on.
 pub fn start(path: PathBuf, context: SocketContext) -> oneshot::Receiver<io::Error> {
     let (give, failed) = oneshot::channel();
     std::thread::spawn(move || {
@@ -128,7 +129,8 @@ impl SocketContext {
         }
     }
 
-    /// Who may not change this host could otherwise fill its log.
+    /// Returns true if the caller had no refusal in the last [`AUDIT_REFUSALS`], so that refused
+    /// requests can't fill the audit log.
     fn is_to_be_told(&self, who: &str) -> bool {
         let mut refused = self.refused.lock().expect("nobody panics with it");
         let now = Instant::now();
@@ -175,7 +177,8 @@ fn name(role: Role) -> &'static str {
     }
 }
 
-/// Tells every shard. Kill and drain add up; neither lifts the other. Only asking for neither clears both.
+/// Tells every shard. Kill and drain add up; neither lifts the other. Only asking for neither
+/// clears both.
 fn tell_engines(pages: &Path, kill: bool, drain: bool) -> Response {
     let all = shard_pages(pages);
     if all.is_empty() {

@@ -1,5 +1,6 @@
-//! Who changed what: lines of JSON, each with the hash of the one before, so that one that is changed or taken out is
-//! noticed. The hash of each stands in the journal too: who takes the last ones out has to change that as well.
+//! Hash-chained audit log of state-changing requests: JSON lines, each with the hash of the line
+//! before, so that a changed or removed line is detected. Each hash goes to the journal of systemd
+//! too: to remove the last lines unnoticed, that has to be changed as well.
 
 use agent_core::limits::{AUDIT_LEN_MAX, EVENT_TEXT_MAX, EVENTS_SHOWN_MAX};
 use agent_core::protocol::types::Record;

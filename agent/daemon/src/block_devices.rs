@@ -1,4 +1,5 @@
-//! What of a host a container's limits need: its disks' numbers, and which sizes of huge pages its kernel can limit.
+//! Host facts that a container's limits need: device numbers of its disks, and the huge page sizes
+//! that the kernel can limit.
 
 use agent_core::compose::Service;
 use agent_core::runtime_spec::Facts;
@@ -26,8 +27,8 @@ pub fn read_facts(service: &Service, sys: &Path) -> Result<Facts> {
     Ok(Facts { huge_pages, disks })
 }
 
-/// Whether the kernel has that file. It has none at its root; before the first container there is no other place to look, and
-/// the runtime says it.
+/// Whether the kernel has that file. It has none at its root; before the first container there is
+/// no other place to look, and the runtime says it.
 fn has_io_latency(sys: &Path) -> bool {
     let containers =
         sys.join("fs/cgroup").join(agent_core::runtime_spec::CGROUP.trim_start_matches('/'));
@@ -53,7 +54,8 @@ fn huge_pages(sys: &Path) -> Vec<String> {
     sizes
 }
 
-/// A disk's device number. The agent has no devices of its own (PrivateDevices=); sysfs knows them too.
+/// A disk's device number. The agent has no devices of its own (PrivateDevices=); sysfs knows them
+/// too.
 fn number(disk: &str, sys: &Path) -> Result<(u32, u32)> {
     let block = sys.join("block");
     let dev = block.join(disk.trim_start_matches("/dev/")).join("dev");

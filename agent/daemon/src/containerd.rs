@@ -1,5 +1,6 @@
-//! The rim to containerd 1.7: images into its content store, containers and tasks by its native API.
-//! Every call has a time limit. What containerd keeps is a cache of the archives on the read-only root.
+//! The rim to containerd 1.7: images into its content store, containers and tasks by its native
+//! API. Every call has a time limit. What containerd keeps is a cache of the archives on the
+//! read-only root.
 
 pub mod images;
 
@@ -48,19 +49,18 @@ pub enum ContainerdError {
     /// The socket is not there.
     #[error("connect to containerd at {socket}")]
     Connect {
-        /// The socket.
+        /// Path of containerd's socket.
         socket: String,
-        /// Why.
         source: tonic::transport::Error,
     },
     /// A call failed.
     #[error("containerd: {action} {object}: {message}")]
     Call {
-        /// What was attempted.
+        /// Action that failed, as a verb for the message.
         action: &'static str,
-        /// On what.
+        /// Object of the action, such as a container or an image.
         object: String,
-        /// What containerd said.
+        /// Error message of containerd.
         message: String,
     },
     /// An image that is not on this host.
@@ -69,7 +69,8 @@ pub enum ContainerdError {
     /// A directory for a container can't be made.
     #[error("make volume {0}")]
     Volume(std::io::Error),
-    /// What is to be put into a container, or the files that its output goes to.
+    /// Files to be put into a container, host facts for its limits, or its output files can't be
+    /// prepared.
     #[error("{0:#}")]
     Prepare(anyhow::Error),
 }
@@ -126,7 +127,8 @@ impl Containerd {
             snapshotter: SNAPSHOTTER.into(),
             key: key.into(),
             parent: parent.into(),
-            // Kept until it is removed by name: no garbage collection between two steps. A label without a value is not kept.
+            // Kept until it is removed by name: no garbage collection between two steps. A label
+            // without a value is not kept.
             labels: [("containerd.io/gc.root".to_string(), key.to_string())].into(),
         };
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
@@ -219,7 +221,8 @@ impl Containerd {
             .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))
     }
 
-    /// Makes and starts a container, with what is brought into it, and its output in files whose name it has.
+    /// Makes and starts a container, with what is brought into it, and its output in files whose
+    /// name it has.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
@@ -259,7 +262,8 @@ impl Containerd {
             ContainersClient::new(self.channel.clone()).create(request(create)),
         )
         .await?;
-        // A plain path is a fifo to the shim, or a file if it is one: both streams of a `file://` go to one file.
+        // A plain path is a fifo to the shim, or a file if it is one: both streams of a `file://`
+        // go to one file.
         let file = |kind| output.stream(kind).display().to_string();
         let [stdin, stdout, stderr] = match &instance.terminal {
             None => [String::new(), file(Kind::Out), file(Kind::Err)],
@@ -309,7 +313,8 @@ impl Containerd {
         call("resize the terminal of", name, &[], tasks.resize_pty(request(resize))).await.map(drop)
     }
 
-    /// Puts a container in front of a task that has none: without one containerd lets nobody reach the task.
+    /// Puts a container in front of a task that has none: without one containerd lets nobody reach
+    /// the task.
     ///
     /// # Errors
     /// [`ContainerdError::Call`].
@@ -363,8 +368,8 @@ impl Containerd {
         self.remove_snapshot(&format!("container-{name}")).await
     }
 
-    /// Calls `notify` for every event, until the daemon goes away. `subscribe` answers only with the
-    /// first event, so this runs in a task of its own.
+    /// Calls `notify` for every event, until the daemon goes away. `subscribe` answers only with
+    /// the first event, so this runs in a task of its own.
     pub async fn watch(&self, notify: impl Fn()) {
         let mut events = EventsClient::new(self.channel.clone());
         let filters = vec![format!("namespace=={NAMESPACE},topic==\"/tasks/exit\"")];

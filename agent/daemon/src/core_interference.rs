@@ -1,5 +1,5 @@
-//! What a core was interrupted by: counts since boot from `/proc/interrupts` and the scheduler's debug
-//! file. Counts, not times: they mean the same on an emulated machine.
+//! Noise counts of each core since boot, from `/proc/interrupts` and the scheduler's debug file.
+//! Counts, not times: they mean the same on an emulated machine.
 
 use agent_core::protocol::types::CoreCounts;
 use std::collections::BTreeMap;
@@ -75,11 +75,12 @@ pub fn switches_of(pid: i32) -> BTreeMap<u32, u64> {
     switches
 }
 
-/// How many of a core's context switches went to somebody else than the engine or the idle task.
+/// Returns the number of foreign context switches on a core: those to anything but the engine or
+/// the idle task.
 ///
-/// On the core of the spinning thread there is no idling: each of its own switches is the way back from
-/// somebody else. On another core, every switch to a task is followed by one to the idle task, so half
-/// of all switches went to tasks, and the engine's own threads account for their share.
+/// On the core of the spinning thread there is no idling: each of its own switches is the way back
+/// from somebody else. On another core, every switch to a task is followed by one to the idle task,
+/// so half of all switches went to tasks, and the engine's own threads account for their share.
 pub fn foreign_switches(switches: u64, own: u64, spinning: bool) -> u64 {
     let to_tasks = if spinning { switches } else { switches / 2 };
     to_tasks.saturating_sub(own)

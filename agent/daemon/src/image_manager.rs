@@ -1,5 +1,5 @@
-//! Images for what is declared: from the archives that came with the OS, from the store, or wanted of who fetches. What was
-//! fetched is judged here, before containerd sees it.
+//! Images for what is declared: from the archives that came with the OS, from the store, or wanted
+//! of who fetches. What was fetched is judged here, before containerd sees it.
 
 use crate::containerd::Containerd;
 use agent_core::compose::Service;
@@ -19,9 +19,9 @@ use tracing::info;
 /// Why an image is not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// It is being fetched: how far that is.
+    /// Fetch requested or under way, with its progress as text.
     Fetching(String),
-    /// It can't be had, or not any more after it was tried.
+    /// Not available, with the reason: refused by the policy, or not fetched or imported.
     Refused(String),
 }
 
@@ -96,8 +96,8 @@ impl ImageManager {
         Ok(())
     }
 
-    /// Brings the images of what is declared into containerd, as far as they are there; the rest is wanted. Says, by
-    /// image, what keeps it from being there.
+    /// Brings the images of what is declared into containerd, as far as they are there; the rest is
+    /// wanted. Says, by image, what keeps it from being there.
     pub async fn bring(
         &mut self,
         containerd: &mut Containerd,
@@ -151,8 +151,9 @@ impl ImageManager {
         Ok(())
     }
 
-    /// An image of the store into containerd. What was fetched must be what the policy wants; what somebody loaded was
-    /// judged by who did. One that is refused is forgotten, and fetched again after a while.
+    /// An image of the store into containerd. What was fetched must be what the policy wants; what
+    /// somebody loaded was judged by who did. One that is refused is forgotten, and fetched again
+    /// after a while.
     async fn take(&mut self, containerd: &mut Containerd, named: &Named) -> Result<()> {
         let verified = match named.pinned {
             true => Ok(()),
@@ -261,8 +262,8 @@ impl ImageManager {
         self.refused.clear();
     }
 
-    /// Takes away what nobody needs, after a change: all but what came with the OS, is declared, was declared before, or
-    /// was loaded by hand.
+    /// Takes away what nobody needs, after a change: all but what came with the OS, is declared,
+    /// was declared before, or was loaded by hand.
     ///
     /// # Errors
     /// The store or containerd does not let it go.

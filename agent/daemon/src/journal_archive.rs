@@ -1,6 +1,6 @@
-//! Keeps the engine's journal: its ring overwrites the oldest file, so every file that the engine has left
-//! behind is copied away first, and the oldest copies go when there are too many. Reads the journal, never
-//! writes to it.
+//! Keeps the engine's journal: its ring overwrites the oldest file, so every file that the engine
+//! has left behind is copied away first, and the oldest copies go when there are too many. Reads
+//! the journal, never writes to it.
 
 use abi::journal::Header;
 use abi::journal::files::{header, segments};
@@ -22,7 +22,7 @@ fn copy_name(header: Header) -> String {
     format!("{:012}-{:020}.qcj", header.segment, header.run)
 }
 
-/// What is to be copied: everything in the journal but its newest segment that is not there yet.
+/// Returns the journal segments to be copied, in order: all without a copy, except the newest.
 fn to_copy(journal: &[Header], copies: &BTreeMap<Header, u64>) -> Vec<Header> {
     let newest = journal.iter().max();
     let wanted = |name: &&Header| Some(*name) != newest && !copies.contains_key(name);
@@ -112,8 +112,8 @@ fn copies(archive: &Path) -> io::Result<BTreeMap<Header, u64>> {
     found.map(|(header, path)| Ok((header, path.metadata()?.len()))).collect()
 }
 
-/// Copies a segment under another name first, so that there is never half a copy; `None` if the engine
-/// has begun to overwrite it meanwhile.
+/// Copies a segment under another name first, so that there is never half a copy; `None` if the
+/// engine has begun to overwrite it meanwhile.
 fn copy(from: &Path, name: Header, archive: &Path) -> io::Result<Option<u64>> {
     let partial = archive.join("copying.partial");
     let len = std::fs::copy(from, &partial)?;

@@ -1,5 +1,6 @@
-//! The agent itself: reconciles containers through containerd, watches the hot cores, keeps secrets and answers on a local socket.
-//! Root, and no network: no TLS, HTTP or registry crate is in its dependency tree.
+//! The agent itself: reconciles containers through containerd, watches the hot cores, keeps secrets
+//! and answers on a local socket. Root, and no network: no TLS, HTTP or registry crate is in its
+//! dependency tree.
 #![forbid(unsafe_code)]
 
 /// Local socket: authenticates by peer credentials and forwards requests to the main loop.
@@ -12,7 +13,8 @@ pub mod block_devices;
 pub mod containerd;
 /// Interrupts and context switches per core, from /proc and debugfs.
 pub mod core_interference;
-/// ImageManager of images for declared services: shipped archives, store, or wanted of the pull worker.
+/// ImageManager of images for declared services: shipped archives, store, or wanted of the pull
+/// worker.
 pub mod image_manager;
 /// Copies of the engine's journal files.
 pub mod journal_archive;

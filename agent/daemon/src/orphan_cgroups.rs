@@ -1,5 +1,6 @@
-//! What is left of containers that nobody knows any more. Who kills a shim while it starts a program leaves that program
-//! behind, and containerd forgets it; the cgroup has the container's name, and there it is found.
+//! Orphan cgroups: containers' cgroups with processes that containerd does not know. If a shim is
+//! killed while it starts a program, the program is left behind and containerd forgets it; the
+//! cgroup has the container's name and is found by it.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,8 +14,8 @@ pub fn names(cgroups: &Path) -> BTreeSet<String> {
     groups(cgroups).into_iter().flat_map(of).collect()
 }
 
-/// Ends what is in a container's cgroup and takes that away; how many processes there were. They may need another moment
-/// until they are gone.
+/// Ends what is in a container's cgroup and takes that away; how many processes there were. They
+/// may need another moment until they are gone.
 ///
 /// # Errors
 /// The kernel's.
@@ -62,7 +63,8 @@ fn name(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Files instead of a kernel's: what would be killed is in `cgroup.kill`, and a directory with files stays.
+    /// Files instead of a kernel's: what would be killed is in `cgroup.kill`, and a directory with
+    /// files stays.
     #[test]
     fn what_is_in_a_cgroup_is_ended_whichever_version_it_has() {
         let root = std::env::temp_dir().join(format!("quietcore-strays-{}", std::process::id()));

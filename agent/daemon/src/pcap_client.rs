@@ -17,7 +17,8 @@ pub const SOCKET: &str = "/run/quietcore/pcap/socket";
 /// The unit begins and ends within this.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
-/// How a pcap file begins, in microseconds and in nanoseconds, on this machine (pcap-savefile(5)).
+/// Magic numbers of a little-endian pcap file, with timestamps in microseconds and in nanoseconds
+/// (pcap-savefile(5)).
 pub const MAGIC: [[u8; 4]; 2] = [[0xd4, 0xc3, 0xb2, 0xa1], [0x4d, 0x3c, 0xb2, 0xa1]];
 
 /// Takes them down; `pages` are the engines'.

@@ -7,9 +7,9 @@ mod apply;
 mod converge;
 mod debug_containers;
 mod desired_state;
-/// What this host remembers of it.
+/// Desired state that this host keeps over restarts.
 mod desired_store;
-/// Probes.
+/// Health probes: file ages by the agent itself, ports through the probe worker.
 mod probe_client;
 mod remote_volumes;
 mod rollouts;
@@ -75,21 +75,21 @@ pub struct Paths {
     pub compose: PathBuf,
     /// The one that `qctl apply` left.
     pub applied: PathBuf,
-    /// Which versions of services have proved themselves, and which have not.
+    /// File of the proven and the failed versions of services.
     pub versions: PathBuf,
-    /// What happened.
+    /// File of the event log.
     pub events: PathBuf,
     /// Image archives that came with the OS.
     pub archives: PathBuf,
-    /// What is kept of other images, and what is wanted.
+    /// Files of the image store and of the wanted images.
     pub images: wanted::ImagePaths,
-    /// Containers' output.
+    /// Directory of containers' output files.
     pub logs: PathBuf,
     /// The engine's pages.
     pub pages: PathBuf,
-    /// containerd's socket.
+    /// Path of containerd's socket.
     pub containerd: PathBuf,
-    /// Our own.
+    /// Path of the agent's own socket.
     pub socket: PathBuf,
     /// The host plan.
     pub host_plan: PathBuf,
@@ -107,7 +107,7 @@ pub struct Paths {
     pub api_credential: Option<PathBuf>,
     /// Credentials of this process.
     pub credentials: Option<PathBuf>,
-    /// What updates work with.
+    /// Files of operating system updates.
     pub update: update::UpdatePaths,
 }
 
@@ -116,7 +116,8 @@ pub struct Agent {
     paths: Paths,
     cores: CorePlan,
     declared: Vec<Service>,
-    /// What is to run: what is declared, but for versions that have failed, and beside those on trial.
+    /// Instances to run: the declared services, without versions that have failed, and with those
+    /// on trial beside them.
     wanted: Vec<Instance>,
     secrets: Secrets,
     versions: RolloutState,
@@ -168,7 +169,8 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     agent.problem("terminals", prepared.err().map(|error| format!("{error:#}")));
     let context =
         SocketContext { pages: pages.clone(), terminals, to_agent, audit, network, refused };
-    // Heartbeat and socket have threads of their own: they wait for nothing that the others wait for.
+    // Heartbeat and socket have threads of their own: they wait for nothing that the others wait
+    // for.
     std::thread::spawn(|| beat(pages));
     let mut serving = agent_socket::start(socket, context);
     tokio::spawn(journal_archive::keep(agent.paths.journal.clone(), agent.paths.archive.clone()));
@@ -196,8 +198,8 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     }
 }
 
-/// Tells the engines every second that the agent lives, whatever containerd does. There is no page before
-/// the first start.
+/// Tells the engines every second that the agent lives, whatever containerd does. There is no page
+/// before the first start.
 fn beat(pages: PathBuf) {
     loop {
         for (_, directory) in abi::shards::shard_pages(&pages) {

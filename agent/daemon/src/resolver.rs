@@ -1,13 +1,13 @@
-//! Name servers: what systemd-networkd was given by DHCP or its configuration, as the resolv.conf that `/etc`
-//! of the image points to. No resolver daemon has to run for it.
+//! Name servers: what systemd-networkd was given by DHCP or its configuration, as the resolv.conf
+//! that `/etc` of the image points to. No resolver daemon has to run for it.
 
 use agent_host::files::write_whole;
 use anyhow::Result;
 use std::path::Path;
 
-/// What networkd knows (sd-network's own source).
+/// State file of systemd-networkd (source: sd-network).
 const STATE: &str = "/run/systemd/netif/state";
-/// What `/etc/resolv.conf` points to.
+/// Target of the symbolic link `/etc/resolv.conf`.
 const RESOLV_CONF: &str = "/run/quietcore/resolv.conf";
 
 /// The C library takes no more (resolv.conf(5), `MAXNS`).

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 use tracing::warn;
 
-/// How long the engine has for an answer: it looks at the page on every turn of its loop.
+/// Time limit for the engine's answer: it reads the control page on every turn of its loop.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Changes some limits, or none, and returns all that are in force.

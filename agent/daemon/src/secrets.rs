@@ -1,5 +1,6 @@
-//! Secrets of containers: sealed on disk by systemd (to the TPM, where there is one), opened into files in memory when a
-//! container is made. Source: systemd's varlink interface `io.systemd.Credentials` and systemd-creds(1).
+//! Secrets of containers: sealed on disk by systemd (to the TPM, where there is one), opened into
+//! files in memory when a container is made. Source: systemd's varlink interface
+//! `io.systemd.Credentials` and systemd-creds(1).
 
 use agent_core::compose::Service;
 use agent_core::compose::top_level::{Access, is_name};
@@ -55,7 +56,8 @@ impl Secrets {
     /// Keeps a secret, sealed.
     ///
     /// # Errors
-    /// One line: its name or size is not possible, systemd does not seal it, or it can't be written.
+    /// One line: its name or size is not possible, systemd does not seal it, or it can't be
+    /// written.
     pub fn set(&self, name: &str, secret: &[u8]) -> Result<()> {
         ensure!(is_name(name), "secret {name:?}: 1 to 63 letters, digits, - _ or .");
         let len = secret.len() as u64;
@@ -115,7 +117,8 @@ impl Secrets {
         let _ = std::fs::remove_dir_all(self.opened.join(id));
     }
 
-    /// What was opened for others than those is withdrawn, whatever a kill left.
+    /// Removes opened secrets of all containers but those in `ids`, also those that a killed agent
+    /// left.
     pub fn keep_only(&self, ids: &BTreeSet<String>) {
         let entries = std::fs::read_dir(&self.opened).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -126,7 +129,7 @@ impl Secrets {
         self.sealed.join(format!("{name}.sealed"))
     }
 
-    /// Opens one.
+    /// Opens a sealed secret with systemd and returns its bytes.
     ///
     /// # Errors
     /// It is not there, or systemd does not open it.
@@ -185,8 +188,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixListener;
 
-    /// A stand-in for systemd that seals by turning bytes round: what is tested is what becomes of its answers. The story
-    /// `secrets` has the real one.
+    /// A stand-in for systemd that seals by turning bytes round: what is tested is what becomes of
+    /// its answers. The story `secrets` has the real one.
     fn seal(listener: UnixListener) {
         for stream in listener.incoming().flatten() {
             let mut call = Vec::new();

@@ -70,7 +70,8 @@ pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
     write_progress(&asked, &paths.asking)?;
     let paths = paths.clone();
     tokio::spawn(async move {
-        // Ends with the units, which say themselves how it went, unless they were not started at all.
+        // Ends with the units, which say themselves how it went, unless they were not started at
+        // all.
         let ended = systemctl(&["start", UNIT]).await.map(drop);
         if read_progress(&paths) == asked
             && let Err(error) = report_failure(&paths.asking, ended)

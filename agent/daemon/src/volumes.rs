@@ -1,5 +1,5 @@
-//! Directories that containers keep what is theirs in: made when a container is, for the user it runs as.
-//! What is in them is never touched.
+//! Directories that containers keep what is theirs in: made when a container is, for the user it
+//! runs as. What is in them is never touched.
 
 use agent_core::compose::remote_volumes::REMOTE_VOLUMES;
 use agent_core::compose::{Service, VOLUMES, is_bindable};
@@ -7,8 +7,8 @@ use agent_host::volume_mounts;
 use std::io;
 use std::path::Path;
 
-/// Makes the volumes of a service that are not there yet. What a service binds must still be what it may bind once links
-/// are followed: a container can put links into its own volume.
+/// Makes the volumes of a service that are not there yet. What a service binds must still be what
+/// it may bind once links are followed: a container can put links into its own volume.
 ///
 /// # Errors
 /// What making one says, with its path, or where a link leads.

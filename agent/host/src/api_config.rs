@@ -1,4 +1,5 @@
-//! Configuration of the network API, the credential `quietcore.api`: address, certificate, key and CA of clients.
+//! Configuration of the network API, the credential `quietcore.api`: address, certificate, key and
+//! CA of clients.
 
 use agent_core::limits::API_CONFIG_LEN_MAX;
 use anyhow::{Context, Result, ensure};
@@ -6,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// It.
+/// Configuration of the network API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// 1.
+    /// Version of the format, always 1.
     pub version: u32,
     /// Seconds since 1970 when it was made: the host's clock is not believed before.
     pub issued: u64,
-    /// `0.0.0.0:9443`.
+    /// Address and port to listen on, such as `0.0.0.0:9443`.
     pub listen: SocketAddr,
     /// Its certificate and those up to the authority, in PEM.
     pub certificate: String,
@@ -25,7 +26,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads and parses the configuration file at `path`.
     ///
     /// # Errors
     /// One line: the file, and what is wrong with it.
@@ -45,7 +46,7 @@ impl Config {
     }
 }
 
-/// How a role stands in a certificate.
+/// URI scheme of a role in a client certificate: `quietcore:ROLE:NAME`.
 pub const SCHEME: &str = "quietcore";
 
 /// Whether a text can be the name of who asks.

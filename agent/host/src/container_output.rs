@@ -1,6 +1,7 @@
-//! Containers' output. The shim appends each container's standard output and error to files of its own and never waits for
-//! a reader; `quietcore-tail.service` reads behind it, gives each line to the journal once, and the space back to the file
-//! system. A container that is made anew gets new files, so that a place in one names a line for good.
+//! Containers' output. The shim appends each container's standard output and error to files of its
+//! own and never waits for a reader; `quietcore-tail.service` reads behind it, gives each line to
+//! the journal once, and the space back to the file system. A container that is made anew gets new
+//! files, so that a place in one names a line for good.
 
 use crate::files::write_whole;
 use anyhow::{Context, Result};
@@ -11,14 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Standard output, or standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `out`.
+    /// Standard output, file extension `out`.
     Out,
-    /// `err`.
+    /// Standard error, file extension `err`.
     Err,
 }
 
 impl Kind {
-    /// Both.
+    /// Both kinds, standard output first.
     pub const ALL: [Self; 2] = [Self::Out, Self::Err];
 
     /// As it stands in names of files.
@@ -33,11 +34,11 @@ impl Kind {
 /// Whose output it is: `STEM.json` beside `STEM.out` and `STEM.err`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The container.
+    /// Name of the container.
     pub container: String,
-    /// Its service.
+    /// Name of the service.
     pub service: String,
-    /// Its image.
+    /// Name of the image.
     pub image: String,
     /// The digest of its image.
     pub digest: String,
@@ -48,7 +49,8 @@ pub struct Origin {
     pub ended: bool,
 }
 
-/// The instance that a container of this name was made for: names of containers are stems of their output.
+/// The instance that a container of this name was made for: names of containers are stems of their
+/// output.
 pub fn instance_of(name: &str) -> &str {
     name.rsplit_once('-').map_or(name, |(instance, _)| instance)
 }
@@ -98,7 +100,7 @@ impl Files {
         self.directory.join(format!("{}.json", self.stem))
     }
 
-    /// How far they have been read.
+    /// Returns the path of the file with the log positions read so far.
     pub fn place(&self) -> PathBuf {
         self.directory.join(format!("{}.place", self.stem))
     }

@@ -1,5 +1,6 @@
-//! The early step that puts a host's configuration where it is read: for systemd's daemons below `/run/systemd`,
-//! for the agent below `/run/quietcore/host`. What can't be used is refused whole, and the host asks DHCP.
+//! The early step that puts a host's configuration where it is read: for systemd's daemons below
+//! `/run/systemd`, for the agent below `/run/quietcore/host`. What can't be used is refused whole,
+//! and the host asks DHCP.
 
 use crate::files::read_up_to;
 use abi::hostconfig::{HOST_CONFIG_LEN_MAX, HostConfig};
@@ -9,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The credential.
+/// Name of the credential with the host configuration.
 pub const CREDENTIAL: &str = "quietcore.host";
 
 /// A credential of this process, if it was given one.
@@ -17,7 +18,7 @@ pub fn credential(directory: &Path, name: &str) -> Option<PathBuf> {
     Some(directory.join(name)).filter(|path| path.exists())
 }
 
-/// What a credential of this process says, if it was given it.
+/// Reads and parses a credential of this process; `None` if there is none.
 ///
 /// # Errors
 /// The file, and what is wrong with it.
@@ -37,7 +38,8 @@ pub fn read_credential<T>(
 pub struct HostPaths {
     /// Credentials that our init found on the ESP, encrypted.
     pub encrypted: PathBuf,
-    /// The same, decrypted: where systemd looks for what a unit imports by name, after SMBIOS and fw_cfg. Root's own.
+    /// The same, decrypted: where systemd looks for what a unit imports by name, after SMBIOS and
+    /// fw_cfg. Root's own.
     pub decrypted: PathBuf,
     /// For systemd's daemons.
     pub systemd: PathBuf,
@@ -62,7 +64,7 @@ impl HostPaths {
         self.host.join("host-plan.toml")
     }
 
-    /// Who signs releases for this host.
+    /// Returns the path of the public key that verifies releases for this host.
     pub fn release_key(&self) -> PathBuf {
         self.host.join("release.pub")
     }
@@ -77,7 +79,7 @@ impl HostPaths {
         self.host.join("install.toml")
     }
 
-    /// Who vouches for HTTPS servers.
+    /// Returns the path of the CA certificates for HTTPS servers.
     pub fn authorities(&self) -> PathBuf {
         self.host.join("authorities.pem")
     }
@@ -95,7 +97,8 @@ pub fn read(path: &Path) -> Result<HostConfig> {
     HostConfig::parse(&text).with_context(named)
 }
 
-/// Decrypts and authenticates what came from the ESP, for units to load. What can't be is named and left.
+/// Decrypts and authenticates what came from the ESP, for units to load. What can't be is named and
+/// left.
 ///
 /// # Errors
 /// The directory for them can't be made.

@@ -1,4 +1,5 @@
-//! Files between the agent and the worker that follows a desired state, and the configuration of both.
+//! Files between the agent and the worker that follows a desired state, and the configuration of
+//! both.
 
 use crate::credentials::read_credential;
 use agent_core::desired::{CREDENTIAL, Config};
@@ -21,9 +22,9 @@ pub fn read_config(credentials: Option<&Path>) -> Result<Option<Config>> {
 /// Where it puts things.
 #[derive(Debug, Clone)]
 pub struct DesiredPaths {
-    /// What it found.
+    /// File of the envelope that was fetched.
     pub envelope: PathBuf,
-    /// How it went.
+    /// File of the [`Progress`] of the last fetch.
     pub progress: PathBuf,
 }
 
@@ -36,7 +37,7 @@ impl Default for DesiredPaths {
     }
 }
 
-/// How the last look went.
+/// Result of the last fetch of the desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Why nothing came, if so.
@@ -44,8 +45,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// What is wrong, if something is: by what is told, or since nobody has told anything for too long. `started` is how
-    /// long ago the host could have begun to look.
+    /// Returns the error of the last fetch, or that no fetch has been reported for too long; `None`
+    /// if there is no problem. `started` is the time since the host could have begun to fetch.
     pub fn wrong(paths: &DesiredPaths, config: &Config, started: Duration) -> Option<String> {
         config.url.as_ref()?;
         let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);

@@ -32,7 +32,8 @@ pub fn pages_of(root: &Path, shard: Option<&str>) -> Result<PathBuf, String> {
     }
 }
 
-/// How far the events of each engine were read: its process and the next event.
+/// Read positions in the engines' events, by shard: the process ID and the number of the next
+/// event.
 #[derive(Default)]
 pub struct Events(BTreeMap<String, (u32, u64)>);
 

@@ -1,5 +1,5 @@
-//! What happened on this host, in order: a bounded file of JSON lines, kept over restarts. The journal has the same words
-//! with more around them; this is what `qctl events` shows.
+//! Event log of this host, oldest first: a bounded file of JSON lines, kept over restarts. The
+//! journal of systemd has the same texts with more context; `qctl events` shows this file.
 
 use crate::files::cut;
 use crate::jsonlines::JsonLines;
@@ -28,7 +28,8 @@ impl EventLog {
         Self(Arc::new(Mutex::new(Inner { lines, next })))
     }
 
-    /// Something happened. That it can't be written is in the journal, and keeps nobody from working.
+    /// Something happened. That it can't be written is in the journal, and keeps nobody from
+    /// working.
     pub fn record(&self, level: Level, about: &str, text: &str) {
         match level {
             Level::Info => info!("{about}: {text}"),

@@ -1,10 +1,11 @@
-//! Puts a disk image on a disk, so that a disk on which it did not get to its end does not boot at all: what makes
-//! it bootable, the partition table at its start, is wiped first and written last, after the rest was read back.
-//! Only blocks that differ are written: a second try goes on where the first one stopped.
+//! Puts a disk image on a disk, so that a disk on which it did not get to its end does not boot at
+//! all: what makes it bootable, the partition table at its start, is wiped first and written last,
+//! after the rest was read back. Only blocks that differ are written: a second try goes on where
+//! the first one stopped.
 
 /// The disk: found, and not in use.
 pub mod disk;
-/// The image.
+/// Sources of a disk image: a file, or the parts in a netboot UKI.
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 /// Read and written at once.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// The partition table and its room before the first partition. Everything after it is out of firmware's sight as
-/// long as this is empty.
+/// The partition table and its room before the first partition. Everything after it is out of
+/// firmware's sight as long as this is empty.
 const HEAD_LEN: u64 = CHUNK_LEN as u64;
 
 /// Bytes in order, all of which can be read at any place.
@@ -35,7 +36,7 @@ pub trait Source {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
-/// What is written to.
+/// Disk or other device that an image is written to.
 pub trait Target {
     /// Bytes in all.
     fn size(&self) -> u64;
@@ -59,19 +60,20 @@ pub trait Target {
     fn flush_and_check(&mut self) -> io::Result<()>;
 }
 
-/// How far it is.
+/// Step of writing an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Comparing and writing.
     Writing,
-    /// Reading back.
+    /// Reading back and comparing with the image.
     Verifying,
 }
 
 /// Writes an image. Returns how many bytes were other ones before.
 ///
 /// # Errors
-/// The disk is too small, fails, or gives back something else than was written. It does not boot then.
+/// The disk is too small, fails, or gives back something else than was written. It does not boot
+/// then.
 pub fn write(
     source: &impl Source,
     target: &mut impl Target,
@@ -187,7 +189,7 @@ impl Progress {
         Self { len, shown: None, started: now, drawn: now }
     }
 
-    /// So far.
+    /// Prints the progress of a step, `done` in bytes.
     pub fn tell(&mut self, step: Step, done: u64) {
         let percent = done * 100 / self.len.max(1);
         let name = match step {

@@ -1,6 +1,7 @@
-//! The isolated cpuset partition on the hot cores: `hot.slice` holds their cpuset, `hot-engine.slice`
-//! below it is the partition. Nested, because a partition directly below the root breaks as soon as a
-//! sibling's cpuset overlaps, and does not heal. systemd 257 has no setting for it.
+//! The isolated cpuset partition on the hot cores: `hot.slice` holds their cpuset,
+//! `hot-engine.slice` below it is the partition. Nested, because a partition directly below the
+//! root breaks as soon as a sibling's cpuset overlaps, and does not heal. systemd 257 has no
+//! setting for it.
 
 use crate::events::EventLog;
 use abi::hostplan::{CorePlan, HostPlan, PlanError};
@@ -20,11 +21,10 @@ pub enum PartitionError {
     /// A cgroup file refused.
     #[error("write {value:?} to {path}")]
     Write {
-        /// The file.
+        /// Path of the cgroup file.
         path: PathBuf,
-        /// What was written.
+        /// Value that was written.
         value: String,
-        /// Why.
         source: io::Error,
     },
     /// The kernel took the words and says no all the same.
@@ -32,9 +32,9 @@ pub enum PartitionError {
         "{path} says {state:?}; see Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.partition"
     )]
     Invalid {
-        /// The file.
+        /// Path of the partition's cgroup file.
         path: PathBuf,
-        /// What it says.
+        /// State that the kernel reports in the file.
         state: String,
     },
 }
@@ -92,8 +92,8 @@ pub fn stands(plan: &CorePlan) -> bool {
         || is(&state_file(), "isolated") && is(&effective, &plan.hot().to_string())
 }
 
-/// Makes the partition again as soon as anybody, the kernel too, changes a file of its cgroups, without waiting for the
-/// agent's main loop.
+/// Makes the partition again as soon as anybody, the kernel too, changes a file of its cgroups,
+/// without waiting for the agent's main loop.
 pub fn guard(plan: CorePlan, log: EventLog) {
     if plan.hot().is_empty() {
         return;

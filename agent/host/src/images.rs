@@ -1,11 +1,12 @@
-//! Images from registries and from media: who may be asked, what is kept, who vouches for it. What reaches the network
-//! (`pull`) is a process of its own that is not trusted: the agent checks digests and signatures itself.
+//! Images from registries and from media: who may be asked, what is kept, who vouches for it. What
+//! reaches the network (`pull`) is a process of its own that is not trusted: the agent checks
+//! digests and signatures itself.
 
 /// OCI images as archives.
 pub mod archive;
-/// Which registries this host may ask, and whose signatures it wants.
+/// Policy of images: allowed registries and required signatures.
 pub mod policy;
-/// What is kept on the data partition.
+/// Image store on the data partition.
 pub mod store;
-/// What the agent wants fetched, and how far that is.
+/// Wanted images and the progress of their fetches.
 pub mod wanted;

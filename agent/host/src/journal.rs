@@ -1,5 +1,5 @@
-//! Lines to the journal, with fields, by its native protocol (systemd.io, "Native Journal Protocol"); and the last one of
-//! a stream that it has.
+//! Lines to the journal, with fields, by its native protocol (systemd.io, "Native Journal
+//! Protocol"); and the last one of a stream that it has.
 
 use crate::container_output::{Kind, Origin};
 use anyhow::{Context, Result, ensure};
@@ -12,14 +12,14 @@ use std::process::Command;
 /// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Which stream a line is of: `STEM.out`.
+/// Journal field with the output stream of a line, such as `STEM.out`.
 const STREAM: &str = "QUIETCORE_STREAM";
 /// Where in the stream the line ends.
 const PLACE: &str = "QUIETCORE_PLACE";
 /// The container of a line, as Docker's own journald driver calls it.
 pub const CONTAINER: &str = "CONTAINER_NAME";
 
-/// Severities (syslog(3)).
+/// Severities of journal entries (syslog(3)).
 const WARNING: u8 = 4;
 const INFORMATIONAL: u8 = 6;
 
@@ -30,7 +30,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Connects.
+    /// Connects to the journal's socket at `path`.
     ///
     /// # Errors
     /// journald does not listen.
@@ -54,7 +54,7 @@ impl Journal {
     }
 }
 
-/// What all lines of a stream have in common, ready to be sent.
+/// Journal fields common to all lines of a stream, serialized.
 pub struct Head(Vec<u8>);
 
 impl Head {
@@ -71,7 +71,8 @@ fn stream_name(stem: &str, kind: Kind) -> String {
     format!("{stem}.{}", kind.name())
 }
 
-/// The place behind the last line of a stream that the journal has, once it has taken what waits for it.
+/// The place behind the last line of a stream that the journal has, once it has taken what waits
+/// for it.
 ///
 /// # Errors
 /// journalctl can't be run.

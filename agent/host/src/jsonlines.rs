@@ -1,5 +1,5 @@
-//! Values as lines of JSON, in a file that is bounded: one that has grown is put aside, and one older is kept. What a power
-//! cut left of a line stays one of its own, which nobody reads.
+//! Values as lines of JSON, in a file that is bounded: one that has grown is put aside, and one
+//! older is kept. What a power cut left of a line stays one of its own, which nobody reads.
 
 use crate::files::read_up_to;
 use agent_core::limits::LINE_LEN_MAX;

@@ -1,5 +1,5 @@
-//! Files and devices of a host that several programs of the agent share: credentials, the image store, journals, update state,
-//! units of systemd. No network crate is in its dependency tree.
+//! Files and devices of a host that several programs of the agent share: credentials, the image
+//! store, journals, update state, units of systemd. No network crate is in its dependency tree.
 #![forbid(unsafe_code)]
 
 /// Configuration of the network API (credential `quietcore.api`).

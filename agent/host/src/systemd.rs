@@ -1,4 +1,4 @@
-//! What is asked of systemd.
+//! Runs `systemctl`, the client of systemd.
 
 use anyhow::{Context, Result, ensure};
 

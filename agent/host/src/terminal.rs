@@ -1,5 +1,5 @@
-//! The terminal of a container that is thrown away. containerd's shim has it and passes its bytes through two named pipes:
-//! who looks reads one, the agent writes what is typed into the other.
+//! The terminal of a container that is thrown away. containerd's shim has it and passes its bytes
+//! through two named pipes: who looks reads one, the agent writes what is typed into the other.
 
 use agent_core::protocol::types::{Size, Terminal};
 use anyhow::{Context, Result, ensure};
@@ -46,7 +46,8 @@ pub fn screen(directory: &Path, name: &str) -> Result<PathBuf> {
     pipe(directory, name, "screen")
 }
 
-/// Makes the directory anew: terminals end with the agent that began them. The network's side of the agent may read there.
+/// Makes the directory anew: terminals end with the agent that began them. The network's side of
+/// the agent may read there.
 ///
 /// # Errors
 /// What the file system says.
@@ -60,8 +61,8 @@ pub fn prepare(directory: &Path, network: Option<u32>) -> Result<()> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o750)).with_context(named)
 }
 
-/// The pipes of one, as long as it is kept. Both are held at both ends: neither the shim nor who looks is told that the
-/// other one is gone when he has not come yet.
+/// The pipes of one, as long as it is kept. Both are held at both ends: neither the shim nor who
+/// looks is told that the other one is gone when he has not come yet.
 #[derive(Debug)]
 pub struct Pipes {
     terminal: Terminal,
@@ -69,7 +70,7 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    /// Makes them.
+    /// Makes both named pipes of a terminal and holds them open.
     ///
     /// # Errors
     /// What the file system says, with the path.
@@ -80,8 +81,8 @@ impl Pipes {
             OpenOptions::new().read(true).write(true).open(path).with_context(named)
         };
         let held = [make(&terminal.keys, 0o600)?, make(&terminal.screen, 0o640)?];
-        // Who may look into the directory may look at the screen. The unit may make nothing that has its directory's group
-        // by itself (RestrictSUIDSGID=).
+        // Who may look into the directory may look at the screen. The unit may make nothing that
+        // has its directory's group by itself (RestrictSUIDSGID=).
         let directory = terminal.screen.parent().context("a terminal has a directory")?;
         chown(&terminal.screen, None, Some(directory.metadata()?.gid().into()))?;
         Ok(Self { terminal, _held: held })

@@ -1,11 +1,12 @@
-//! Updates of the operating system: a signed release is fetched by one unit, written to the other slot by
-//! another, and proves itself at its boot. Neither unit is the agent; the agent asks, and knows how it went.
+//! Updates of the operating system: a signed release is fetched by one unit, written to the other
+//! slot by another, and proves itself at its boot. Neither unit is the agent; the agent asks, and
+//! knows how it went.
 
-/// What became of the versions that this host was given.
+/// History of the versions that this host was given, and their outcomes.
 pub mod history;
 /// Files with the progress of an update.
 pub mod progress_files;
-/// Which releases this host takes.
+/// Verification of releases: signature, version and history.
 pub mod trust;
 
 use abi::release::Version;
@@ -16,25 +17,25 @@ use std::path::{Path, PathBuf};
 /// Where everything is.
 #[derive(Debug, Clone)]
 pub struct UpdatePaths {
-    /// What was fetched.
+    /// Directory of the fetched release.
     pub staging: PathBuf,
     /// The public key of who makes releases: the image's.
     pub key: PathBuf,
     /// The one that this host was given instead, if it is there.
     pub own_key: PathBuf,
-    /// Who vouches for HTTPS servers, if this host was told.
+    /// CA certificates for HTTPS servers, if this host was given any.
     pub own_authorities: PathBuf,
-    /// What runs.
+    /// The os-release file of the running version.
     pub os_release: PathBuf,
-    /// See [`history::History`].
+    /// File of the update [`history::History`].
     pub history: PathBuf,
-    /// What the agent asks for.
+    /// File of the agent's [`Request`].
     pub request: PathBuf,
     /// That it has asked: what the units said before is about something else.
     pub asking: PathBuf,
-    /// How far the fetching unit is.
+    /// Progress file of the fetching unit.
     pub fetching: PathBuf,
-    /// How far the installing unit is.
+    /// Progress file of the installing unit.
     pub installing: PathBuf,
     /// There once this boot has proved itself.
     pub blessed: PathBuf,
@@ -64,13 +65,14 @@ impl Default for UpdatePaths {
 }
 
 impl UpdatePaths {
-    /// Whether the running version may still fall back: its boot is counted and it is not blessed yet.
+    /// Whether the running version may still fall back: its boot is counted and it is not blessed
+    /// yet.
     pub fn is_on_trial(&self) -> bool {
         self.counted.exists() && !self.blessed.exists()
     }
 }
 
-/// What the agent asks the two units for.
+/// Request of the agent to the two update units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {

@@ -17,14 +17,14 @@ use std::time::Duration;
 /// The credential that says where Vault is and what is wanted of it.
 pub const CREDENTIAL: &str = "quietcore.vault";
 
-/// It.
+/// Configuration of the Vault client.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub version: u32,
-    /// `https://HOST:PORT`.
+    /// Address of the Vault server: `https://HOST:PORT`.
     pub url: String,
-    /// Who vouches for its certificate, in PEM, besides Debian's list.
+    /// CA certificates for the Vault server, in PEM, besides Debian's list.
     #[serde(default)]
     pub authority: String,
     /// Vault Enterprise's namespace.
@@ -87,7 +87,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What the secrets are called on this host.
+    /// Returns the names that the secrets have on this host.
     pub fn names(&self) -> BTreeSet<String> {
         self.secrets.iter().map(|wanted| wanted.name.clone()).collect()
     }
@@ -102,11 +102,11 @@ pub fn default_approle() -> String {
     "approle".into()
 }
 
-/// One secret.
+/// Secret to be read from Vault.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// What it is called on this host.
+    /// Name of the secret on this host.
     pub name: String,
     /// Where the engine is mounted.
     #[serde(default = "default_mount")]
@@ -125,11 +125,11 @@ pub fn default_mount() -> String {
 /// Where it puts things.
 #[derive(Debug, Clone)]
 pub struct VaultPaths {
-    /// What it read: names and secrets, in base64.
+    /// File of the secrets that were read, by name, in base64.
     pub fetched: PathBuf,
     /// Why it could not, if so: a line.
     pub failed: PathBuf,
-    /// Who vouches for Vault, for the client.
+    /// File of the CA certificates that the Vault client accepts.
     pub authority: PathBuf,
 }
 
@@ -157,7 +157,7 @@ impl VaultPaths {
         Some(String::from_utf8_lossy(&said).trim().to_owned()).filter(|said| !said.is_empty())
     }
 
-    /// What was read.
+    /// Reads the secrets that the Vault worker wrote.
     ///
     /// # Errors
     /// The file is not what this process writes.

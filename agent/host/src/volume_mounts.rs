@@ -1,4 +1,5 @@
-//! Requests of the agent to `quietcore-volume@.service` to mount and unmount remote volumes, and what is mounted.
+//! Requests of the agent to `quietcore-volume@.service` to mount and unmount remote volumes, and
+//! what is mounted.
 
 use crate::files::write_whole;
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Where what is wanted is written down: `ID.json`, and `ID.wrong` for what went wrong.
 pub const WANTED: &str = "/run/quietcore/volumes";
 
-/// What is to be so.
+/// Requested state of a volume.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -19,7 +20,7 @@ pub struct Wanted {
     pub remote: Option<Remote>,
 }
 
-/// Which volumes are mounted: the last part of their places.
+/// Returns the IDs of mounted volumes: the last part of their mount points.
 ///
 /// # Errors
 /// This process's mounts can't be read.
@@ -27,7 +28,7 @@ pub fn mounted() -> Result<BTreeSet<String>> {
     Ok(mounts()?.into_iter().map(|(id, _)| id).collect())
 }
 
-/// Which the unit was asked for, and has not yet done away with all of.
+/// Returns the IDs of volumes that were requested of the unit and not yet cleaned up completely.
 ///
 /// # Errors
 /// The directory is there and can't be read.

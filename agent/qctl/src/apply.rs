@@ -1,4 +1,5 @@
-//! What a host is to run: applying, comparing, looking at what became of it.
+//! `qctl apply` and `qctl diff`: apply a compose file, compare it with what is declared, wait for
+//! the result.
 
 use crate::apply_args::Apply;
 use crate::client::{Client, unexpected};

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How many hosts come first.
+/// Number or percentage of hosts to apply to first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// So many.
+    /// Number of hosts, at least 1.
     Count(usize),
     /// So many of a hundred, and at least one.
     Percent(usize),
@@ -43,7 +43,7 @@ impl Share {
 
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The file.
+    /// Compose file to apply.
     pub file: PathBuf,
     /// A profile whose services are wanted too; * for all.
     #[arg(long)]
@@ -57,13 +57,13 @@ pub struct Apply {
     /// Check it now and run it from the next boot on. What is applied before that takes its place.
     #[arg(long, conflicts_with_all = ["dry_run", "try_for"])]
     pub staged: bool,
-    /// Wait until all of it runs and has proved itself, for this time at most; exit code 1 if it does not. An update's
-    /// trial takes a minute if its file says nothing else.
+    /// Wait until all of it runs and has proved itself, for this time at most; exit code 1 if it
+    /// does not. An update's trial takes a minute if its file says nothing else.
     #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5m",
           conflicts_with_all = ["dry_run", "staged", "try_for"])]
     pub wait: Option<Duration>,
-    /// Of several hosts, so many first, as 2 or 10%; the others once it has proved itself there. Who comes after one where it
-    /// did not is not asked.
+    /// Of several hosts, so many first, as 2 or 10%; the others once it has proved itself there.
+    /// Who comes after one where it did not is not asked.
     #[arg(long, requires = "wait", value_name = "HOSTS")]
     pub canary: Option<Share>,
     /// Look at the first ones again after this time, before the others are asked.

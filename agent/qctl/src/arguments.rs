@@ -63,7 +63,7 @@ pub struct Arguments {
 pub enum Command {
     /// Show what the host is doing.
     Status {
-        /// How to show it.
+        /// Format of the output.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -84,7 +84,8 @@ pub enum Command {
     },
     /// Wait until engine and containers run and stay up.
     ///
-    /// The engine is past its preflight, every container runs, and all stay up for 10 s. The exchange may be closed.
+    /// The engine is past its preflight, every container runs, and all stay up for 10 s. The
+    /// exchange may be closed.
     Healthy {
         /// Seconds to wait.
         #[arg(long, default_value_t = 60)]
@@ -92,8 +93,8 @@ pub enum Command {
     },
     /// Fetch a release of the operating system for the next boot.
     ///
-    /// It is written to the other slot, which the next boot tries. Trading goes on meanwhile. Without URL: how the last
-    /// update went.
+    /// It is written to the other slot, which the next boot tries. Trading goes on meanwhile.
+    /// Without URL: how the last update went.
     Update {
         /// The release's directory, as http://HOST/PATH or https://HOST/PATH.
         url: Option<String>,
@@ -108,14 +109,14 @@ pub enum Command {
     },
     /// Run what a compose file declares.
     ///
-    /// Variables, env files, extended services and profiles are resolved here, from this environment and the files beside
-    /// the compose file.
+    /// Variables, env files, extended services and profiles are resolved here, from this
+    /// environment and the files beside the compose file.
     Apply(apply_args::Apply),
     /// Keep what was applied with --try.
     Keep,
     /// Compare a compose file with what is declared, line by line.
     Diff {
-        /// The file.
+        /// Compose file to compare.
         file: PathBuf,
         /// A profile whose services are wanted too; * for all.
         #[arg(long)]
@@ -125,7 +126,7 @@ pub enum Command {
     Get(get::Get),
     /// Show all that is known of a service.
     Describe {
-        /// The service.
+        /// Service to describe.
         name: String,
     },
     /// Show, pause, promote or undo trials of new versions.
@@ -181,7 +182,7 @@ pub enum Command {
     ///
     /// With everything resolved. Asks no agent.
     Config {
-        /// The file.
+        /// Compose file to check.
         file: PathBuf,
         /// A profile whose services are wanted too; * for all.
         #[arg(long)]
@@ -198,7 +199,7 @@ pub enum Command {
     ///
     /// Asks no agent.
     Completion {
-        /// The shell.
+        /// Shell to complete for.
         shell: clap_complete::Shell,
     },
     /// Print the manual page, for `man -l -`.
@@ -207,8 +208,8 @@ pub enum Command {
     Man,
     /// Run a program in an ephemeral debug container.
     ///
-    /// With an image of tools, or in a service's place; on housekeeping cores, as every container. Exit code 1 if the program
-    /// ends with another status than 0.
+    /// With an image of tools, or in a service's place; on housekeeping cores, as every container.
+    /// Exit code 1 if the program ends with another status than 0.
     Debug(debug::Debug),
     /// Capture packets of an interface into a pcap file.
     Pcap(pcap::Pcap),
@@ -226,13 +227,14 @@ pub enum Command {
     },
     /// Write a disk image to a disk and read it back.
     ///
-    /// Asks no agent. Refused while anything uses the disk. A disk that was pulled out does not boot; a second try goes on.
+    /// Asks no agent. Refused while anything uses the disk. A disk that was pulled out does not
+    /// boot; a second try goes on.
     Flash {
         /// The image, a disk.raw.
         image: PathBuf,
         /// The whole disk, as /dev/sdb.
         disk: PathBuf,
-        /// Who signed the SHA256SUMS beside the image: a release.pub.
+        /// Public key (release.pub) to verify the SHA256SUMS beside the image with.
         #[arg(long)]
         key: Option<PathBuf>,
         /// Do not ask.
@@ -242,9 +244,9 @@ pub enum Command {
     /// Put the parts of a disk image that are not the root in files, for a netboot UKI.
     #[command(hide = true)]
     SplitImage {
-        /// The image.
+        /// Disk image to split.
         image: PathBuf,
-        /// A directory.
+        /// Directory to write the parts to.
         directory: PathBuf,
     },
     /// Check a host's configuration file.
@@ -274,21 +276,21 @@ pub enum Command {
 pub enum Hosts {
     /// Write a host down, or another one in its place.
     Add {
-        /// Its name.
+        /// Name of the host.
         name: String,
-        /// https://HOST:PORT.
+        /// URL of the host's API, as https://HOST:PORT.
         url: String,
-        /// Who vouches for it: the ca.pem of qctl ca.
+        /// CA certificate of the host: the ca.pem of qctl ca.
         #[arg(long)]
         authority: PathBuf,
-        /// Who asks: certificate and key, from qctl ca.
+        /// Client certificate and key, from qctl ca.
         #[arg(long)]
         identity: PathBuf,
         /// NAME=VALUE, to select it by.
         #[arg(long = "label")]
         labels: Vec<String>,
     },
-    /// List them.
+    /// List the hosts.
     Ls,
 }
 
@@ -296,7 +298,7 @@ pub enum Hosts {
 pub enum Host {
     /// Check the file that a host is to be given as the credential quietcore.host. Asks no agent.
     Check {
-        /// The file.
+        /// Host configuration file to check.
         file: PathBuf,
         /// CPUs of the host, to check its cores too.
         #[arg(long)]

@@ -12,7 +12,7 @@ pub struct Audit {
     /// The last so many, up to 1000.
     #[arg(short = 'n', long, default_value_t = 50)]
     count: usize,
-    /// How to show them.
+    /// Format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

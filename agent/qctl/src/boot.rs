@@ -1,4 +1,5 @@
-//! Progress of this host's boot for `qctl top --boot`, until the agent answers: systemd's jobs, and those that run now.
+//! Progress of this host's boot for `qctl top --boot`, until the agent answers: systemd's jobs, and
+//! those that run now.
 
 use crate::client::Client;
 use crate::hosts::Target;
@@ -13,7 +14,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Names of running jobs that a line has room for.
 const NAMES_MAX: usize = 3;
 
-/// Waits until the agent answers, and shows the boot's progress until then: a line, and the end of a page.
+/// Waits until the agent answers, and shows the boot's progress until then: a line, and the end of
+/// a page.
 ///
 /// # Errors
 /// The output can't be written.
@@ -46,8 +48,8 @@ fn progress() -> Result<String> {
     Ok(line(all.trim().parse().context("systemd's number of jobs")?, &jobs))
 }
 
-/// `booting: 61 of 80 units, waiting for containerd.service`, from the number of all jobs and the lines of those that are
-/// left (`ID UNIT TYPE STATE`).
+/// `booting: 61 of 80 units, waiting for containerd.service`, from the number of all jobs and the
+/// lines of those that are left (`ID UNIT TYPE STATE`).
 fn line(all: usize, jobs: &str) -> String {
     let left: Vec<Vec<&str>> = jobs.lines().map(|line| line.split_whitespace().collect()).collect();
     let running = left.iter().filter(|job| job.get(3) == Some(&"running"));

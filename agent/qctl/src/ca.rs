@@ -1,5 +1,5 @@
-//! `qctl ca`: an authority of one's own, on a machine of one's own, and the certificates that it gives: to hosts for their
-//! network side, to people and programs with the role that they have.
+//! `qctl ca`: an authority of one's own, on a machine of one's own, and the certificates that it
+//! gives: to hosts for their network side, to people and programs with the role that they have.
 
 use agent_core::protocol::Role;
 use agent_host::api_config::{Config, SCHEME, is_who};
@@ -23,13 +23,14 @@ pub enum Ca {
         /// A directory, made if it is not there.
         directory: PathBuf,
     },
-    /// Make what a host is given as the credential quietcore.api: NAME.api, in the authority's directory.
+    /// Make what a host is given as the credential quietcore.api: NAME.api, in the authority's
+    /// directory.
     Host {
         /// The authority's directory.
         directory: PathBuf,
         /// The host's name.
         name: String,
-        /// How it is reached: names and addresses.
+        /// Names and addresses that the host is reached at.
         #[arg(long = "address", required = true)]
         addresses: Vec<String>,
         /// Where it listens.
@@ -43,9 +44,9 @@ pub enum Ca {
     Client {
         /// The authority's directory.
         directory: PathBuf,
-        /// His name.
+        /// Name of the certificate's holder.
         name: String,
-        /// What he may: look (reader), decide what runs and trades (operator), or everything (admin).
+        /// Role: reader (look), operator (decide what runs and trades) or admin (all).
         #[arg(long, value_parser = role)]
         role: Role,
         /// Days that it is good for.
@@ -100,7 +101,8 @@ pub fn act(what: &Ca) -> Result<()> {
             params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             name_and_days(&mut params, name, *days);
-            // A host whose clock stands takes the time of its own certificate, which may be as old as it can get.
+            // A host whose clock stands takes the time of its own certificate, which may be as old
+            // as it can get.
             params.not_before = (SystemTime::now() - DAY * HOST_DAYS).into();
             let (authority, _) = authority(directory)?;
             let certificate = params.signed_by(&key, &authority)?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-/// A connection.
+/// Connection to an agent: its Unix socket, or HTTPS to another host.
 pub enum Client {
     Local(BufReader<UnixStream>),
     Remote { agent: ureq::Agent, url: String },
@@ -58,7 +58,7 @@ impl Client {
         }
     }
 
-    /// What another host sends as a text, as it comes; nothing of the host itself.
+    /// Streams the text that another host answers to a GET of `path`; `None` for the local host.
     pub fn stream(&mut self, path: &str) -> Result<Option<Box<dyn Read + Send>>> {
         let Self::Remote { agent, url } = self else { return Ok(None) };
         let url = format!("{url}{path}");

@@ -4,7 +4,8 @@ use agent_core::compose::error_lines::line_of;
 use anyhow::anyhow;
 use std::path::Path;
 
-/// An error with the line of the file as it is written: what was read is what [`resolve`] made of it.
+/// An error with the line of the file as it is written: what was read is what [`resolve`] made of
+/// it.
 pub fn in_file(file: &Path, error: &anyhow::Error) -> anyhow::Error {
     let said = format!("{error:#}");
     let told = said.strip_prefix("line ").and_then(|rest| rest.split_once(": "));

@@ -1,5 +1,5 @@
-//! What a compose file leaves to where it is applied from: variables, files of environment, services that extend others,
-//! profiles. All of it is done by `qctl`, beside the file; the host gets a file that stands for itself. Source: Compose
+//! Compose project resolution: variables, env files, services that extend others, profiles. `qctl`
+//! resolves all of it beside the file; the host gets a self-contained file. Source: Compose
 //! Specification, "Interpolation", "extends", "env_file", "Profiles".
 
 use anyhow::{Context, Result, bail, ensure};
@@ -143,7 +143,8 @@ fn extend(
     Ok(())
 }
 
-/// Mappings key by key, lists one after the other, and of anything else the later (Compose Specification, "Merge").
+/// Mappings key by key, lists one after the other, and of anything else the later (Compose
+/// Specification, "Merge").
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Mapping(base), Value::Mapping(over)) => {
@@ -268,8 +269,8 @@ fn interpolate(value: &mut Value, variables: &BTreeMap<String, String>, at: &str
     Ok(())
 }
 
-/// `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?why}`, `${NAME?why}`, `${NAME:+other}`,
-/// `${NAME+other}`; `$$` is a dollar.
+/// `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?why}`, `${NAME?why}`,
+/// `${NAME:+other}`, `${NAME+other}`; `$$` is a dollar.
 fn put_in(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum Cpu {
     /// Each core: what it is for, who may run there, what interrupted it since the boot.
     Map {
-        /// How to show it.
+        /// Format of the output.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -28,7 +28,7 @@ struct Line {
     device: u64,
 }
 
-/// Shows it.
+/// Prints the core map: role, interrupts and users of each core.
 pub fn map(client: &mut Client, output: Output) -> Result<()> {
     let lines = lines(&client.status()?);
     if output != output::Output::Table {

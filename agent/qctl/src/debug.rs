@@ -1,5 +1,5 @@
-//! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or in a service's place, and
-//! at a terminal if one wants.
+//! `qctl debug`: a container that is thrown away when its program ends, with an image of tools or
+//! in a service's place, and at a terminal if one wants.
 
 use crate::apply_args::duration;
 use crate::client::{Client, unexpected};
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Lines of a program that has ended are there within this.
 const LAST_LINES: Duration = Duration::from_secs(2);
-/// What it showed at a terminal is there within this: no journal is on the way.
+/// Time to wait for the last terminal output of an ended program; shorter than `LAST_LINES`, as it
+/// does not pass the journal of systemd.
 const LAST_SHOWN: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Args)]
@@ -29,14 +30,15 @@ pub struct Debug {
     /// Run this image.
     #[arg(long, required_unless_present_any = ["of", "end"])]
     image: Option<String>,
-    /// Run in the place of this service: with its user, volumes, secrets, environment and limits, and its image unless
+    /// Run in the place of this service: with its user, volumes, secrets, environment and limits,
+    /// and its image unless
     /// --image names another.
     #[arg(long)]
     of: Option<String>,
     /// Sit at its terminal: keys go to the program, all of them, and what it shows is kept nowhere.
     #[arg(long, short = 't', visible_short_alias = 'i', overrides_with = "tty")]
     tty: bool,
-    /// How long it may run, as in 60s or 10m; at most an hour.
+    /// Time limit, as in 60s or 10m; at most an hour.
     #[arg(long, default_value = "10m", value_parser = duration)]
     time: Duration,
     /// Throw this one away instead of starting one.
@@ -79,7 +81,7 @@ pub fn run(target: &Target, wanted: &Debug) -> Result<()> {
     }
 }
 
-/// What is declared: a service, and the file without its services.
+/// Returns a declared service, and the declared compose file without its services.
 fn declared(client: &mut Client, name: &str) -> Result<(Mapping, Mapping)> {
     let Response::Declared(declared) = client.ask(&Request::Declared {})? else {
         return Err(unexpected("what is declared"));
@@ -185,7 +187,8 @@ fn is_on_its_way(problem: &str) -> bool {
     problem.ends_with(": is asked for") || problem.ends_with(" MiB")
 }
 
-/// What asks this program to end, or says that its terminal has another size.
+/// Signals read from a signalfd: SIGINT, SIGTERM and SIGHUP end this program, SIGWINCH means a new
+/// terminal size.
 struct Signals(SignalFd);
 
 impl Signals {
@@ -205,7 +208,7 @@ impl Signals {
     }
 }
 
-/// What it writes, as it comes.
+/// Output of an ephemeral debug container, in pieces of up to 8 KiB as they arrive.
 struct Pieces {
     pieces: Receiver<Vec<u8>>,
     is_terminal: bool,
@@ -257,7 +260,7 @@ fn lines(target: &Target, name: &str) -> Result<Pieces> {
     }
 }
 
-/// What its terminal shows.
+/// Opens the terminal output of a container: a stream from another host, or the local pipe.
 fn shown(target: &Target, name: &str) -> Result<Pieces> {
     match target {
         hosts::Target::Host(_) => stream(target, &format!("/v1/debug/{name}/terminal"), true),

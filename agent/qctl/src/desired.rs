@@ -15,17 +15,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// What this host follows, what it has applied, what waits, and how what is declared differs.
+    /// Show what this host follows, has applied and waits for, and the drift.
     Status {
-        /// How to show it.
+        /// Format of the output.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Sign a compose file for hosts that follow NAME, after its variables, files and profiles were put in. Asks no agent.
+    /// Sign a compose file for hosts that follow NAME, after its variables, files and profiles were
+    /// put in. Asks no agent.
     Sign(Sign),
     /// Bring what was signed, as from a stick. It waits for its window as any other.
     Deliver {
-        /// The file.
+        /// Signed desired state to deliver.
         file: PathBuf,
     },
     /// Apply nothing more until resume.
@@ -40,7 +41,7 @@ pub enum What {
 pub struct Sign {
     /// The compose file.
     file: PathBuf,
-    /// Which hosts it is for: the name in their credential.
+    /// Name of the desired state, as in the hosts' credential.
     #[arg(long)]
     name: String,
     /// An Ed25519 private key, as `openssl genpkey -algorithm ed25519` makes one.
@@ -57,7 +58,7 @@ pub struct Sign {
     output: PathBuf,
 }
 
-/// What needs no agent.
+/// Signs a compose file as a desired state and writes it; needs no agent.
 pub fn sign(wanted: &Sign) -> Result<()> {
     let pem = std::fs::read_to_string(&wanted.key);
     let pem = pem.with_context(|| format!("read {}", wanted.key.display()))?;

@@ -1,6 +1,6 @@
-//! Line diffs.
+//! Unified diffs of texts.
 
-/// What is another in a text, line by line: `-` what goes, `+` what comes, with three lines around.
+/// Returns a unified diff of two texts: `-` removed lines, `+` added lines, three lines of context.
 pub fn differences(old: &str, new: &str) -> String {
     similar::TextDiff::from_lines(old, new).unified_diff().to_string()
 }

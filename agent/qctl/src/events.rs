@@ -16,7 +16,7 @@ pub struct Events {
     /// And what happens from now on.
     #[arg(short, long)]
     follow: bool,
-    /// How to show them: as lines, or as a line of JSON each.
+    /// Format of the output: lines, or one JSON or YAML document per event.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

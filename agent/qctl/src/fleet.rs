@@ -1,4 +1,5 @@
-//! `qctl --select … apply --canary`: a file on some of several hosts first, and on the others once it has proved itself there.
+//! `qctl --select … apply --canary`: a file on some of several hosts first, and on the others once
+//! it has proved itself there.
 
 use crate::apply_args::{self, Share};
 use crate::client::Client;
@@ -8,8 +9,8 @@ use agent_core::status::Status;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
-/// Applies it to one host after the other, waits each time until it has proved itself, and asks no more hosts once it has
-/// not: those run what they ran.
+/// Applies it to one host after the other, waits each time until it has proved itself, and asks no
+/// more hosts once it has not: those run what they ran.
 ///
 /// # Errors
 /// It did not prove itself on a host, which is named.
@@ -41,7 +42,7 @@ pub fn apply(
 struct Canary<'a> {
     name: &'a str,
     target: &'a Target,
-    /// How often its containers had been started again by then.
+    /// Sum of its containers' restarts, counted once the file was applied.
     restarts: u32,
 }
 

@@ -13,7 +13,7 @@ pub struct Get {
     /// containers, cores, engines, images, problems, rollouts or secrets.
     #[arg(value_parser = ["containers", "cores", "engines", "images", "problems", "rollouts", "secrets"])]
     what: String,
-    /// How to show it.
+    /// Format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

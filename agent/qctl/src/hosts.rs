@@ -1,21 +1,23 @@
-//! The hosts that an operator knows: a file of his own, with where each is, who vouches for it, and who he is there.
+//! The hosts that an operator knows: a file of his own, with where each is, who vouches for it, and
+//! who he is there.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A host.
+/// Entry of the hosts file: address, certificates and labels of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// `https://HOST:PORT`.
+    /// URL of the host's API, `https://HOST:PORT`.
     pub url: String,
-    /// Who vouches for its certificate: a PEM file, beside this one if not from the root.
+    /// CA certificate of the host: a PEM file, relative to the hosts file if the path is not
+    /// absolute.
     pub authority: PathBuf,
     /// Certificate and key of who asks: a PEM file.
     pub identity: PathBuf,
-    /// What it can be selected by.
+    /// Labels that `--select` matches, value by name.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
@@ -101,7 +103,7 @@ pub fn add(name: &str, host: Host) -> Result<()> {
     Ok(())
 }
 
-/// Lists them.
+/// Prints name, URL and labels of each host in the hosts file.
 ///
 /// # Errors
 /// The file can't be read.
@@ -120,6 +122,6 @@ pub fn list() -> Result<()> {
 pub enum Target {
     /// On this host.
     Socket(PathBuf),
-    /// On another.
+    /// Another host, reached over HTTPS.
     Host(Box<Host>),
 }

@@ -10,21 +10,21 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub enum Image {
-    /// Put the image of an archive, an OCI layout in a tar file, on this host. It is kept across restarts and updates
-    /// until it is removed.
+    /// Put the image of an archive, an OCI layout in a tar file, on this host. It is kept across
+    /// restarts and updates until it is removed.
     Load {
         /// The archive, where the agent can read it: below /run or /var.
         archive: PathBuf,
     },
     /// The images that this host has.
     Ls {
-        /// How to show them.
+        /// Format of the output.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
     /// Take an image away that nothing declared needs.
     Rm {
-        /// Its name.
+        /// Name of the image to remove.
         name: String,
     },
 }

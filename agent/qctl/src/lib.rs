@@ -1,5 +1,6 @@
-//! The operator's command line, `qctl`: asks agents, resolves compose projects, tunes and checks hosts, flashes disks. Builds on
-//! a laptop: neither protoc nor containerd is among its dependencies.
+//! The operator's command line, `qctl`: asks agents, resolves compose projects, tunes and checks
+//! hosts, flashes disks. Builds on a laptop: neither protoc nor containerd is among its
+//! dependencies.
 #![forbid(unsafe_code)]
 
 /// `qctl apply` and `qctl diff`.
@@ -8,7 +9,7 @@ mod apply;
 mod apply_args;
 /// Command line: subcommands, their groups and help.
 mod arguments;
-/// `qctl audit`.
+/// `qctl audit`: records of the audit log, with their chain verified.
 mod audit;
 /// Progress of a boot, until the agent answers.
 mod boot;
@@ -20,7 +21,7 @@ mod client;
 mod compose_file;
 /// Compose projects: variables, env files, extends, profiles, resolved to one file.
 mod compose_project;
-/// `qctl config`.
+/// `qctl config`: check of a compose file, printed as JSON.
 mod config;
 /// `qctl cpu map`.
 mod cpu;
@@ -28,9 +29,9 @@ mod cpu;
 mod debug;
 /// `qctl desired` and `qctl window`.
 mod desired;
-/// Line diffs.
+/// Unified diffs of texts.
 mod diff;
-/// `qctl events`.
+/// `qctl events`: events of a host, oldest first.
 mod events;
 /// `qctl apply --canary` over several hosts.
 mod fleet;
@@ -38,19 +39,19 @@ mod fleet;
 mod get;
 /// `qctl hosts`: the file of hosts, and selection by label.
 mod hosts;
-/// `qctl image`.
+/// `qctl image`: load, list and remove container images.
 mod image;
-/// `qctl logs`.
+/// `qctl logs`: output of a container, from the journal of systemd.
 mod logs;
 /// Output formats: table, JSON, YAML.
 mod output;
-/// `qctl pcap`.
+/// `qctl pcap`: packet capture on an interface of a host.
 mod pcap;
 /// Program: runs a subcommand on this host or on others.
 pub mod program;
-/// `qctl rollout`.
+/// `qctl rollout`: show, pause, promote and undo trials.
 mod rollout;
-/// `qctl secret`.
+/// `qctl secret`: set, list and remove secrets of containers.
 mod secret;
 /// Status as a page for a terminal.
 mod status_page;
@@ -60,7 +61,7 @@ mod support;
 mod terminal;
 /// Checks of a tuned host: kernel command line, sysctls, interrupts, NICs.
 mod tune;
-/// `qctl tune`.
+/// `qctl tune`: verification of a host's tuning, and kernel command line addons.
 mod tuning;
 /// `qctl update` and `qctl flash`.
 mod update_flash;

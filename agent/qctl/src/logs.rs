@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// The container.
+    /// Container whose output to show.
     name: String,
     /// The last so many lines.
     #[arg(short = 'n', long, default_value_t = 100)]

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub struct Pcap {
     /// Its name, or any.
     interface: String,
-    /// Which packets, as pcap-filter(7) has it: udp port 31001.
+    /// Packet filter in the syntax of pcap-filter(7), as in udp port 31001.
     filter: Vec<String>,
     /// The pcap file; standard output if left out.
     #[arg(short, long)]
@@ -26,7 +26,8 @@ pub struct Pcap {
     /// or until so many packets are there; 8 MiB at most.
     #[arg(long, default_value_t = 10_000)]
     packets: u64,
-    /// Although the engine trades: each packet costs who sends or receives it some work, on his core.
+    /// Although the engine trades: each packet costs who sends or receives it some work, on his
+    /// core.
     #[arg(long)]
     trading: bool,
 }

@@ -56,7 +56,7 @@ fn limits(client: &mut Client, shard: Option<&String>, changes: &[String]) -> Re
     }
 }
 
-/// What needs no agent; says whether that was it.
+/// Runs a subcommand that needs no agent; returns false if `command` needs one.
 fn act_here(command: &Command) -> Result<bool> {
     match command {
         Command::Tune { what } => tuning::act(what)?,
@@ -182,7 +182,7 @@ pub fn is_called() -> bool {
     name.is_some_and(|name| Path::new(&name).file_name() == Some("qctl".as_ref()))
 }
 
-/// Runs it.
+/// Parses the command line and runs it; prints an error to standard error.
 pub fn main() -> ExitCode {
     let matches = command_line().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -8,29 +8,30 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum Rollout {
-    /// How versions of services are doing.
+    /// Show the rollouts of services.
     Status {
-        /// One service.
+        /// Service to show; all if left out.
         name: Option<String>,
     },
-    /// Hold the trial of a service's new version: it goes on until it is resumed, promoted or undone.
+    /// Hold the trial of a service's new version: it goes on until it is resumed, promoted or
+    /// undone.
     Pause {
-        /// The service.
+        /// Service whose trial to hold.
         name: String,
     },
     /// Judge the trial again.
     Resume {
-        /// The service.
+        /// Service whose trial to resume.
         name: String,
     },
     /// The version on trial takes over now.
     Promote {
-        /// The service.
+        /// Service whose new version to promote.
         name: String,
     },
     /// The version before comes back, and this one is not tried again until it is applied again.
     Undo {
-        /// The service.
+        /// Service whose new version to undo.
         name: String,
     },
 }

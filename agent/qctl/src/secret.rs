@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 pub enum Secret {
     /// Keep a secret on the host, sealed, and give it to the containers that use it.
     Set {
-        /// Its name.
+        /// Name of the secret to set.
         name: String,
         /// A file with it; standard input if left out.
         file: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub enum Secret {
     Ls,
     /// Forget a secret that no container uses.
     Rm {
-        /// Its name.
+        /// Name of the secret to remove.
         name: String,
     },
 }

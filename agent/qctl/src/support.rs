@@ -1,4 +1,5 @@
-//! `qctl support`: what somebody needs who is to help, in one archive. Values of environments and secrets stay here.
+//! `qctl support`: what somebody needs who is to help, in one archive. Values of environments and
+//! secrets stay here.
 
 use crate::client::{Client, unexpected};
 use agent_core::protocol::{Request, Response};
@@ -7,7 +8,8 @@ use serde_yaml_ng::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// What is asked of the host itself, if it is this one.
+/// Commands whose output goes into the archive, run only if the host is this one: file name,
+/// command line.
 const COMMANDS: [(&str, &[&str]); 7] = [
     ("kernel.txt", &["uname", "-a"]),
     ("cmdline.txt", &["cat", "/proc/cmdline"]),

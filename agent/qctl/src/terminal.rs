@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::{Read, stdin};
 
-/// How large it is.
+/// Returns rows and columns of the terminal at standard input.
 ///
 /// # Errors
 /// Standard input is none.

@@ -1,5 +1,6 @@
-//! Whether a host is tuned: every value of `kernel-config/tuning.toml` compared with what is in force, and every task
-//! with where it may run. Reads; changes nothing. The root of the file systems is an argument.
+//! Whether a host is tuned: every value of `kernel-config/tuning.toml` compared with what is in
+//! force, and every task with where it may run. Reads; changes nothing. The root of the file
+//! systems is an argument.
 
 /// A host's own words of the kernel's command line, as an addon of the UKI.
 pub mod addon;
@@ -19,7 +20,8 @@ use std::path::{Path, PathBuf};
 /// Files that one pattern can match: the interrupts of the largest hosts.
 const MATCHES_MAX: usize = 16_384;
 
-/// Who may be on a hot core: the engine, and what spins there in its place (`judges`).
+/// Cgroup prefix of the units that may run on a hot core: the engine, and the spinning programs of
+/// the noise tracers.
 const OWN_UNITS: &str = "/hot.slice/hot-engine.slice/quietcore-";
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
@@ -36,7 +38,7 @@ struct File {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
-    /// Its name.
+    /// Name of the value.
     pub name: String,
     path: String,
     equals: Option<String>,
@@ -65,16 +67,16 @@ enum Set {
     Housekeeping,
 }
 
-/// What was compared.
+/// Result of comparing one value, or of checking one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
     /// The value's name, or `tasks`.
     pub name: String,
     /// The file, or the task.
     pub at: String,
-    /// What must be there.
+    /// Expected value, set or range, in words.
     pub expected: String,
-    /// What is.
+    /// Text found, or the error of reading the file.
     pub found: String,
     /// Whether that is as it must be.
     pub is_met: bool,
@@ -82,7 +84,7 @@ pub struct Line {
     pub why: String,
 }
 
-/// What a host is to be.
+/// Tuning plan of a host: expected values, and its hot and housekeeping cores.
 pub struct Plan {
     values: Vec<Value>,
     hot_text: String,
@@ -132,7 +134,7 @@ impl Value {
         !self.unless_named.is_empty() && names.into_iter().any(|name| passes(&name))
     }
 
-    /// What is expected, in words, and whether a file's text is so.
+    /// Returns the expectation in words, and true if the file's text meets it.
     fn compare(&self, plan: &Plan, text: &str) -> (String, bool) {
         let text = text.trim();
         let number = || text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
@@ -320,7 +322,8 @@ impl Plan {
     }
 }
 
-/// This host's plan: the image's list, and the cores and kernel words that this host was told, or the image's.
+/// This host's plan: the image's list, and the cores and kernel words that this host was told, or
+/// the image's.
 ///
 /// # Errors
 /// As [`Plan::new`], or a file can't be read.

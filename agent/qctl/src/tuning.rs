@@ -10,17 +10,17 @@ use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub enum Tune {
-    /// Compare every value of the plan with what is in force, and have the kernel's own judges of noise (the
-    /// tracers osnoise, timerlat and hwlat) look at the hot cores where it has them and no engine runs there. Exit
-    /// code 1 if something is not as it is to be.
+    /// Compare every value of the plan with what is in force, and have the kernel's own judges of
+    /// noise (the tracers osnoise, timerlat and hwlat) look at the hot cores where it has them and
+    /// no engine runs there. Exit code 1 if something is not as it is to be.
     Verify {
         /// Seconds that each judge looks; 0 asks none.
         #[arg(long, default_value_t = 2)]
         trace: u64,
-        /// Judges only.
+        /// Run the noise tracers only.
         #[arg(long)]
         only_tracers: bool,
-        /// How to show it.
+        /// Format of the output.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
         /// Only what is not as it is to be.
@@ -38,14 +38,15 @@ pub enum Tune {
         #[arg(long)]
         cpus: Option<u32>,
     },
-    /// Make an addon of these words, for /loader/addons on the host's ESP. Needs ukify and osslsigncode.
+    /// Make an addon of these words, for /loader/addons on the host's ESP. Needs ukify and
+    /// osslsigncode.
     Addon {
         /// As for `words`.
         host: PathBuf,
         /// As for `words`.
         #[arg(long)]
         cpus: Option<u32>,
-        /// Who signs, in PEM. Without it the addon is for firmware without Secure Boot.
+        /// Signing key in PEM; without it firmware with Secure Boot ignores the addon.
         #[arg(long, requires = "cert")]
         key: Option<PathBuf>,
         /// The key's certificate, in PEM.
@@ -57,7 +58,7 @@ pub enum Tune {
     },
 }
 
-/// Does it.
+/// Runs a subcommand of `qctl tune`.
 ///
 /// # Errors
 /// A file that can't be read, an addon that can't be made, or a host that is not tuned.

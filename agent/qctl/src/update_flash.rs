@@ -71,7 +71,8 @@ pub fn update(client: &mut Client, url: &str) -> Result<()> {
     }
 }
 
-/// How the last update went.
+/// Prints the running version, the progress of the last update, and the versions that failed on
+/// this host.
 pub fn show_update(status: &Status) {
     let on_trial = if status.update.on_trial { ", on trial: it may still fall back" } else { "" };
     println!("running     {}{on_trial}", status.version);

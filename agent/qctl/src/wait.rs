@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How wide a bar is, in characters.
+/// Width of a progress bar, in characters.
 const BAR: u64 = 24;
 
 /// Waits, and says how far it is.
@@ -38,7 +38,8 @@ pub fn wait(client: &mut Client, limit: Duration) -> Result<()> {
     }
 }
 
-/// What is not as it is to be, if something is.
+/// Returns the containers or images that are waited for, or why a version was taken back; `None` if
+/// settled.
 pub fn unsettled(status: &Status) -> Option<String> {
     match outlook(status) {
         Outlook::Settled => None,
@@ -49,7 +50,7 @@ pub fn unsettled(status: &Status) -> Option<String> {
 #[derive(Debug, PartialEq, Eq)]
 enum Outlook {
     Settled,
-    /// What for.
+    /// Containers or images that are waited for.
     Waits(String),
     Failed(String),
 }

@@ -1,9 +1,10 @@
-//! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process of its own that reaches
-//! no containerd and no cgroup: it says who asks and in which role, and the agent decides.
+//! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process
+//! of its own that reaches no containerd and no cgroup: it says who asks and in which role, and the
+//! agent decides.
 
-/// One connection.
+/// Connection of an API client: TLS, its identity, HTTP/1.1 requests and streams.
 pub mod connection;
-/// What the agent knows, as metrics.
+/// Agent status as Prometheus metrics.
 pub mod metrics;
 /// Its configuration, and certificates.
 pub mod tls;
@@ -23,7 +24,7 @@ use tracing::{info, warn};
 /// Where everything is.
 #[derive(Debug, Clone)]
 pub struct ApiPaths {
-    /// The configuration.
+    /// Configuration file of the API, from `qctl ca host`.
     pub config: PathBuf,
     /// The agent's socket.
     pub agent: PathBuf,
@@ -51,8 +52,9 @@ impl ApiPaths {
     }
 }
 
-/// Serves until it is ended. Another configuration is in force with the next connection; one that can't be read changes
-/// nothing. Only another address needs another start. Ends when the configuration is taken away.
+/// Serves until it is ended. Another configuration is in force with the next connection; one that
+/// can't be read changes nothing. Only another address needs another start. Ends when the
+/// configuration is taken away.
 ///
 /// # Errors
 /// The first configuration can't be read, or its address not be had.

@@ -1,5 +1,5 @@
-//! The fetching unit: takes a release from an HTTP server onto the data partition. It is a user of its own,
-//! reaches the network, and no device. What is broken off goes on where it was.
+//! The fetching unit: takes a release from an HTTP server onto the data partition. It is a user of
+//! its own, reaches the network, and no device. What is broken off goes on where it was.
 
 use crate::http_client;
 use abi::release::{Artefact, Release, Version};

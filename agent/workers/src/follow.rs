@@ -1,5 +1,5 @@
-//! The process that looks at where the desired state is, and hands on what it finds. It reaches the network and nothing else;
-//! what it brings is judged by the agent.
+//! The process that looks at where the desired state is, and hands on what it finds. It reaches the
+//! network and nothing else; what it brings is judged by the agent.
 
 use crate::{http_client, pull};
 use agent_core::desired::{Config, ENVELOPE_TYPE};

@@ -1,6 +1,7 @@
-//! The journal to others, by their push APIs: Loki and Elasticsearch. The journal itself is the spool on disk, bounded as it
-//! is; each target has its place in it. An entry is sent again until it is taken, and what makes it one entry there is
-//! the same each time. Sources: Grafana Loki HTTP API, "Ingest logs"; Elasticsearch Guide, "Bulk API"; ECS 8.
+//! The journal to others, by their push APIs: Loki and Elasticsearch. The journal itself is the
+//! spool on disk, bounded as it is; each target has its place in it. An entry is sent again until
+//! it is taken, and what makes it one entry there is the same each time. Sources: Grafana Loki HTTP
+//! API, "Ingest logs"; Elasticsearch Guide, "Bulk API"; ECS 8.
 
 use crate::http_client;
 use agent_core::limits::{
@@ -28,7 +29,7 @@ struct Config {
     target: Vec<Target>,
 }
 
-/// Who gets the journal.
+/// Target of log forwarding: Loki or Elasticsearch, with its credentials.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Target {
@@ -44,7 +45,7 @@ struct Target {
     password: Option<String>,
     /// Instead of a name and a password.
     token: Option<String>,
-    /// Who vouches for its certificate, in PEM, besides Debian's list.
+    /// CA certificates of the target in PEM, besides Debian's list.
     #[serde(default)]
     authority: String,
 }
@@ -157,7 +158,8 @@ impl Drop for Ended {
     }
 }
 
-/// What has come, once it is enough or old enough; nothing at the end.
+/// Receives entries until there are `FORWARD_BATCH_MAX`, or `FORWARD_BATCH_BYTES`, or
+/// `FORWARD_BATCH_WAIT` has passed since the first; `None` at the end.
 fn next(lines: &Receiver<String>) -> Option<Vec<Entry>> {
     let (mut batch, mut bytes, mut deadline) = (Vec::new(), 0, None::<Instant>);
     while batch.len() < FORWARD_BATCH_MAX && bytes < FORWARD_BATCH_BYTES {

@@ -1,5 +1,5 @@
-//! The servers that this host asks: what an address is, and who vouches for one: Debian's list, and what the host's
-//! configuration adds.
+//! The servers that this host asks: what an address is, and who vouches for one: Debian's list, and
+//! what the host's configuration adds.
 
 use agent_core::limits::CONNECT_TIMEOUT;
 use std::path::Path;
@@ -9,8 +9,8 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 /// Debian's list of authorities (package ca-certificates).
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// A client that believes Debian's list and the certificates in these texts, in PEM. How long an answer may take is the
-/// caller's.
+/// A client that believes Debian's list and the certificates in these texts, in PEM. How long an
+/// answer may take is the caller's.
 pub fn client(own: &[&[u8]]) -> ConfigBuilder<ureq::typestate::AgentScope> {
     ureq::Agent::config_builder()
         .tls_config(tls(own))

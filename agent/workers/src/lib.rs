@@ -1,5 +1,5 @@
-//! Workers: one module per unit that touches the network or hostile input, none of them root. Each hands files or answers to the
-//! agent, which trusts none of it.
+//! Workers: one module per unit that touches the network or hostile input, none of them root. Each
+//! hands files or answers to the agent, which trusts none of it.
 #![forbid(unsafe_code)]
 
 /// Network API: HTTP and JSON behind mutual TLS.

@@ -1,5 +1,6 @@
-//! Packets of an interface, as a pcap file: the image's tcpdump, in a unit of its own that may do nothing else. Its taps cost
-//! who sends and receives there some work, on his core: while the engine trades, somebody has to want that.
+//! Packets of an interface, as a pcap file: the image's tcpdump, in a unit of its own that may do
+//! nothing else. Its taps cost who sends and receives there some work, on his core: while the
+//! engine trades, somebody has to want that.
 
 use agent_core::limits::{CAPTURE_PACKET_LEN, REQUEST_LEN_MAX};
 use agent_core::protocol::types::Wanted;
@@ -10,7 +11,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The unit's work: reads what is wanted from the socket that is its standard input, and has tcpdump answer there.
+/// The unit's work: reads what is wanted from the socket that is its standard input, and has
+/// tcpdump answer there.
 ///
 /// # Errors
 /// It does not begin; who asks is told as well.
@@ -28,7 +30,8 @@ fn take(mut from: impl BufRead) -> Result<()> {
     let wanted: Wanted = serde_json::from_str(&line).context("what is wanted")?;
     wanted.check()?;
     let mut command = Command::new("tcpdump");
-    // Not promiscuous: the card stays as it is. Packets as they come, and nobody is asked for names.
+    // Not promiscuous: the card stays as it is. Packets as they come, and nobody is asked for
+    // names.
     command.args(["-p", "-n", "-U", "-w", "-", "-i", &wanted.interface]);
     command.args(["-c", &wanted.packets.to_string(), "-s", &CAPTURE_PACKET_LEN.to_string()]);
     command.args(["--", &wanted.filter]);

@@ -1,5 +1,6 @@
-//! The process that fetches images: it asks the registries that the policy allows, mirrors first, and puts what it gets into
-//! the store. What was broken off goes on where it was. It is a user of its own that reaches the network and nothing else.
+//! The process that fetches images: it asks the registries that the policy allows, mirrors first,
+//! and puts what it gets into the store. What was broken off goes on where it was. It is a user of
+//! its own that reaches the network and nothing else.
 
 use agent_core::cosign::{self, PAYLOAD_LEN_MAX, Signature};
 use agent_core::digest::{digest_of, hex};
@@ -100,8 +101,8 @@ async fn pull(
     bail!("{}", said.join("; "))
 }
 
-/// The layer of this type that an artefact has now, from the first of its mirrors that answers. Nobody's signature is
-/// looked at.
+/// The layer of this type that an artefact has now, from the first of its mirrors that answers.
+/// Nobody's signature is looked at.
 ///
 /// # Errors
 /// No registry gives it, and why.
@@ -194,7 +195,8 @@ impl<'a> Source<'a> {
         store.name(&named)
     }
 
-    /// The layer of a type, in memory. It needs no hash of ours: who signed what is in it is looked at by who asks.
+    /// The layer of a type, in memory. It needs no hash of ours: who signed what is in it is looked
+    /// at by who asks.
     async fn layer(&self, kind: &str, len_max: u64) -> Result<Vec<u8>> {
         let (manifest, _) = self.manifest(&self.reference).await?;
         let manifest = ImageManifest::from_reader(&*manifest).context("the manifest")?;
@@ -281,7 +283,8 @@ impl<'a> Source<'a> {
         tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
     }
 
-    /// What the registry has of signatures; none is no error here, since it is the agent that judges.
+    /// Fetches the cosign signatures of an image; none is no error here, since the agent verifies
+    /// them.
     async fn signatures(&self, digest: &str) -> Result<Vec<Signature>> {
         let (host, repository) = (self.reference.registry(), self.reference.repository());
         let place = Reference::with_tag(host.into(), repository.into(), cosign::tag(digest));

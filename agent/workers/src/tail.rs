@@ -1,7 +1,8 @@
-//! The process that reads containers' output: woken by whoever writes, it gives lines to the journal and keeps its places.
-//! After a kill it asks the journal how far it had come, so that no line is given twice.
+//! The process that reads containers' output: woken by whoever writes, it gives lines to the
+//! journal and keeps its places. After a kill it asks the journal how far it had come, so that no
+//! line is given twice.
 
-/// One file.
+/// Reader of one output file, from a log position on.
 pub mod stream;
 
 use crate::tail::stream::Stream;

@@ -1,6 +1,7 @@
-//! The process that reads secrets from HashiCorp Vault, or a server of the same API, and hands them to the agent, which seals
-//! them: a host goes on with what it has when Vault is gone. It reaches the network and nothing else. Source: Vault's API,
-//! "AppRole auth method" and "KV secrets engine, version 2".
+//! The process that reads secrets from HashiCorp Vault, or a server of the same API, and hands them
+//! to the agent, which seals them: a host goes on with what it has when Vault is gone. It reaches
+//! the network and nothing else. Source: Vault's API, "AppRole auth method" and "KV secrets engine,
+//! version 2".
 
 use agent_core::limits::{DESIRED_PAUSE_MAX, EVENT_TEXT_MAX, SECRET_LEN_MAX, VAULT_TIMEOUT};
 use agent_host::files::{cut, write_whole};
@@ -133,7 +134,8 @@ async fn read(
     Ok(fetched)
 }
 
-/// What Vault says of it, which the client's own text leaves out.
+/// Converts a client error to one with Vault's status and messages, which the client's own text
+/// leaves out.
 fn said(error: ClientError) -> anyhow::Error {
     match error {
         ClientError::APIError { code, errors } => anyhow!("status {code}: {}", errors.join("; ")),

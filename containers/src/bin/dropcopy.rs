@@ -22,8 +22,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// A counterparty that takes no bytes for so long is disconnected.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serve every answer of the exchange to a back office, as FIX 4.4 Execution Reports. Plain TCP: keep it to
-/// the back office's own network.
+/// Serve every answer of the exchange to a back office, as FIX 4.4 Execution Reports. Plain TCP:
+/// keep it to the back office's own network.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -39,7 +39,7 @@ struct Arguments {
     /// Where to listen.
     #[arg(long)]
     listen: SocketAddr,
-    /// Our SenderCompID.
+    /// SenderCompID of the drop copy.
     #[arg(long, default_value = "QUIETCORE", value_parser = comp_id)]
     sender: String,
     /// The counterparty's SenderCompID.
@@ -151,8 +151,8 @@ impl Server {
         }
     }
 
-    /// Speaks with one counterparty until its connection ends; `true` if a signal asked for the end. One
-    /// that comes meanwhile waits. Only the store's failures are errors.
+    /// Speaks with one counterparty until its connection ends; `true` if a signal asked for the
+    /// end. One that comes meanwhile waits. Only the store's failures are errors.
     async fn talk(
         &mut self,
         mut stream: TcpStream,

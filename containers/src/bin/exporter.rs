@@ -29,7 +29,8 @@ fn now_ns() -> u64 {
     now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
-/// The pages are opened for every request: an engine that restarts keeps the file, a missing one is said.
+/// The pages are opened for every request: an engine that restarts keeps the file, a missing one is
+/// said.
 fn scrape(root: &Path) -> String {
     containers::metrics::render(&alive_pages(root, now_ns()))
 }

@@ -14,7 +14,7 @@ struct Arguments {
     /// The image's tag.
     #[arg(long)]
     version: String,
-    /// The program.
+    /// Static program to pack.
     #[arg(long)]
     program: PathBuf,
     /// The archive to write.

@@ -9,7 +9,8 @@ use std::fmt::Display;
 /// The first field of every message.
 pub const BEGIN_STRING: &str = "FIX.4.4";
 
-/// The longest message that is taken: a counterparty sends only session messages, of some 100 bytes.
+/// The longest message that is taken: a counterparty sends only session messages, of some 100
+/// bytes.
 pub const MESSAGE_LEN_MAX: usize = 8 << 10;
 
 const SOH: u8 = 1;
@@ -67,7 +68,7 @@ pub mod tag {
 pub struct Fields(Vec<(u32, String)>);
 
 impl Fields {
-    /// None.
+    /// Returns an empty list of fields.
     pub fn new() -> Self {
         Self::default()
     }
@@ -122,7 +123,7 @@ fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
 }
 
-/// What stands at the beginning of a stream.
+/// Result of decoding the first message of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Framed {
     /// No whole message yet.

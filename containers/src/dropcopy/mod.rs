@@ -1,5 +1,5 @@
-//! A FIX 4.4 drop copy: every answer of the exchange to the engine's orders, as Execution Reports for one
-//! counterparty. Reads the engine's journal and never speaks to the engine.
+//! A FIX 4.4 drop copy: every answer of the exchange to the engine's orders, as Execution Reports
+//! for one counterparty. Reads the engine's journal and never speaks to the engine.
 
 /// Messages as bytes: `tag=value` fields, body length, checksum.
 pub mod fix;
@@ -7,5 +7,5 @@ pub mod fix;
 pub mod reports;
 /// The FIX session of an acceptor: logon, sequence numbers, resends, heartbeats.
 pub mod session;
-/// What was sent, on disk before it is sent.
+/// Append-only log of sent reports and sequence numbers, on disk before they are sent.
 pub mod store;

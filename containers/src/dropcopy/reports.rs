@@ -1,5 +1,5 @@
-//! OUCH answers become FIX Execution Reports (35=8). Knows the orders of one exchange session, by what the
-//! exchange said about them.
+//! OUCH answers become FIX Execution Reports (35=8). Knows the orders of one exchange session, by
+//! what the exchange said about them.
 
 use super::fix::{Fields, tag, utc_timestamp};
 use abi::mold::Session;
@@ -20,7 +20,7 @@ struct Order {
     value: u64,
 }
 
-/// What stands under `ExecType` (150), and what follows from it for `OrdStatus` (39).
+/// Values of `ExecType` (150), from which `OrdStatus` (39) follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exec {
     New,
@@ -75,8 +75,9 @@ fn side(side: Side) -> &'static str {
 }
 
 impl Reports {
-    /// The report of a message, if it is one that a back office is told. `number` is the message's in its
-    /// session; one that was seen before gives none, however often a restarted engine hears it.
+    /// The report of a message, if it is one that a back office is told. `number` is the message's
+    /// in its session; one that was seen before gives none, however often a restarted engine hears
+    /// it.
     pub fn on_message(
         &mut self,
         session: Session,

@@ -1,16 +1,17 @@
-//! The FIX session layer of an acceptor with one counterparty. Takes messages and the time, decides what is
-//! sent; no sockets. Source: "FIX 4.4 with Errata 20030618", volume 2, "FIX Session Protocol".
+//! The FIX session layer of an acceptor with one counterparty. Takes messages and the time, decides
+//! what is sent; no sockets. Source: "FIX 4.4 with Errata 20030618", volume 2, "FIX Session
+//! Protocol".
 
 use super::fix::{BEGIN_STRING, Fields, tag, utc_timestamp};
 use super::store::{Again, Report, Store};
 use std::io;
 
-/// Who speaks with whom.
+/// Identifiers (`SenderCompID`) of the session's two parties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
-    /// Our `SenderCompID`.
+    /// `SenderCompID` of the drop copy.
     pub sender: String,
-    /// Theirs.
+    /// `SenderCompID` of the counterparty.
     pub target: String,
 }
 
@@ -27,12 +28,12 @@ enum Phase {
     Leaving,
 }
 
-/// What is to be done with the connection.
+/// Decision on the connection: keep it, or close it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It stays.
+    /// Connection stays open.
     Keep,
-    /// It is closed, after what is to be sent was sent.
+    /// Connection is closed once pending output is sent.
     Close,
 }
 
@@ -257,8 +258,8 @@ impl Session {
         Ok(Fate::Keep)
     }
 
-    /// Numbers start anew; the logon has the first, and all reports of the exchange's session that is under
-    /// way follow it, marked `PossResend`.
+    /// Numbers start anew; the logon has the first, and all reports of the exchange's session that
+    /// is under way follow it, marked `PossResend`.
     fn restart(&mut self, now: u64) -> io::Result<()> {
         self.store.commit()?;
         let mut last = None;

@@ -1,5 +1,5 @@
-//! What was sent, on disk before it is sent: a log that only grows, from which sequence numbers and
-//! resends survive any crash.
+//! Append-only log of sent reports and sequence numbers, on disk before anything is sent: sequence
+//! numbers and resends survive any crash.
 //!
 //! ```text
 //! entry  0        4        8      9        16         24             32
@@ -27,7 +27,7 @@ const HEARD: u8 = 3;
 /// A report that was given a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Its `MsgSeqNum`.
+    /// `MsgSeqNum` of the report.
     pub sequence: u64,
     /// When it was first sent, nanoseconds since the epoch.
     pub time_ns: u64,
@@ -163,8 +163,8 @@ impl Store {
         Ok(())
     }
 
-    /// The first of the committed reports from one sequence number to another, both included: as many as are
-    /// read at a time.
+    /// The first of the committed reports from one sequence number to another, both included: as
+    /// many as are read at a time.
     ///
     /// # Errors
     /// What reading says.
@@ -195,9 +195,9 @@ impl Store {
         Ok(Report { sequence: place.sequence, time_ns: place.time_ns, text })
     }
 
-    /// Starts numbering anew: 1 for a session message, the numbers from 2 on for those of the reports that
-    /// `again` makes of the present ones; `None` takes back all before. The old log stays until the new one is
-    /// whole.
+    /// Starts numbering anew: 1 for a session message, the numbers from 2 on for those of the
+    /// reports that `again` makes of the present ones; `None` takes back all before. The old log
+    /// stays until the new one is whole.
     ///
     /// # Errors
     /// What the file system says; the old log is in force then.
@@ -243,9 +243,9 @@ impl Store {
 /// A report as it is sent under other numbers.
 #[derive(Debug)]
 pub struct Again {
-    /// It is the first of those that are sent at all.
+    /// True if this is the first report to keep: the new log drops all reports before it.
     pub only_these: bool,
-    /// Its fields.
+    /// Fields of the report behind the header.
     pub text: String,
 }
 

@@ -1,5 +1,5 @@
-//! The engine's counterpart in a measurement: one feed line, one order-entry port, one instrument, and
-//! as little as possible in between.
+//! The engine's counterpart in a measurement: one feed line, one order-entry port, one instrument,
+//! and as little as possible in between.
 
 use crate::path::{answer_to, delete, directory_of, quote, trading_of};
 use abi::control::ControlPage;
@@ -23,7 +23,7 @@ const BID: u32 = 1_000_000;
 const ASK: u32 = 1_000_500;
 const CENT: u32 = 100;
 
-/// What the kernel and the engine counted so far.
+/// Counts of system calls, page faults and voluntary context switches of the engine so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     pub syscalls: u64,
@@ -144,7 +144,8 @@ impl Counterpart {
         self.page.get(counter)
     }
 
-    /// What was counted so far. The engine's page is a timer tick old.
+    /// Returns the counts so far. Sleeps 25 ms first, because the engine's page is a timer tick
+    /// old.
     pub fn usage(&self) -> Result<Usage> {
         std::thread::sleep(Duration::from_millis(25));
         let process = Path::new("/proc").join(self.child.id().to_string());

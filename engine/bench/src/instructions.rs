@@ -1,4 +1,5 @@
-//! What callgrind counts: a pass over the whole input, prepared outside and run inside one function.
+//! Functions measured by callgrind: each a pass over the whole input, prepared outside and run
+//! inside one function.
 
 use abi::field::Side;
 use abi::itch::{
@@ -39,8 +40,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Tells every message by type and length, and reads the order that it is about: the rest of a message
-/// is read where it lies, when it is asked for.
+/// Tells every message by type and length, and reads the order that it is about: the rest of a
+/// message is read where it lies, when it is asked for.
 pub fn parse(input: &Input<'_>) -> u64 {
     measured_parse(input.file)
 }

@@ -1,6 +1,6 @@
-//! The whole engine as a process, side by side with itself over other back ends: a tick goes in by UDP,
-//! the order comes out by TCP. A tick is sent at its intended time, or when the order before it has come;
-//! times count from the intended one, so that what an order holds up is not left out.
+//! The whole engine as a process, side by side with itself over other back ends: a tick goes in by
+//! UDP, the order comes out by TCP. A tick is sent at its intended time, or when the order before
+//! it has come; times count from the intended one, so that what an order holds up is not left out.
 
 use crate::counterpart::Counterpart;
 use abi::counters::Counter;
@@ -37,14 +37,14 @@ const VARIANTS: [Variant; 4] = [
     Variant { name: "rawspin", backend: "spin", journal: false, sqpoll: false },
 ];
 
-/// With a thread of the kernel's for the system calls. It shares the generator's CPU here, so that its times
-/// say nothing; its system calls are counted.
+/// With a thread of the kernel's for the system calls. It shares the generator's CPU here, so that
+/// its times say nothing; its system calls are counted.
 const POLLED: Variant =
     Variant { name: "uring_sqpoll", backend: "io-uring", journal: true, sqpoll: true };
 /// Ticks of its run, each of which waits for turns of that CPU.
 const POLLED_SAMPLES: u32 = 200;
 
-/// What was counted over the ticks of one run.
+/// Counts over the ticks of one run: system calls, page faults and voluntary context switches.
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     ticks: u64,
@@ -177,8 +177,8 @@ fn wait_until(at: Instant) {
     }
 }
 
-/// What the machine takes for UDP in and TCP out with nothing in between: a thread that receives and
-/// answers.
+/// Returns the median time in nanoseconds for UDP in and TCP out with only a thread in between that
+/// receives and answers.
 fn echo(samples: u32) -> Result<u64> {
     let (ticks, listener) = (UdpSocket::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     let (to, orders) = (ticks.local_addr()?, listener.local_addr()?);

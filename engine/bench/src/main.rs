@@ -1,5 +1,5 @@
-//! `quietcore-engine-bench`: the loops that `make bench AREA=engine` measures, each around one function
-//! whose name starts with `measured_`, so that callgrind counts it and nothing else.
+//! `quietcore-engine-bench`: the loops that `make bench AREA=engine` measures, each around one
+//! function whose name starts with `measured_`, so that callgrind counts it and nothing else.
 
 mod counterpart;
 mod instructions;
@@ -22,9 +22,9 @@ struct Arguments {
 /// A file of ITCH 5.0 messages, each behind a two-byte big-endian length.
 #[derive(Debug, clap::Args)]
 struct Recording {
-    /// The file.
+    /// File to read.
     input: PathBuf,
-    /// How often it is gone through, each time with an empty book.
+    /// Passes over the file, each with an empty book.
     #[arg(long, default_value_t = 1)]
     passes: u32,
 }
@@ -46,7 +46,7 @@ enum What {
     Live {
         /// The engine's program.
         engine: PathBuf,
-        /// How often each variant is run.
+        /// Runs of each variant.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         /// Ticks in each run.
@@ -55,7 +55,7 @@ enum What {
     },
     /// All risk checks of an order that passes.
     Risk {
-        /// Orders.
+        /// Orders to check.
         rounds: u64,
     },
 }

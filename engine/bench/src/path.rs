@@ -1,4 +1,5 @@
-//! The way of an order through the engine: a datagram in, an order out, both recorded. And risk alone.
+//! The way of an order through the engine: a datagram in, an order out, both recorded. And risk
+//! alone.
 
 use abi::field::{Price, Side, Symbol, Time48};
 use abi::itch::{AddOrder, Message, OrderDelete, StockDirectory, TradingAction};
@@ -253,7 +254,8 @@ impl Bench {
     }
 }
 
-/// One datagram through the engine, recorded, and the order that follows, recorded. Bytes of orders.
+/// One datagram through the engine, recorded, and the order that follows, recorded. Bytes of
+/// orders.
 #[inline(never)]
 fn measured_path(core: &mut Core<Maker>, datagram: &[u8], now: u64, records: &mut [u8]) -> usize {
     core.on_feed(Line::A, datagram, now);

@@ -4,7 +4,7 @@
 use crate::limits::HELD_PACKETS_MAX;
 use abi::mold::{DATAGRAM_LEN_MAX, Packet, PacketKind, Request, Session};
 
-/// What is to be done with a datagram.
+/// Arbitration result for a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// Apply its messages from number `skip` on, then call [`Arbiter::advance`].
@@ -18,7 +18,7 @@ pub enum Arrival {
     Duplicate,
     /// Too many are held; it will be asked for again.
     WindowFull,
-    /// It belongs to another session.
+    /// Datagram of another session, or with a sequence number that overflows.
     Foreign,
     /// The session is over and all of it was applied.
     Ended,
@@ -77,7 +77,8 @@ impl Arbiter {
         self.heard && self.next == self.known_end && !self.is_rebuilding
     }
 
-    /// For how long nothing could be applied because something is missing, and how many messages are.
+    /// For how long nothing could be applied because something is missing, and how many messages
+    /// are.
     pub fn stuck(&self, now: u64) -> Option<(u64, u64)> {
         let since = self.gap_since?.max(self.advanced_at);
         Some((now.saturating_sub(since), self.known_end - self.next))
@@ -102,8 +103,8 @@ impl Arbiter {
         self.advance(next, now);
     }
 
-    /// One past the last message of a datagram about which nothing is to be decided: it is the next one,
-    /// nothing was missed before it, and nothing waits behind it.
+    /// One past the last message of a datagram about which nothing is to be decided: it is the next
+    /// one, nothing was missed before it, and nothing waits behind it.
     #[inline]
     pub fn plain_end(&self, packet: &Packet<'_>) -> Option<u64> {
         let is_plain = self.next == self.known_end

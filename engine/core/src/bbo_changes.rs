@@ -1,4 +1,5 @@
-//! The best bids and offers as the strategy last saw them: which changed, and the hash of all of them.
+//! The best bids and offers as the strategy last saw them: which changed, and the hash of all of
+//! them.
 
 use crate::book::{Bbo, Quote};
 use crate::counters::{Counter, Counters};
@@ -9,8 +10,8 @@ use crate::strategy::Strategy;
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// The hash of a sequence of best bids and offers after `state` was added to it. An empty side counts
-/// as price 0 and shares 0.
+/// The hash of a sequence of best bids and offers after `state` was added to it. An empty side
+/// counts as price 0 and shares 0.
 #[inline]
 pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
     let word = |quote: Option<Quote>| {

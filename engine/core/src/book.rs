@@ -1,5 +1,5 @@
-//! The books of all instruments: queues of orders at each price, best bid and offer, depth. The orders
-//! themselves live in `order_table`, the order of the prices in `ladder`.
+//! The books of all instruments: queues of orders at each price, best bid and offer, depth. The
+//! orders themselves live in `order_table`, the order of the prices in `ladder`.
 
 use crate::ladder::{Ladder, Level, Touched, WINDOW};
 use crate::order_table::{Entry, Handle, NONE, OrderTable, Resting};
@@ -8,7 +8,7 @@ use abi::field::{Price, Side};
 /// A price and the shares that stand there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// The price.
+    /// Price of the quote.
     pub price: Price,
     /// Shares, at most 2^32 − 1.
     pub shares: u32,
@@ -59,8 +59,8 @@ pub(crate) enum Refused {
     Shares,
 }
 
-/// The ladders of all instruments: bids of instrument `i` at `2 (i + 1)`, offers behind them. The first
-/// two are nobody's, so that a place of 0 can stand for no instrument.
+/// The ladders of all instruments: bids of instrument `i` at `2 (i + 1)`, offers behind them. The
+/// first two are nobody's, so that a place of 0 can stand for no instrument.
 pub(crate) type Ladders = [Ladder];
 
 /// One more than an instrument's number.
@@ -89,8 +89,9 @@ pub(crate) fn bbo(ladders: &Ladders, place: Place) -> Bbo {
     }
 }
 
-/// Puts an order at the end of the queue at its price if nothing about it is unusual: its slot is free,
-/// its price near the touch. `None`, and nothing done that can be seen, if it is for [`enqueue`].
+/// Puts an order at the end of the queue at its price if nothing about it is unusual: its slot is
+/// free, its price near the touch. `None`, and nothing done that can be seen, if it is for
+/// [`enqueue`].
 #[inline(always)]
 pub(crate) fn enqueue_plain(
     ladders: &mut Ladders,
@@ -183,7 +184,8 @@ fn give_back(ladder: &mut Ladder, table: &mut OrderTable, level: Handle) {
 }
 
 /// Takes an order out of its queue and of the table, and its level out if it was the last there, if
-/// it lies in the slot of its reference and its price near the touch. `None`, and nothing done, if not.
+/// it lies in the slot of its reference and its price near the touch. `None`, and nothing done, if
+/// not.
 #[inline(always)]
 pub(crate) fn dequeue_plain(
     ladders: &mut Ladders,
@@ -212,9 +214,9 @@ pub(crate) fn dequeue_plain(
     Some(touched)
 }
 
-/// Takes shares off an order, if it lies in the slot of its reference and its price near the touch; with
-/// none left, it leaves its queue and the table. `None`, and nothing done, if it has fewer or lies
-/// elsewhere.
+/// Takes shares off an order, if it lies in the slot of its reference and its price near the touch;
+/// with none left, it leaves its queue and the table. `None`, and nothing done, if it has fewer or
+/// lies elsewhere.
 #[inline(always)]
 pub(crate) fn reduce_plain(
     ladders: &mut Ladders,
@@ -238,8 +240,8 @@ pub(crate) fn reduce_plain(
     Some(ladder.is_best(order.level))
 }
 
-/// Takes shares off an order, wherever it lies; one with no shares left leaves its queue and the table.
-/// The caller checked that it has as many.
+/// Takes shares off an order, wherever it lies; one with no shares left leaves its queue and the
+/// table. The caller checked that it has as many.
 #[inline(never)]
 pub(crate) fn reduce(
     ladders: &mut Ladders,

@@ -1,4 +1,4 @@
-//! What the core counts and reports; the rim shows it to the host.
+//! Counters and events of the core; the rim shows them to the host.
 
 use crate::limits::EVENTS_MAX;
 
@@ -15,13 +15,13 @@ impl Counters {
         Self { words: [0; Counter::COUNT], events: Vec::with_capacity(EVENTS_MAX) }
     }
 
-    /// Adds one.
+    /// Adds one to `counter`.
     #[inline(always)]
     pub fn count(&mut self, counter: Counter) {
         self.add(counter, 1);
     }
 
-    /// Adds `by`.
+    /// Adds `by` to `counter`, wrapping on overflow.
     #[inline(always)]
     pub fn add(&mut self, counter: Counter, by: u64) {
         let word = &mut self.words[counter as usize];

@@ -1,6 +1,6 @@
-//! The price levels of one side of one instrument: a ring of slots near the touch, one a tick, with a
-//! bitmap over them, and a sorted list of the levels further away. Knows levels by number; the queues
-//! of orders are `book`'s.
+//! The price levels of one side of one instrument: a ring of slots near the touch, one a tick, with
+//! a bitmap over them, and a sorted list of the levels further away. Knows levels by number; the
+//! queues of orders are `book`'s.
 //!
 //! ```text
 //!      far (sorted)         window: ranks top − WINDOW + 1 … top
@@ -29,9 +29,9 @@ const _: () = assert!(INVERSE_OF_25.wrapping_mul(25) == 1);
 /// Cents that a price can have.
 pub(crate) const CENTS_MAX: u32 = u32::MAX / CENT;
 
-/// The cents of a price; more than [`CENTS_MAX`] if it is no whole number of them. Multiplication by
-/// the inverse maps the multiples of 25 onto the least numbers, and the rotation those of 4 among them
-/// (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019, section 3.2).
+/// The cents of a price; more than [`CENTS_MAX`] if it is no whole number of them. Multiplication
+/// by the inverse maps the multiples of 25 onto the least numbers, and the rotation those of 4
+/// among them (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019, section 3.2).
 #[inline(always)]
 pub(crate) fn cents(price: Price) -> u32 {
     price.0.wrapping_mul(INVERSE_OF_25).rotate_right(2)
@@ -62,8 +62,8 @@ pub(crate) struct Ladder {
     top: u32,
     /// All ones for offers, whose ranks grow as their prices fall.
     flip: u32,
-    /// [`WINDOW`] if the short ways may be taken: a tick is a cent, the side is not empty, and every rank
-    /// in the window is one of a price; else 0.
+    /// [`WINDOW`] if the short ways may be taken: a tick is a cent, the side is not empty, and
+    /// every rank in the window is one of a price; else 0.
     plain_window: u32,
     in_cents: bool,
     is_empty: bool,
@@ -137,8 +137,8 @@ impl Ladder {
         }
     }
 
-    /// The rank of a price that the short way can take: whole cents, in the window of a side that has
-    /// orders.
+    /// The rank of a price that the short way can take: whole cents, in the window of a side that
+    /// has orders.
     #[inline(always)]
     pub fn plain_rank(&self, price: Price) -> Option<u32> {
         let rank = cents(price) ^ self.flip;
@@ -220,8 +220,8 @@ impl Ladder {
         }
     }
 
-    /// The best rank in use in the window, looked for from `slot` downwards and around the ring, which is
-    /// in order if no better one is in use.
+    /// The best rank in use in the window, looked for from `slot` downwards and around the ring,
+    /// which is in order if no better one is in use.
     fn used_from(&self, slot: u32) -> Option<u32> {
         let first = (slot / 64) as usize;
         let low = u64::MAX >> (63 - slot % 64);
@@ -308,7 +308,8 @@ impl Ladder {
         self.plain_window = if self.in_cents && all_prices { WINDOW } else { 0 };
     }
 
-    /// Puts the window's top at `top`: levels below it go to the far list, far levels in it come near.
+    /// Puts the window's top at `top`: levels below it go to the far list, far levels in it come
+    /// near.
     fn move_window(&mut self, top: u32, table: &mut OrderTable) -> Result<(), Full> {
         // A window that reached below rank 0 would come round to the highest ranks.
         let top = top.max(WINDOW - 1);
@@ -326,8 +327,8 @@ impl Ladder {
         Ok(())
     }
 
-    /// Moves the levels in the window whose rank is so to the far list: all of them, or none if there is
-    /// no room.
+    /// Moves the levels in the window whose rank is so to the far list: all of them, or none if
+    /// there is no room.
     fn send_far_if(
         &mut self,
         wanted: impl Fn(u32) -> bool,

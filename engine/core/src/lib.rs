@@ -1,5 +1,5 @@
-//! The deterministic core: bytes, state and a time stamp in; bytes to send out. No I/O, no clock, no
-//! thread, no log, and no allocation after construction.
+//! The deterministic core: bytes, state and a time stamp in; bytes to send out. No I/O, no clock,
+//! no thread, no log, and no allocation after construction.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -9,7 +9,7 @@ pub mod arbiter;
 pub mod bbo_changes;
 /// One instrument's price levels.
 pub mod book;
-/// What the core counts and reports; the rim shows it to the host.
+/// Counters and events of the core; the rim shows them to the host.
 pub mod counters;
 /// The price levels of one side, in the order of their prices.
 mod ladder;
@@ -29,15 +29,15 @@ mod order_table;
 pub mod orders;
 /// Everything put together: inputs in, effects out.
 pub mod pipeline;
-/// What every order must pass before it is sent.
+/// Pre-trade risk checks that every order must pass before it is sent.
 pub mod risk;
-/// What the core is told at construction.
+/// Settings of the core, given at construction.
 pub mod settings;
 /// The SoupBinTCP client: login, heartbeats, resume.
 pub mod soup_session;
-/// What a strategy sees and may ask for.
+/// Strategy interface: the view of the market and the intents.
 pub mod strategy;
 /// The other reference strategy: a taker on book imbalance.
 pub mod taker;
-/// What the feed says about an instrument beside its book.
+/// Trading status of an instrument from the feed, beside its book.
 pub mod trading_status;

@@ -9,7 +9,8 @@ pub const OWN_ORDERS_MAX: usize = 4096;
 /// Orders the books hold at most if the configuration allows it: 32-bit handles, one value spare.
 pub const BOOK_ORDERS_MAX: usize = 1 << 28;
 
-/// Prices on one side of one instrument that the configuration can allow. AAPL on a busy day shows 600.
+/// Prices on one side of one instrument that the configuration can allow. AAPL on a busy day shows
+/// 600.
 pub const LEVELS_MAX: usize = 1 << 16;
 
 /// Datagrams held back while an earlier one is missing: 64 × 1.5 KB stay in the L2 cache and cover
@@ -34,7 +35,8 @@ pub const REFUSALS_MAX: usize = 1024;
 /// Events that one input may raise.
 pub const EVENTS_MAX: usize = 16;
 
-/// Orders a second that the rate limit can be set to: above it, an exchange port is throttled anyway.
+/// Orders a second that the rate limit can be set to: above it, an exchange port is throttled
+/// anyway.
 pub const ORDER_RATE_MAX: u32 = 1_000_000;
 
 const _: () = assert!(OWN_ORDERS_MAX.is_power_of_two(), "slots are found by masking");

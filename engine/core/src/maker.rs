@@ -1,9 +1,11 @@
 //! The reference strategy: a market maker that joins the touch on both sides. An example of the
-//! trait, not a source of profit: it has no view of fair value and pays the spread when it is run over.
+//! trait, not a source of profit: it has no view of fair value and pays the spread when it is run
+//! over.
 //!
-//! Per instrument it keeps at most one order a side, at the best price of that side, and moves it when
-//! that price moves, at most every `requote_interval_ns`. Holding `inventory_shares_max` on one side it
-//! stops adding to it; holding half of that, it offers one tick inside a wide spread to get rid of it.
+//! Per instrument it keeps at most one order a side, at the best price of that side, and moves it
+//! when that price moves, at most every `requote_interval_ns`. Holding `inventory_shares_max` on
+//! one side it stops adding to it; holding half of that, it offers one tick inside a wide spread to
+//! get rid of it.
 
 use crate::market::InstrumentId;
 use crate::orders::OwnOrder;
@@ -14,7 +16,7 @@ use serde::Deserialize;
 /// A cent: the tick of US stocks from one dollar on (Reg NMS rule 612).
 const TICK: u32 = 100;
 
-/// What the maker is told.
+/// Settings of the market maker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakerSettings {
@@ -38,8 +40,8 @@ impl Maker {
         Self { settings, last_change_ns: vec![0; instruments] }
     }
 
-    /// Where a side should be quoted now; `None` for not at all. `held` is the position as that side
-    /// would add to it.
+    /// Where a side should be quoted now; `None` for not at all. `held` is the position as that
+    /// side would add to it.
     #[inline]
     fn target(&self, bid: Price, ask: Price, side: Side, held: i64) -> Option<Price> {
         let max = i64::from(self.settings.inventory_shares_max);

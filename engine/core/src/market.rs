@@ -20,7 +20,7 @@ pub struct InstrumentId(pub u16);
 /// Why a message could not be applied. The books are as they were before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BookError {
-    /// It is not ITCH 5.0; `Message::decode` says why.
+    /// Message that is not ITCH 5.0; `Message::decode` gives the reason.
     #[error("not an ITCH 5.0 message")]
     Malformed,
     /// The order is not in the book.
@@ -29,8 +29,8 @@ pub enum BookError {
     /// The reference is in use.
     #[error("the order is in the book already")]
     DuplicateOrder,
-    /// The order has fewer shares than the message takes, or would have none, or its level more than
-    /// 2^32 − 1.
+    /// The order has fewer shares than the message takes, or would have none, or its level more
+    /// than 2^32 − 1.
     #[error("the shares do not add up")]
     Shares,
     /// The message names another instrument than the order's.
@@ -55,7 +55,7 @@ impl From<Refused> for BookError {
     }
 }
 
-/// What a message changed.
+/// Change that a message made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Nothing, or a book.
@@ -77,7 +77,7 @@ fn instrument_at(place: Place) -> InstrumentId {
     InstrumentId(place - 1)
 }
 
-/// What the long way did.
+/// Result of applying a message off the fast path.
 enum Applied {
     Book(InstrumentId, Touched),
     Change(Change),
@@ -104,8 +104,8 @@ macro_rules! read {
 }
 
 impl Market {
-    /// Empty books for `symbols`, with room for `orders_max` orders in all and `levels_max` prices on
-    /// each side of each book.
+    /// Empty books for `symbols`, with room for `orders_max` orders in all and `levels_max` prices
+    /// on each side of each book.
     pub fn new(symbols: &[Symbol], orders_max: usize, levels_max: usize) -> Self {
         let ids = (0..symbols.len() as u16).map(InstrumentId);
         let mut by_symbol: Vec<_> = symbols.iter().copied().zip(ids).collect();
@@ -191,8 +191,8 @@ impl Market {
         Some((instrument_at((order.ladder / 2) as Place), side_of(order.ladder), quote))
     }
 
-    /// Applies one whole message. Messages about other instruments change nothing. `on_touch` is called
-    /// if the best level of a side changed; its price and shares may be as before.
+    /// Applies one whole message. Messages about other instruments change nothing. `on_touch` is
+    /// called if the best level of a side changed; its price and shares may be as before.
     ///
     /// # Errors
     /// [`BookError`]; the books are then as they were.
@@ -333,9 +333,9 @@ impl Market {
         }
     }
 
-    /// Says that a message which could not be applied belonged into a book: the book of the instrument
-    /// that it names, or every book if its length makes that uncertain. Returns how many books were
-    /// sound before.
+    /// Says that a message which could not be applied belonged into a book: the book of the
+    /// instrument that it names, or every book if its length makes that uncertain. Returns how many
+    /// books were sound before.
     pub fn mark_unsound(&mut self, bytes: &[u8], error: BookError) -> usize {
         let kinds = [
             AddOrder::KIND,
@@ -428,8 +428,8 @@ impl Market {
             Ok(Applied::Book(_, false)) => Ok(left),
             Ok(touched) => Ok(touched),
             Err(error) => {
-                // The slot and the level just freed are there for the order to go back to, at the end
-                // of its queue: a replace that can't be applied has lost its priority anyway.
+                // The slot and the level just freed are there for the order to go back to, at the
+                // end of its queue: a replace that can't be applied has lost its priority anyway.
                 let entry = Entry { order_ref, ladder, shares: old.shares, price: old_price };
                 let restored = self.enter(&entry);
                 debug_assert!(restored.is_ok());

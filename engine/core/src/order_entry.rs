@@ -1,5 +1,5 @@
-//! Order entry: intents become OUCH 5.0 messages, the exchange's answers become orders and positions.
-//! Bytes to send collect in an outbox; the rim sends them.
+//! Order entry: intents become OUCH 5.0 messages, the exchange's answers become orders and
+//! positions. Bytes to send collect in an outbox; the rim sends them.
 
 mod cancels;
 
@@ -22,7 +22,7 @@ use abi::wire::WireError;
 /// The longest message we send: Enter Order, its empty appendage, SoupBinTCP's three bytes.
 const MESSAGE_LEN_MAX: usize = 3 + EnterOrder::LEN + 2;
 
-/// What the desk needs to know of the world for one intent.
+/// Market, time and time of the last feed packet for the checks of one intent.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment<'a> {
     pub market: &'a Market,
@@ -30,7 +30,7 @@ pub(crate) struct Moment<'a> {
     pub feed_heard_at: u64,
 }
 
-/// What a message from the exchange was to the strategy.
+/// Effect of a message from the exchange: none, an execution or a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Nothing that the strategy is told at once.
@@ -55,7 +55,7 @@ fn put<const LEN: usize>(out: &mut Vec<u8>, message: &[u8; LEN]) {
 pub struct OrderEntry {
     /// Our orders and positions.
     pub orders: Orders,
-    /// The limits.
+    /// Risk checks with their limits.
     pub risk: Risk,
     next_user_ref: UserRefNum,
     out: Vec<u8>,
@@ -84,8 +84,8 @@ impl OrderEntry {
         self.next_user_ref - 1
     }
 
-    /// Numbers that an earlier run recorded as sent are not used again, whether the exchange saw them
-    /// or not.
+    /// Numbers that an earlier run recorded as sent are not used again, whether the exchange saw
+    /// them or not.
     pub(crate) fn recover(&mut self, recovery: &Recovery) {
         self.next_user_ref = self.next_user_ref.max(recovery.user_ref_max.saturating_add(1));
     }
@@ -137,8 +137,8 @@ impl OrderEntry {
         }
     }
 
-    /// The next number whose slot is free. Numbers may be left out; an order that rests for long must
-    /// not stop everything else when the numbers come round to its slot.
+    /// The next number whose slot is free. Numbers may be left out; an order that rests for long
+    /// must not stop everything else when the numbers come round to its slot.
     #[inline]
     fn free_user_ref(&self, counters: &mut Counters) -> Option<UserRefNum> {
         let numbers = self.next_user_ref..self.next_user_ref.saturating_add(OWN_ORDERS_MAX as u32);
@@ -202,7 +202,8 @@ impl OrderEntry {
         counters.count(Counter::OrdersSent);
     }
 
-    /// A sale of more than is held, with all that is for sale already, is marked short (Reg SHO rule 200).
+    /// A sale of more than is held, with all that is for sale already, is marked short (Reg SHO
+    /// rule 200).
     fn marked_side(&self, order: &Candidate) -> abi::ouch::Side {
         let position = self.orders.position(order.instrument);
         let sold = position.working_sell + u64::from(order.shares);
@@ -430,8 +431,8 @@ impl OrderEntry {
         if stop { Answer::Stop(StopReason::Rejects) } else { Answer::Nothing }
     }
 
-    /// The exchange has told everything: what it did not answer, it never saw. An order that it never
-    /// saw is not open, and a replacement or cancel that it never saw changes nothing.
+    /// The exchange has told everything: what it did not answer, it never saw. An order that it
+    /// never saw is not open, and a replacement or cancel that it never saw changes nothing.
     pub(crate) fn forget_unanswered(&mut self) {
         while let Some(user_ref) = self.orders.find(|order| !order.state.is_working()) {
             self.orders.resolve_unanswered(user_ref);

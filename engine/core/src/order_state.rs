@@ -1,5 +1,5 @@
-//! Where an order of ours stands between us and the exchange: the states, what moves them, and the table
-//! of all moves. The table is data, so that the tests walk all of it and the guide shows it.
+//! Where an order of ours stands between us and the exchange: the states, what moves them, and the
+//! table of all moves. The table is data, so that the tests walk all of it and the guide shows it.
 
 /// Where an order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum State {
 }
 
 impl State {
-    /// Every state.
+    /// List of all states.
     pub const ALL: [Self; 8] = [
         Self::PendingNew,
         Self::Live,
@@ -46,7 +46,7 @@ impl State {
     }
 }
 
-/// What happens to an order.
+/// Event in the life of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     /// We sent a replacement.
@@ -80,7 +80,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Every event.
+    /// List of all events.
     pub const ALL: [Self; 14] = [
         Self::ReplaceSent,
         Self::CancelSent,
@@ -99,8 +99,8 @@ impl Event {
     ];
 }
 
-/// The state after `event`; `None` if it makes no sense in `state`, which then stays. `executed` says
-/// whether shares of the order have traded.
+/// The state after `event`; `None` if it makes no sense in `state`, which then stays. `executed`
+/// says whether shares of the order have traded.
 #[inline]
 pub fn next(state: State, event: Event, executed: bool) -> Option<State> {
     use Event as E;

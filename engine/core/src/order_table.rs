@@ -1,9 +1,9 @@
 //! Orders resting in all books, found by reference number. Fixed capacity; never grows.
 //!
-//! References are counters of the day, so an order's home is the slot of its reference's low bits, and
-//! nearly every lookup ends there. An order whose home is taken lies in the overflow, in a chain that
-//! starts at the home. A handle out of bounds is no order, so that one comparison both bounds an access
-//! and ends a list.
+//! References are counters of the day, so an order's home is the slot of its reference's low bits,
+//! and nearly every lookup ends there. An order whose home is taken lies in the overflow, in a
+//! chain that starts at the home. A handle out of bounds is no order, so that one comparison both
+//! bounds an access and ends a list.
 //!
 //! ```text
 //!  0               homes               2^k        overflow        2^k + capacity
@@ -80,8 +80,8 @@ pub(crate) struct Full;
 
 const _: () = assert!(size_of::<Resting>() == 32);
 
-/// The table. It holds at least `capacity` orders, and is full when an order whose home is taken finds no
-/// slot in the overflow.
+/// The table. It holds at least `capacity` orders, and is full when an order whose home is taken
+/// finds no slot in the overflow.
 pub(crate) struct OrderTable {
     slots: Box<[Resting]>,
     home_mask: usize,
@@ -201,7 +201,7 @@ impl OrderTable {
     }
 }
 
-/// What an empty slot holds instead of a reference: one that has another home.
+/// Returns the `order_ref` of an empty slot: a reference that has another home.
 #[inline(always)]
 fn vacant(slot: usize) -> u64 {
     slot as u64 ^ 1

@@ -87,7 +87,7 @@ impl Orders {
         &self.own(id).position
     }
 
-    /// What an instrument's orders and executions come to.
+    /// Returns the position, price bounds and first order of an instrument.
     #[inline(always)]
     pub(crate) fn own(&self, id: InstrumentId) -> &InstrumentExposure {
         &self.instruments[usize::from(id.0)]
@@ -206,8 +206,8 @@ impl Orders {
         }
     }
 
-    /// Changes an order by an event; one that is gone is forgotten. `None` if there is no such order or
-    /// the event makes no sense for it; nothing is changed then.
+    /// Changes an order by an event; one that is gone is forgotten. `None` if there is no such
+    /// order or the event makes no sense for it; nothing is changed then.
     #[inline]
     pub fn apply(
         &mut self,
@@ -313,8 +313,8 @@ impl Orders {
         self.rewrite(user_ref, |order| order.cancel_refused = false);
     }
 
-    /// The exchange never saw what was last sent about an order: a new one is not there, another is as
-    /// it was.
+    /// The exchange never saw what was last sent about an order: a new one is not there, another is
+    /// as it was.
     pub fn resolve_unanswered(&mut self, user_ref: UserRefNum) {
         let never_there = |order: &OwnOrder| !order.is_accepted;
         if self.get(user_ref).is_some_and(never_there) {

@@ -1,5 +1,6 @@
-//! Everything put together: an input and the time go in, bytes to send and counters come out. The same
-//! inputs in the same order give the same outputs, byte for byte: live, in replay and in backtest.
+//! Everything put together: an input and the time go in, bytes to send and counters come out. The
+//! same inputs in the same order give the same outputs, byte for byte: live, in replay and in
+//! backtest.
 
 use crate::arbiter::Arbiter;
 use crate::bbo_changes::Touch;
@@ -33,9 +34,9 @@ pub enum Line {
 /// Whether an input changed the core. One that did not is not journaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It changed the core.
+    /// Input that changed the core.
     Accepted,
-    /// It changed nothing but a counter.
+    /// Input that changed nothing but a counter.
     Dropped,
 }
 
@@ -59,7 +60,7 @@ pub struct Core<S> {
     snapshot: Option<Snapshot>,
     strategy: S,
     actions: Actions,
-    /// What happened so far.
+    /// Counters and events so far.
     pub counters: Counters,
     touch: Touch,
     control: ControlOrders,
@@ -121,12 +122,12 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// What the core is doing.
+    /// Returns the state of the core.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// The books.
+    /// Returns the books and statuses of all instruments.
     pub fn market(&self) -> &Market {
         &self.market
     }
@@ -136,7 +137,7 @@ impl<S: Strategy> Core<S> {
         &self.order_entry
     }
 
-    /// The strategy.
+    /// Returns the strategy that the core runs.
     pub fn strategy(&self) -> &S {
         &self.strategy
     }
@@ -156,8 +157,8 @@ impl<S: Strategy> Core<S> {
         std::mem::take(&mut self.reset)
     }
 
-    /// Whether the exchange has started another session. Nothing of the old one counts any more: the
-    /// process ends and starts anew.
+    /// Whether the exchange has started another session. Nothing of the old one counts any more:
+    /// the process ends and starts anew.
     pub fn session_rolled(&self) -> bool {
         self.rolled
     }
@@ -305,8 +306,8 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// The control page says something else. An operator who asks for neither kill nor drain also lets
-    /// trading go on after a stop, but for one whose cause is still there.
+    /// The control page says something else. An operator who asks for neither kill nor drain also
+    /// lets trading go on after a stop, but for one whose cause is still there.
     pub fn on_control(&mut self, orders: ControlOrders, now: u64) {
         if orders.resume && self.stopped != Some(StopReason::Journal) {
             self.stopped = None;
@@ -332,7 +333,7 @@ impl<S: Strategy> Core<S> {
         self.counters.raise(event, self.counters.get(counter));
     }
 
-    /// How far the run is, for a run after it.
+    /// Returns the progress of the run, for the recovery of a later run.
     pub fn context(&self) -> Recovery {
         Recovery {
             session: self.session.session().0,
@@ -341,7 +342,7 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// What earlier runs left in the journal; comes before everything else.
+    /// Takes the recovery from earlier runs' journal; called before any other input.
     pub fn on_recovered(&mut self, recovery: Recovery) {
         self.recovery = recovery;
     }
@@ -422,7 +423,8 @@ impl<S: Strategy> Core<S> {
         counters.set(Counter::Position, shares as u64);
     }
 
-    /// An instrument as the counters page shows it; marked at the price at which it could be closed.
+    /// An instrument as the counters page shows it; marked at the price at which it could be
+    /// closed.
     pub fn instrument_view(&self, id: InstrumentId) -> InstrumentView {
         let bbo = self.market.bbo(id);
         let shown = |quote: Option<crate::book::Quote>| quote.map(|q| (q.price, q.shares));

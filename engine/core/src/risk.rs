@@ -1,5 +1,5 @@
-//! What every order must pass before it is sent (SEC Rule 15c3-5, and what desks add). Decides; counts
-//! and sends nothing. Cancels always pass.
+//! Pre-trade risk checks that every order must pass before it is sent (SEC Rule 15c3-5, and what
+//! trading firms add). Decides; counts and sends nothing. Cancels always pass.
 
 use crate::book::Bbo;
 use crate::ladder::{CENTS_MAX, cents};
@@ -11,7 +11,7 @@ use crate::trading_status::{ShortSale, Status};
 use abi::field::{Price, Side};
 use abi::journal::Refusal;
 
-/// What the limits are held against.
+/// Market, orders and feed age that the limits are checked against.
 #[derive(Clone, Copy)]
 pub struct Situation<'a> {
     bbo: Bbo,
@@ -36,8 +36,8 @@ impl<'a> Situation<'a> {
     }
 }
 
-/// The last new order of an instrument, to tell a repetition. Before the first one it has no shares, as
-/// no order that comes so far has.
+/// The last new order of an instrument, to tell a repetition. Before the first one it has no
+/// shares, as no order that comes so far has.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     side: Side,
@@ -54,25 +54,25 @@ impl Last {
 
 const NO_ORDER: Last = Last { side: Side::Buy, price: Price(0), shares: 0, at: 0 };
 
-/// What risk itself keeps of an instrument.
+/// Risk state of an instrument: its restriction and last new order.
 #[derive(Debug, Clone, Copy)]
 struct InstrumentRisk {
     is_restricted: bool,
     last: Last,
 }
 
-/// What the limits come to in the units that are compared.
+/// Limits converted to the units that are compared.
 #[derive(Debug, Clone, Copy)]
 struct Derived {
     /// `order_notional_max`, `gross_notional_max`, `net_notional_max` in 1/10,000.
     order_money_max: u64,
     gross_money_max: u64,
     net_money_max: u64,
-    /// What one message costs of a second's budget.
+    /// Cost of one message from a second's budget, in nanoseconds.
     cost_ns: u64,
-    /// 2^64 / `lot_shares`, rounded up, modulo 2^64. Its product with a multiple of the lot is less than it,
-    /// and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by direct
-    /// computation, 2019, section 3.2).
+    /// 2^64 / `lot_shares`, rounded up, modulo 2^64. Its product with a multiple of the lot is less
+    /// than it, and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by
+    /// direct computation, 2019, section 3.2).
     lot_inverse: u64,
 }
 
@@ -98,8 +98,8 @@ pub struct Risk {
     limits: RiskLimits,
     derived: Derived,
     kept: Box<[InstrumentRisk]>,
-    /// When the message budget is full again. One message moves it on by its cost; it may lie a second
-    /// ahead, which is all of the budget.
+    /// When the message budget is full again. One message moves it on by its cost; it may lie a
+    /// second ahead, which is all of the budget.
     budget_full_at: u64,
     rejects_in_a_row: u32,
 }
@@ -134,8 +134,9 @@ impl Size {
     }
 }
 
-// No sum here overflows. An order of ours has fewer than 2^20 shares (`settings`), at less than 2^32 each;
-// there are 2^32 order numbers, so that no position passes 2^52 shares; `Exposure` is bounded.
+// No sum here overflows. An order of ours has fewer than 2^20 shares (`settings`), at less than
+// 2^32 each; there are 2^32 order numbers, so that no position passes 2^52 shares; `Exposure` is
+// bounded.
 impl Risk {
     /// Checks against `limits`; `restricted` instruments are not traded at all.
     pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
@@ -208,9 +209,9 @@ impl Risk {
         }
     }
 
-    /// All checks, for a side and for new orders or others, so that none has to ask which. `old` is what
-    /// a new order replaces: nothing. The `PLAIN` one refuses what is not sure to pass at a glance; it
-    /// calls nothing, and so keeps everything in registers.
+    /// All checks, for a side and for new orders or others, so that none has to ask which. `old` is
+    /// what a new order replaces: nothing. The `PLAIN` one refuses what is not sure to pass at a
+    /// glance; it calls nothing, and so keeps everything in registers.
     #[inline(always)]
     fn check_sided<const BUY: bool, const NEW: bool, const PLAIN: bool>(
         &mut self,
@@ -255,8 +256,8 @@ impl Risk {
         Ok(())
     }
 
-    /// Takes one message's worth from the rate budget, if there is as much: a cancel is never refused,
-    /// but it counts.
+    /// Takes one message's worth from the rate budget, if there is as much: a cancel is never
+    /// refused, but it counts.
     pub fn spend(&mut self, now_ns: u64) {
         let budget_full_at = self.budget_full_at.max(now_ns) + self.derived.cost_ns;
         if budget_full_at <= now_ns + SECOND_NS {
@@ -342,7 +343,8 @@ fn check_price(price: Price, bbo: Bbo, limits: &RiskLimits) -> Result<(), Refusa
     Ok(())
 }
 
-/// What our other orders in the instrument forbid: trading with ourselves, selling short at the bid.
+/// Checks an order against our other orders in the instrument: refuses a self-trade, and a short
+/// sale at or below the bid.
 #[inline(always)]
 fn check_others<const BUY: bool, const PLAIN: bool>(
     order: &Candidate,
@@ -362,8 +364,9 @@ fn check_others<const BUY: bool, const PLAIN: bool>(
     Ok(())
 }
 
-/// Every working order counts as filled at its price; a short position counts as much as a long one.
-/// What can only make a position smaller is never refused for it, nor what brings the net nearer to zero.
+/// Every working order counts as filled at its price; a short position counts as much as a long
+/// one. What can only make a position smaller is never refused for it, nor what brings the net
+/// nearer to zero.
 #[inline(always)]
 fn check_exposure<const BUY: bool, const PLAIN: bool>(
     size: Size,

@@ -1,4 +1,4 @@
-//! What the core is told at construction. Values hold what their constructors checked.
+//! Settings of the core, given at construction. Values hold what their constructors checked.
 
 use crate::limits;
 use abi::field::{Alpha, Symbol};
@@ -21,27 +21,27 @@ pub enum SettingsError {
     /// A number outside its range.
     #[error("{key} = {value}: must be {range}")]
     Range {
-        /// The key.
+        /// Key of the setting.
         key: &'static str,
-        /// What was given.
+        /// Value that was given.
         value: u64,
-        /// What can be.
+        /// Range of allowed values.
         range: &'static str,
     },
     /// A text that the exchange's field can't carry.
     #[error("{key} = {value:?}: at most {max} printable ASCII characters")]
     Text {
-        /// The key.
+        /// Key of the setting.
         key: &'static str,
-        /// What was given.
+        /// Value that was given; a password is not shown.
         value: String,
         /// The field's length.
         max: usize,
     },
 }
 
-/// Pre-trade limits. Every one is checked before every order and replacement. Money is in whole units of
-/// the currency.
+/// Pre-trade limits. Every one is checked before every order and replacement. Money is in whole
+/// units of the currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RiskLimits {
@@ -63,7 +63,8 @@ pub struct RiskLimits {
     pub net_notional_max: u64,
     /// Messages to the exchange in one second; a burst may use up one second's worth.
     pub orders_per_second_max: u32,
-    /// The same new order (instrument, side, price, shares) may be repeated after so many nanoseconds.
+    /// The same new order (instrument, side, price, shares) may be repeated after so many
+    /// nanoseconds.
     pub duplicate_window_ns: u64,
     /// Silence of the feed after which nothing is sent but cancels.
     pub feed_age_max_ns: u64,
@@ -153,8 +154,8 @@ impl RiskLimits {
     }
 }
 
-/// What the books may hold. Their memory is 64 to 128 bytes for each order and, for each instrument, 33 KiB
-/// and 56 bytes for each level.
+/// Capacity of the books. Their memory is 64 to 128 bytes for each order and, for each instrument,
+/// 33 KiB and 56 bytes for each level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookLimits {
     /// Orders in all books.
@@ -163,12 +164,12 @@ pub struct BookLimits {
     pub levels_max: usize,
 }
 
-/// Who logs in where.
+/// Credentials for a SoupBinTCP login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// SoupBinTCP username.
+    /// SoupBinTCP username, at most 6 characters.
     pub username: Alpha<6>,
-    /// SoupBinTCP password.
+    /// SoupBinTCP password, at most 10 characters.
     pub password: Alpha<10>,
 }
 
@@ -201,7 +202,7 @@ impl Login {
 /// The way back when too much was missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotSettings {
-    /// Who logs in at the GLIMPSE server.
+    /// Credentials for the GLIMPSE server.
     pub login: Login,
     /// A gap in which nothing moved for so long is too old for the request server.
     pub gap_age_max_ns: u64,
@@ -230,8 +231,8 @@ const GAP_WAIT_NS: u64 = 2_000_000;
 const REQUEST_RETRY_NS: u64 = 50_000_000;
 
 impl Settings {
-    /// Checks and keeps the settings. `restricted` instruments are watched and not traded; `feed_session`
-    /// `None` takes the first session heard.
+    /// Checks and keeps the settings. `restricted` instruments are watched and not traded;
+    /// `feed_session` `None` takes the first session heard.
     ///
     /// # Errors
     /// [`SettingsError`] names the key and its range.

@@ -1,5 +1,5 @@
-//! The SoupBinTCP 3.00 client: login, heartbeats, resume at the next sequence number. Takes bytes and
-//! the time; writes bytes to send. Knows nothing of what OUCH says.
+//! The SoupBinTCP 3.00 client: login, heartbeats, resume at the next sequence number. Takes bytes
+//! and the time; writes bytes to send. Knows nothing of what OUCH says.
 
 use crate::limits::STREAM_LEN;
 use crate::settings::Login;
@@ -11,17 +11,17 @@ use abi::wire::WireError;
 /// Where the session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// No connection.
+    /// Disconnected from the server.
     Down,
     /// Connected; login sent.
     LoginSent,
-    /// Logged in.
+    /// Session with an accepted login.
     Up,
     /// The exchange said that the session is over.
     Ended,
 }
 
-/// What the stream brought.
+/// Event read from the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incoming {
     /// Nothing whole yet.
@@ -134,7 +134,8 @@ impl Client {
     /// The next thing in the stream.
     ///
     /// # Errors
-    /// [`WireError`] if the bytes are not what the protocol allows now; the connection is to be reset.
+    /// [`WireError`] if the bytes are not what the protocol allows now; the connection is to be
+    /// reset.
     pub fn next_incoming(&mut self) -> Result<Incoming, WireError> {
         loop {
             let start = self.consumed;

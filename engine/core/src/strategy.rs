@@ -1,5 +1,5 @@
-//! What a strategy sees and may ask for. The same code runs live, in replay and in backtest: it gets
-//! no clock, no socket and no file, only what stands here.
+//! Strategy interface: the view of the market and the intents. The same code runs live, in replay
+//! and in backtest: it gets no clock, no socket and no file, only what stands here.
 
 use crate::book::Bbo;
 use crate::limits::INTENTS_MAX;
@@ -8,7 +8,7 @@ use crate::orders::{Orders, OwnOrder, Position};
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
-/// What a strategy may look at.
+/// View of books, orders and time that a strategy reads.
 pub struct View<'a> {
     /// Books and trading states.
     pub market: &'a Market,
@@ -42,23 +42,24 @@ impl View<'_> {
     }
 }
 
-/// What a strategy asks for. Risk may refuse it; the strategy is not told, it sees the orders.
+/// Intent of a strategy, before the risk checks. Risk may refuse it; the strategy gets no answer,
+/// but sees its orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// A new limit order for the day.
     Enter {
-        /// For what.
+        /// Instrument to trade.
         instrument: InstrumentId,
-        /// Which side.
+        /// Side of the order.
         side: Side,
         /// At what price.
         price: Price,
-        /// How many shares.
+        /// Shares of the order.
         shares: u32,
     },
     /// Another price or open quantity for a live order.
     Replace {
-        /// The order.
+        /// UserRefNum of the order to replace.
         user_ref: UserRefNum,
         /// Its new price.
         price: Price,
@@ -67,7 +68,7 @@ pub enum Intent {
     },
     /// The end of an order.
     Cancel {
-        /// The order.
+        /// UserRefNum of the order to cancel.
         user_ref: UserRefNum,
     },
 }
@@ -105,11 +106,11 @@ impl Actions {
 pub struct Execution {
     /// The order's number.
     pub user_ref: UserRefNum,
-    /// The instrument.
+    /// Instrument of the order.
     pub instrument: InstrumentId,
     /// The order's side.
     pub side: Side,
-    /// Shares executed.
+    /// Number of shares executed.
     pub shares: u32,
     /// At what price.
     pub price: Price,
@@ -117,8 +118,8 @@ pub struct Execution {
 
 /// A trading strategy: a deterministic function of what it is called with.
 pub trait Strategy {
-    /// Every best bid and offer in turn, also those that a later message of the same datagram changed
-    /// again, and also while trading is stopped: for indicators. It may not act.
+    /// Every best bid and offer in turn, also those that a later message of the same datagram
+    /// changed again, and also while trading is stopped: for indicators. It may not act.
     fn on_quote(&mut self, _instrument: InstrumentId, _bbo: &Bbo) {}
 
     /// A datagram changed a best bid or offer, in price or shares; also called for every instrument

@@ -1,10 +1,11 @@
-//! The other reference strategy: a taker on book imbalance. An example of the trait, not a source of
-//! profit: it pays the spread twice, and the imbalance it trades on is often gone when its order arrives.
+//! The other reference strategy: a taker on book imbalance. An example of the trait, not a source
+//! of profit: it pays the spread twice, and the imbalance it trades on is often gone when its order
+//! arrives.
 //!
-//! When the shares at the best bid are `imbalance_pct` per cent or more of those at the touch, it buys
-//! at the best offer; the mirror image sells. It holds one position an instrument, and leaves it after
-//! `hold_ns`, or when the imbalance has turned, at the opposite touch. What of an order does not trade
-//! within `patience_ns` is cancelled.
+//! When the shares at the best bid are `imbalance_pct` per cent or more of those at the touch, it
+//! buys at the best offer; the mirror image sells. It holds one position an instrument, and leaves
+//! it after `hold_ns`, or when the imbalance has turned, at the opposite touch. What of an order
+//! does not trade within `patience_ns` is cancelled.
 
 use crate::book::Bbo;
 use crate::market::InstrumentId;
@@ -12,7 +13,7 @@ use crate::strategy::{Actions, Intent, Strategy, View};
 use abi::field::Side;
 use serde::Deserialize;
 
-/// What the taker is told.
+/// Settings of the taker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakerSettings {
@@ -20,13 +21,13 @@ pub struct TakerSettings {
     pub shares: u32,
     /// Per cent of the shares at the touch that one side must have: 51 to 99 make sense.
     pub imbalance_pct: u32,
-    /// How long a position is held.
+    /// Longest time that a position is held, in nanoseconds.
     pub hold_ns: u64,
-    /// How long an order may wait.
+    /// Time after which an order's rest is cancelled, in nanoseconds.
     pub patience_ns: u64,
 }
 
-/// The taker.
+/// Strategy that takes on book imbalance.
 pub struct Taker {
     settings: TakerSettings,
     /// When each instrument's last order was sent.
@@ -52,7 +53,8 @@ impl Taker {
         }
     }
 
-    /// What is wanted of an instrument that no order of ours waits in.
+    /// Returns the side and shares to order in an instrument without a waiting order of ours;
+    /// `None` for no order.
     fn wanted(&self, view: &View<'_>, id: InstrumentId, bbo: &Bbo) -> Option<(Side, u32)> {
         let held = view.position(id).shares;
         let lean = self.lean(bbo);

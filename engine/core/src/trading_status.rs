@@ -1,5 +1,6 @@
-//! What the feed says about an instrument beside its book: trading state, halts, Reg SHO, LULD collars,
-//! crosses. Keeps the last word; decides nothing but whether the instrument trades.
+//! Trading status of an instrument from the feed, beside its book: trading state, halts, Reg SHO,
+//! LULD collars, crosses. Keeps the latest values; decides nothing but whether the instrument
+//! trades.
 
 use abi::field::Price;
 use abi::itch::{CrossTrade, LuldAuctionCollar, OperationalHalt, RegSho, TradingAction};
@@ -7,14 +8,15 @@ use abi::itch::{CrossTrade, LuldAuctionCollar, OperationalHalt, RegSho, TradingA
 /// The trading state of ITCH 5.0, 1.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TradingState {
-    /// Halted across all US markets (`H`); also before the first word, and for a code that is not listed.
+    /// Halted across all US markets (`H`); also before the first word, and for a code that is not
+    /// listed.
     #[default]
     Halted,
     /// Paused across all US markets (`P`): a LULD pause.
     Paused,
     /// Quotation only (`Q`): before a halt cross.
     QuotationOnly,
-    /// Trading (`T`).
+    /// Trading in progress (`T`).
     Trading,
 }
 
@@ -39,7 +41,7 @@ pub struct Collar {
     pub upper: Price,
     /// The lowest price of the auction.
     pub lower: Price,
-    /// How often the auction was extended.
+    /// Number of extensions of the auction.
     pub extension: u32,
 }
 
@@ -50,11 +52,11 @@ pub struct Cross {
     pub kind: u8,
     /// The price at which it traded; 0 if nothing did.
     pub price: Price,
-    /// Shares.
+    /// Shares that the cross traded.
     pub shares: u64,
 }
 
-/// What keeps an instrument from being traded: one bit each, so that one comparison tells that nothing does.
+/// Obstacles to trading an instrument: one bit each, so that one comparison with zero tests all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Obstacles(u8);
 

@@ -1,5 +1,5 @@
-//! Each row of the table "What is done about bad input" in docs/engine.md that the core decides: the counter
-//! and the reaction. The rows about disks and clocks are tested where those are.
+//! Each row of the table "What is done about bad input" in docs/engine.md that the core decides:
+//! the counter and the reaction. The rows about disks and clocks are tested where those are.
 
 mod bench;
 

@@ -1,5 +1,5 @@
-//! The book against a model of maps and queues that shares no code with it, and against what LOBSTER
-//! shows for a real morning. `SEED=n cargo test -p engine-core --test book` repeats a run.
+//! The book against a model of maps and queues that shares no code with it, and against what
+//! LOBSTER shows for a real morning. `SEED=n cargo test -p engine-core --test book` repeats a run.
 #![allow(clippy::disallowed_methods, reason = "a test reads its seed and its recording")]
 
 use abi::field::{Price, Side, Symbol, Time48};
@@ -332,7 +332,8 @@ fn the_status_follows_the_feed() {
     assert!(market.status(id).is_trading());
 }
 
-/// The real morning: every best bid and offer in LOBSTER's own order. Skipped where the data is not.
+/// The real morning: every best bid and offer in LOBSTER's own order. Skipped where the data is
+/// not.
 #[test]
 fn a_real_morning_passes_through_the_reference_states() {
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");

@@ -1,5 +1,6 @@
-//! Every state with every event, on the order table that trades: what the table of moves says happens,
-//! and the working shares, the exposure and the numbers in use stay what the orders add up to.
+//! Every state with every event, on the order table that trades: what the table of moves says
+//! happens, and the working shares, the exposure and the numbers in use stay what the orders add up
+//! to.
 
 use abi::field::{Price, Side};
 use engine_core::market::InstrumentId;
@@ -21,7 +22,7 @@ fn order_in(state: State, executed: u32) -> OwnOrder {
     }
 }
 
-/// What the desk changes of an order together with the event.
+/// Applies the changes that order entry makes to an order together with the event.
 fn change(order: &mut OwnOrder, event: Event) {
     match event {
         Event::ExecutedPart => {

@@ -1,6 +1,6 @@
-//! After construction the core allocates nothing, and the same inputs give the same outputs. A seeded
-//! market moves, a model of the exchange answers every order; the allocator counts.
-//! `SEED=n cargo test -p engine-core --test steady` repeats a run.
+//! After construction the core allocates nothing, and the same inputs give the same outputs. A
+//! seeded market moves, a model of the exchange answers every order; the allocator counts. `SEED=n
+//! cargo test -p engine-core --test steady` repeats a run.
 #![allow(clippy::disallowed_methods, reason = "a test reads its seed and its recording")]
 #![allow(unsafe_code, reason = "a counting global allocator")]
 
@@ -25,8 +25,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches a const-initialised
-// thread-local, which does not allocate.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting touches a
+// const-initialised thread-local, which does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));

@@ -1,5 +1,6 @@
-//! What stops trading: each reason leads to its state, working orders are cancelled, nothing new goes out,
-//! and what lets it go on does. Rejects are tested where orders are.
+//! Stop conditions of trading: each reason leads to its state, working orders are cancelled,
+//! nothing new is sent, and trading resumes only where the reason can be cleared. Rejects are
+//! tested where orders are.
 
 mod bench;
 

@@ -1,5 +1,5 @@
-//! Memory that the kernel reads and writes while an operation is under way: mapped once, touched, locked,
-//! never given back. Regions are handed out once each, so that no two users share a byte.
+//! Memory that the kernel reads and writes while an operation is under way: mapped once, touched,
+//! locked, never given back. Regions are handed out once each, so that no two users share a byte.
 #![allow(unsafe_code, reason = "mmap, and slices of memory that the kernel also sees")]
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
@@ -57,8 +57,8 @@ impl Arena {
     }
 }
 
-/// A part of the arena with one owner. The kernel may read or write the parts that its owner handed to
-/// it; the owner looks at those only after the completion came.
+/// A part of the arena with one owner. The kernel may read or write the parts that its owner handed
+/// to it; the owner looks at those only after the completion came.
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
@@ -94,8 +94,8 @@ impl Region {
     #[inline]
     pub fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
         assert!(at + len <= self.len, "bytes {at}+{len} of a region of {}", self.len);
-        // SAFETY: in bounds by the assertion; `&mut self` is the only owner, and the owner writes no
-        // part that the kernel has.
+        // SAFETY: in bounds by the assertion; `&mut self` is the only owner, and the owner writes
+        // no part that the kernel has.
         unsafe { std::slice::from_raw_parts_mut(self.address(at), len) }
     }
 }

@@ -1,6 +1,7 @@
-//! The two ways of doing without io_uring, kept as honest baselines: epoll, and a spin over non-blocking
-//! receives. The loop above is the same. Journal writes are synchronous, so they are measured without a
-//! journal. Signals are not read: such an engine ends with its measurement, by `SIGKILL`.
+//! The two ways of doing without io_uring, kept as honest baselines: epoll, and a spin over
+//! non-blocking receives. The loop above is the same. Journal writes are synchronous, so they are
+//! measured without a journal. Signals are not read: such an engine ends with its measurement, by
+//! `SIGKILL`.
 
 use crate::arena::Region;
 use crate::host_cpu::{self, SteadyClock};
@@ -16,7 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
-/// Which baseline.
+/// Kind of baseline: `epoll_wait` or a spin over receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Waits in `epoll_wait`, then receives once from each socket that is ready.

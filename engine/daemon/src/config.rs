@@ -1,4 +1,5 @@
-//! The configuration file: TOML, strict, with a version. What it says is checked before anything starts.
+//! The configuration file: TOML, strict, with a version. What it says is checked before anything
+//! starts.
 
 use crate::strategies::StrategySettings;
 use abi::field::Symbol;
@@ -17,50 +18,50 @@ pub enum ConfigError {
     /// The file can't be read.
     #[error("read {path}")]
     Read {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// Why.
+        /// Error from reading the file.
         source: std::io::Error,
     },
-    /// It is not TOML of this schema; the message has line and key.
+    /// Text that is not TOML of this schema; the message has line and key.
     #[error("{path}: {message}")]
     Schema {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
         /// Where and what.
         message: String,
     },
-    /// Another version.
+    /// Version other than 1.
     #[error("{path}: version = {version}: this engine reads version 1")]
     Version {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// What was given.
+        /// Version that was given.
         version: u32,
     },
     /// A value outside its range.
     #[error("{path}: {source}")]
     Value {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// Which, and the range.
+        /// Setting that is refused, with its range.
         source: SettingsError,
     },
     /// A value that can't be what its key asks for.
     #[error("{path}: {key} = {value}: {remedy}")]
     Key {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// The key.
+        /// Key with the refused value.
         key: &'static str,
-        /// What was given.
+        /// Value that was given.
         value: String,
-        /// What to write instead.
+        /// Value to write instead.
         remedy: &'static str,
     },
 }
 
-/// What to do about a host that breaks the engine's contract.
+/// Action on a host that breaks the engine's contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contract {
@@ -84,17 +85,18 @@ pub enum Durability {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// See [`Contract`].
+    /// Action on a broken contract: see [`Contract`].
     pub contract: Contract,
     /// The CPU of the hot thread; absent, the first hot CPU of the kernel's plan.
     pub cpu: Option<u32>,
     /// The CPUs of the workers that write the journal; absent, all hot CPUs but the hot thread's.
     pub journal_cpus: Option<Vec<u32>>,
-    /// The CPU of a kernel thread that makes the hot thread's system calls for it, and spins like it
-    /// (`IORING_SETUP_SQPOLL`); another than the hot thread's. Absent, the hot thread makes them itself.
+    /// The CPU of a kernel thread that makes the hot thread's system calls for it, and spins like
+    /// it (`IORING_SETUP_SQPOLL`); another than the hot thread's. Absent, the hot thread makes them
+    /// itself.
     pub sqpoll_cpu: Option<u32>,
-    /// Nothing is sent but cancels while the agent has given no sign of life for so many milliseconds:
-    /// 2,000 to 3,600,000. Absent, the engine trades without an agent.
+    /// Nothing is sent but cancels while the agent has given no sign of life for so many
+    /// milliseconds: 2,000 to 3,600,000. Absent, the engine trades without an agent.
     pub agent_silence_max_ms: Option<u64>,
 }
 
@@ -153,13 +155,13 @@ struct OrderEntry {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JournalSettings {
-    /// Its directory.
+    /// Directory of the journal.
     pub directory: PathBuf,
     /// Files in the ring: 2 to 1,000. The oldest is overwritten.
     pub segments: usize,
     /// Bytes of a file in MiB: 1 to 16,384.
     pub segment_mib: u64,
-    /// See [`Durability`].
+    /// Condition for sending an order: see [`Durability`].
     pub durability: Durability,
 }
 
@@ -206,21 +208,21 @@ struct File {
 pub struct Config {
     /// The host's part.
     pub host: Host,
-    /// Market data.
+    /// Market-data feed: lines, request server and snapshot server.
     pub feed: Feed,
     /// The order-entry port.
     pub order_server: SocketAddrV4,
     /// The snapshot server.
     pub snapshot_server: Option<SocketAddrV4>,
-    /// Journal.
+    /// Journal directory, size and durability.
     pub journal: JournalSettings,
-    /// Shared pages.
+    /// Directory of the shared pages.
     pub pages: Pages,
     /// The core's part.
     pub core: Settings,
-    /// Instruments.
+    /// Symbols of the traded instruments.
     pub symbols: Vec<Symbol>,
-    /// The strategy.
+    /// Strategy name and settings.
     pub strategy: StrategySettings,
     /// The file's text, for the journal.
     pub text: String,

@@ -1,4 +1,5 @@
-//! What the rim asks of its host: affinity, locked memory, the clock, and whether it is emulated.
+//! Host interface of the rim: CPU affinity, locked memory, signals, clocks, and the test for
+//! emulation.
 #![allow(unsafe_code, reason = "mlockall and setting the timer slack have no safe form")]
 
 use abi::hostplan::{self, CorePlan, PlanError};
@@ -27,7 +28,8 @@ pub fn core_plan() -> Result<CorePlan, PlanError> {
 /// Keeps the calling thread on one CPU.
 ///
 /// # Errors
-/// What the kernel said, and the CPUs that the thread may run on: the CPU is offline, or the cpuset forbids it.
+/// What the kernel said, and the CPUs that the thread may run on: the CPU is offline, or the cpuset
+/// forbids it.
 pub fn pin_to(cpu: u32) -> io::Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
@@ -108,7 +110,7 @@ pub fn now_ns() -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct SteadyClock {
     offset: u64,
-    /// What `CLOCK_REALTIME` was last ahead of `CLOCK_MONOTONIC`.
+    /// Nanoseconds that `CLOCK_REALTIME` was ahead of `CLOCK_MONOTONIC` at the last check.
     seen_offset: u64,
 }
 
@@ -158,7 +160,8 @@ pub struct Tsc {
     pub khz: u64,
 }
 
-/// How long the counter is watched at the start: a clock read of 100 ns is then 5 ppm of it.
+/// Calibration time of the counter at the start, in nanoseconds: a clock read of 100 ns is then 5
+/// ppm of it.
 const TSC_WATCH_NS: u64 = 20_000_000;
 
 /// A reading of the counter between two of the clock that are so close was not interrupted.
@@ -183,7 +186,8 @@ impl Tsc {
         Some(Self { cycles, raw_ns, khz: u64::try_from(per_second).ok()? })
     }
 
-    /// Both at one moment, or at the closest of some attempts: any may be interrupted in the middle.
+    /// Both at one moment, or at the closest of some attempts: any may be interrupted in the
+    /// middle.
     fn read() -> (u64, u64) {
         let mut best = (u64::MAX, 0, 0);
         for _ in 0..TSC_ATTEMPTS {
@@ -199,7 +203,8 @@ impl Tsc {
         (best.1, best.2)
     }
 
-    /// How far the counter's time is ahead of the clock's since the start, in parts per billion.
+    /// Returns the lead of the counter's time over the clock's since the start, in parts per
+    /// billion; negative if behind.
     pub fn error_ppb(&self) -> i64 {
         let (cycles, raw_ns) = Self::read();
         let passed = i128::from(raw_ns - self.raw_ns).max(1);

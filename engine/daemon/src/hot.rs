@@ -27,7 +27,8 @@ mod snapshot;
 const BATCH_LEN: usize = 16 << 10;
 const BATCH_TICKS: u64 = 10;
 
-/// How long a stopping engine waits for its orders to be cancelled.
+/// Longest wait of a stopping engine for its orders to be cancelled, and then for its journal
+/// writes, in nanoseconds.
 const STOP_WAIT_NS: u64 = 2_000_000_000;
 
 /// Memory that the hot thread works in, besides the port's own.
@@ -36,7 +37,7 @@ pub struct HotBuffers {
     pub journal: Region,
     /// Bytes on their way to the exchange, `SEND_BUFFER` bytes.
     pub sending: Region,
-    /// A re-request.
+    /// Gap request on its way to the request server.
     pub request: Region,
     /// A login at the snapshot server.
     pub snapshot: Region,
@@ -87,8 +88,8 @@ pub struct Hot<S, P> {
     last_now: u64,
     /// Bytes were sent to the exchange in this turn.
     flushed: bool,
-    /// When a datagram came that an order followed from, which is not sent yet, and how long the kernel
-    /// had had it.
+    /// When a datagram came that an order followed from, which is not sent yet, and how long the
+    /// kernel had had it.
     order_due_to_feed: Option<(u64, u64)>,
     stopping_since: Option<u64>,
 }
@@ -218,8 +219,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         (flat || now.saturating_sub(since) > STOP_WAIT_NS).then_some(End::Stopped)
     }
 
-    /// One turn: completions, control page, timer, outputs, one call of the machine if there is a reason.
-    /// Returns how much was done.
+    /// One turn: completions, control page, timer, outputs, one call of the machine if there is a
+    /// reason. Returns how much was done.
     ///
     /// # Errors
     /// What the machine says; the loop can't go on then.
@@ -319,7 +320,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         Ok(())
     }
 
-    /// Whether an input can be recorded, and so taken. One that can't is as if the network had lost it.
+    /// Whether an input can be recorded, and so taken. One that can't is as if the network had lost
+    /// it.
     fn may_take_input(&mut self) -> bool {
         let room = self.journal.has_room();
         if !room {
@@ -390,8 +392,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         {
             self.core.counters.count(Counter::JournalErrors);
             self.core.counters.raise(Event::JournalFailed, errno as u64);
-            // Orders that wait for their records are not sent any more: the connection is made anew, and
-            // from then on the core only cancels, without records.
+            // Orders that wait for their records are not sent any more: the connection is made
+            // anew, and from then on the core only cancels, without records.
             if self.link.is_up() {
                 self.link.reset(&mut self.port);
                 self.on_lost(now);
@@ -423,8 +425,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
             self.journal.seal();
         }
         self.link.finish_closing(now, &mut self.port);
-        // A connection brings records; without room for them it could only be dropped again. A socket
-        // that can't be had is tried for again a second later.
+        // A connection brings records; without room for them it could only be dropped again. A
+        // socket that can't be had is tried for again a second later.
         if self.journal.has_room() {
             self.link.poll(now, &mut self.port);
         }

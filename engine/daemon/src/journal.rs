@@ -22,9 +22,9 @@ pub enum OpenError {
     /// A system call failed.
     #[error("journal: {action} {path}")]
     Io {
-        /// What was attempted.
+        /// Action that failed, such as `read`.
         action: &'static str,
-        /// On what.
+        /// Path of the file or directory.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
@@ -52,7 +52,7 @@ pub struct Layout {
     pub next_segment: u64,
     /// The sequence number of the next record.
     pub next_sequence: u64,
-    /// What earlier runs left behind.
+    /// Recovery from earlier runs' journal.
     pub recovery: Recovery,
 }
 
@@ -123,8 +123,8 @@ impl Files {
     }
 }
 
-/// Fills a file with zeroes, so that no write while trading has to allocate a block. A file of another
-/// size holds a journal of another `segment_mib`, and is not touched.
+/// Fills a file with zeroes, so that no write while trading has to allocate a block. A file of
+/// another size holds a journal of another `segment_mib`, and is not touched.
 fn preallocate(path: &Path, len: u64) -> io::Result<()> {
     match path.metadata() {
         Ok(metadata) if metadata.len() == len => return Ok(()),
@@ -172,16 +172,17 @@ struct Flight {
     done: bool,
 }
 
-/// What a journal write's completion says.
+/// Result of a journal write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
     /// All of it is on disk.
     Whole,
-    /// It failed: an errno, or 0 for a short write.
+    /// Failed write: an errno, or 0 for a short write.
     Failed(i32),
 }
 
-/// The journal of a running engine. Positions count bytes since the start; memory is used as a ring.
+/// The journal of a running engine. Positions count bytes since the start; memory is used as a
+/// ring.
 pub struct Journal {
     layout: Layout,
     memory: Region,
@@ -202,7 +203,7 @@ pub struct Journal {
     pub durable: u64,
     /// Bytes given to the kernel.
     pub bytes: u64,
-    /// Records taken.
+    /// Number of records taken.
     pub records: u64,
     /// A write failed: nothing more is recorded.
     pub lost: bool,
@@ -266,8 +267,8 @@ impl Journal {
         self.lost || used + bytes <= self.memory.len() && flights + writes <= JOURNAL_WRITES_MAX
     }
 
-    /// Takes a record. The caller asked [`Self::has_room`]; a longer payload is split. A lost journal
-    /// takes none.
+    /// Takes a record. The caller asked [`Self::has_room`]; a longer payload is split. A lost
+    /// journal takes none.
     #[inline]
     pub fn record(&mut self, kind: Kind, time_ns: u64, payload: &[u8]) {
         if self.lost {

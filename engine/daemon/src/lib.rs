@@ -1,5 +1,5 @@
-//! The rim around the core: the io_uring ring, sockets, journal files, telemetry page, preflight and
-//! configuration. No trading decision is made here.
+//! The rim around the core: the io_uring ring, sockets, journal files, telemetry page, preflight
+//! and configuration. No trading decision is made here.
 
 /// HotBuffers that the kernel reads and writes: huge pages, mapped and touched before the start.
 pub mod arena;
@@ -7,7 +7,8 @@ pub mod arena;
 pub mod baseline;
 /// The configuration file.
 pub mod config;
-/// What the rim asks of its host: affinity, locked memory, emulation.
+/// Host interface of the rim: CPU affinity, locked memory, signals, clocks, and the test for
+/// emulation.
 pub mod host_cpu;
 /// The hot thread: one loop.
 pub mod hot;
@@ -15,15 +16,15 @@ pub mod hot;
 pub mod journal;
 /// Every limit of the rim with its reason.
 pub mod limits;
-/// Sockets.
+/// Sockets of the engine: multicast lines, request server, streams.
 pub mod net;
-/// What the hot loop asks of the machine.
+/// Machine interface of the hot loop.
 pub mod port;
 /// The checks before the start, each with its remedy.
 pub mod preflight;
 /// The program: command line, checks, start.
 pub mod program;
-/// What earlier runs left in the journal.
+/// Recovery from the journal of earlier runs.
 pub mod recovery;
 /// A journal read back through the core.
 pub mod replay;

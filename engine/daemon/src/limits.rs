@@ -3,8 +3,8 @@
 /// Submission queue entries: receives, sends and journal batches of one turn, with room to spare.
 pub const RING_ENTRIES: u32 = 256;
 
-/// How long the kernel's submitting thread spins with nothing to do before it sleeps, and has to be woken by
-/// a system call: ten of the session's heartbeats.
+/// Idle time after which the kernel's submitting thread sleeps and has to be woken by a system
+/// call, in milliseconds: ten of the session's heartbeats.
 pub const SQPOLL_IDLE_MS: u32 = 10_000;
 
 /// Completions: one per datagram that can arrive while one turn runs.
@@ -13,7 +13,8 @@ pub const COMPLETIONS: u32 = 4096;
 /// Completions handled in one turn, so that a burst cannot keep the timer and the sends waiting.
 pub const COMPLETIONS_PER_TURN: usize = 64;
 
-/// Receive buffers that the kernel picks from: a burst of 1,024 datagrams in one turn is dropped last.
+/// Receive buffers that the kernel picks from: a burst of 1,024 datagrams in one turn is dropped
+/// last.
 pub const BUFFERS: u16 = 1024;
 
 /// Bytes of a receive buffer: one datagram of an Ethernet MTU, and a power of two.
@@ -22,15 +23,15 @@ pub const BUFFER_LEN: usize = 2048;
 /// Bytes of the journal's memory: two seconds of a 2 MB/s feed while a disk stalls.
 pub const JOURNAL_MEMORY: usize = 4 << 20;
 
-/// Journal writes under way: a batch each, completed in any order. As many as the journal's memory has
-/// blocks: 400 ms of 2,500 orders a second, each with a write of its own, while a disk stalls.
+/// Journal writes under way: a batch each, completed in any order. As many as the journal's memory
+/// has blocks: 400 ms of 2,500 orders a second, each with a write of its own, while a disk stalls.
 pub const JOURNAL_WRITES_MAX: usize = JOURNAL_MEMORY / abi::journal::BLOCK_LEN;
 
 /// Of these, kept for what is recorded without asking for room: a lost connection, the kill switch.
 pub const JOURNAL_WRITES_RESERVE: usize = 64;
 
-/// Room in the journal's memory without which no input is taken: the longest input and the most that
-/// the core can say to it.
+/// Room in the journal's memory without which no input is taken: the longest input and the most
+/// that the core can say to it.
 pub const JOURNAL_RESERVE: usize = 256 << 10;
 
 /// Bytes waiting for the order-entry connection: two outboxes of the core.

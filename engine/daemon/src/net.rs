@@ -28,7 +28,8 @@ fn udp(address: SocketAddrV4) -> Result<OwnedFd, NetError> {
         .map_err(step("socket for", address))?;
     // The kernel caps it at net.core.rmem_max; preflight compares what was granted.
     let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
-    // A card stamps if its driver was told to (SIOCSHWTSTAMP, a matter of the host); the kernel always does.
+    // A card stamps if its driver was told to (SIOCSHWTSTAMP, a matter of the host); the kernel
+    // always does.
     let stamps = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
         | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
         | TimestampingFlag::SOF_TIMESTAMPING_RX_HARDWARE

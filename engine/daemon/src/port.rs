@@ -1,5 +1,6 @@
-//! What the hot loop asks of the machine: receive, send, connect, write, the clock. The loop is the same
-//! over io_uring, over the baselines that it is measured against, and over a simulated machine.
+//! Machine interface of the hot loop: receive, send, connect, write, the clock. The loop is the
+//! same over io_uring, over the baselines that it is measured against, and over a simulated
+//! machine.
 
 use crate::arena::Region;
 use std::io;
@@ -22,7 +23,7 @@ pub fn is_stream(slot: u32) -> bool {
     matches!(slot, SLOT_ORDERS | SLOT_SNAPSHOT)
 }
 
-/// What a completion is about.
+/// Operation that a completion is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Token {
@@ -30,7 +31,7 @@ pub enum Token {
     Receive = 1,
     /// Bytes to a stream.
     Send = 2,
-    /// A re-request.
+    /// Gap request to the request server.
     Request = 3,
     /// A connection attempt.
     Connect = 4,
@@ -43,9 +44,9 @@ pub enum Token {
 /// A finished operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Completion {
-    /// What kind.
+    /// Operation that has finished.
     pub token: Token,
-    /// Which one: the slot, or the number of a journal batch.
+    /// Number of the socket slot or of the journal batch.
     pub number: u32,
     /// Bytes, or minus an errno.
     pub result: i32,
@@ -55,8 +56,8 @@ pub struct Completion {
     pub more: bool,
 }
 
-/// The machine under the hot loop. Operations complete in any order, but for those of one socket, and
-/// bytes that an operation names are left alone until it has.
+/// The machine under the hot loop. Operations complete in any order, but for those of one socket,
+/// and bytes that an operation names are left alone until it has.
 pub trait Port {
     /// Nanoseconds since the epoch at the start, carried on steadily.
     fn now_ns(&self) -> u64;
@@ -65,8 +66,8 @@ pub trait Port {
     /// Whether somebody has set the wall clock since the last call.
     fn take_clock_step(&mut self) -> bool;
 
-    /// The frequency of the time-stamp counter in kHz and its error in parts per billion, where there is
-    /// one to be measured.
+    /// The frequency of the time-stamp counter in kHz and its error in parts per billion, where
+    /// there is one to be measured.
     fn tsc(&self) -> Option<(u64, i64)> {
         None
     }
@@ -78,7 +79,8 @@ pub trait Port {
     fn receive(&mut self, slot: u32) -> io::Result<()>;
     /// The bytes of a receive, until its buffer is recycled.
     fn received(&self, buffer: u16, len: usize) -> &[u8];
-    /// When the kernel or the network card took the datagram in a buffer: nanoseconds since the epoch.
+    /// When the kernel or the network card took the datagram in a buffer: nanoseconds since the
+    /// epoch.
     fn received_at(&self, _buffer: u16) -> Option<u64> {
         None
     }
@@ -114,7 +116,8 @@ pub trait Port {
         number: u32,
     ) -> io::Result<()>;
 
-    /// Takes the signals that came; `true` if all of them were the kill switch. Another signal can come.
+    /// Takes the signals that came; `true` if all of them were the kill switch. Another signal can
+    /// come.
     ///
     /// # Errors
     /// What the machine says.

@@ -12,11 +12,11 @@ use std::fs::read_to_string;
 /// One check that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at.
+    /// Setting or property that was checked.
     pub what: &'static str,
-    /// What was found.
+    /// State that was found.
     pub found: String,
-    /// What to do.
+    /// Remedy for the operator.
     pub remedy: String,
 }
 

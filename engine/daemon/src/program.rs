@@ -1,5 +1,5 @@
-//! The program `quietcore-engine`: reads the command line, checks the host, starts the hot thread. A
-//! quant's own crate makes the same program with strategies of its own.
+//! The program `quietcore-engine`: reads the command line, checks the host, starts the hot thread.
+//! A quant's own crate makes the same program with strategies of its own.
 
 use crate::arena::Arena;
 use crate::baseline::{self, Baseline};
@@ -38,7 +38,7 @@ struct Arguments {
     /// Check the host and leave; exit code 3 if it breaks the contract.
     #[arg(long)]
     preflight: bool,
-    /// What carries bytes, for measurements: only io-uring is for trading.
+    /// Back end for I/O, for measurements: only io-uring is for trading.
     #[arg(long, value_enum, default_value = "io-uring")]
     backend: Backend,
     /// Record nothing, for measurements.
@@ -127,8 +127,8 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     line
 }
 
-/// The configurations that the arguments ask for, by the names of their shards; one without a name if there
-/// are none.
+/// The configurations that the arguments ask for, by the names of their shards; one without a name
+/// if there are none.
 fn read_configs(arguments: &Arguments) -> Result<Vec<(String, Config)>, ConfigError> {
     let path = &arguments.config;
     let text = Config::read_text(path)?;
@@ -270,7 +270,7 @@ fn trade(
     }
 }
 
-/// What the hot thread is made of, whatever carries its bytes.
+/// Parts of the hot thread that do not depend on the back end.
 struct Parts<'a> {
     config: &'a Config,
     core: Core<AnyStrategy>,
@@ -303,8 +303,8 @@ impl Parts<'_> {
     }
 }
 
-/// The hot cores besides the hot thread's own, where the journal's workers run; they share the core of the
-/// thread that submits only if there is no other.
+/// The hot cores besides the hot thread's own, where the journal's workers run; they share the core
+/// of the thread that submits only if there is no other.
 fn spare_cores(config: &Config) -> Option<CpuSet> {
     let plan = host_cpu::core_plan().ok()?;
     let own = preflight::hot_cpu(config)?;

@@ -1,5 +1,5 @@
-//! What earlier runs left in the journal: how much of the order-entry session was heard, and which
-//! numbers were used. The core decides what follows from it.
+//! Recovery from the journal of earlier runs: how much of the order-entry session was received, and
+//! which numbers were used. The core decides what follows from it.
 
 use abi::journal::session_stream::{SessionEvent, Stream};
 use abi::journal::{Kind, Record, Recovery, Segment};
@@ -41,7 +41,8 @@ impl Past {
                     && now.session != Session::BLANK.0
                     && self.session.is_none()
                 {
-                    // What came before is overwritten, and with it perhaps the beginning of a packet.
+                    // What came before is overwritten, and with it perhaps the beginning of a
+                    // packet.
                     self.session = Some(abi::field::Alpha(now.session));
                     (self.messages, self.user_ref_max) = (now.messages, now.user_ref_max);
                     self.stream.lose_step();
@@ -96,7 +97,7 @@ impl Past {
         Some(len)
     }
 
-    /// What the next run must know.
+    /// Returns the session, message count and highest UserRefNum for the next run.
     pub fn recovery(&self) -> Recovery {
         let session = self.session.unwrap_or(Session::BLANK).0;
         Recovery { session, messages: self.messages, user_ref_max: self.user_ref_max }

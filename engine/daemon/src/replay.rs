@@ -23,7 +23,7 @@ pub enum ReplayError {
     /// A segment is damaged.
     #[error("{path}: {source}")]
     Segment {
-        /// The file.
+        /// Path of the segment file.
         path: PathBuf,
         /// Where and what.
         source: JournalError,
@@ -31,25 +31,26 @@ pub enum ReplayError {
     /// There is no run's beginning in it.
     #[error("{path}: no run starts in this journal; its first segments were overwritten")]
     NoRun {
-        /// The directory.
+        /// Directory of the journal.
         path: PathBuf,
     },
     /// The core says something else than it said then.
     #[error("record {sequence}: the replay says {now} where the journal has {then}")]
     Differs {
-        /// The record.
+        /// Sequence number of the record.
         sequence: u64,
-        /// What the replay produced.
+        /// Output of the replay: up to 64 bytes in hexadecimal digits, or the number of bytes too
+        /// many.
         now: String,
-        /// What was recorded.
+        /// Output in the journal: up to 64 bytes in hexadecimal digits, or the kind of the record.
         then: String,
     },
     /// The recorded configuration is not one any more.
     #[error("record {sequence}: {message}")]
     Config {
-        /// The record.
+        /// Sequence number of the record.
         sequence: u64,
-        /// What is wrong with it.
+        /// Error in the recorded configuration.
         message: String,
     },
 }
@@ -80,9 +81,9 @@ impl Strategy for Tap {
     }
 }
 
-/// What a replay found.
+/// Result of a replay.
 pub struct Report {
-    /// Records read.
+    /// Number of records read.
     pub records: u64,
     /// Bytes of output that came out again.
     pub output_bytes: u64,
@@ -230,8 +231,8 @@ fn start(record: &Record<'_>, strategies: &Strategies) -> Result<Core<Tap>, Repl
     Ok(Core::new(config.core, strategy))
 }
 
-/// The best bids and offers since market hours started, as CSV in the columns of LOBSTER's top-of-book
-/// file; an empty side is 0,0.
+/// The best bids and offers since market hours started, as CSV in the columns of LOBSTER's
+/// top-of-book file; an empty side is 0,0.
 pub fn bbo_csv(core: &Core<Tap>) -> String {
     let quotes = &core.strategy().quotes;
     let count = core.counters.get(Counter::BboChanges) as usize;

@@ -1,5 +1,6 @@
-//! The times of a journal's orders as one self-contained page: how long a datagram waited in the kernel,
-//! how long the engine took, and how both went over the run. Reads a journal; measures nothing.
+//! The times of a journal's orders as one self-contained page: how long a datagram waited in the
+//! kernel, how long the engine took, and how both went over the run. Reads a journal; measures
+//! nothing.
 
 use crate::journal::{OpenError, segments};
 use abi::histogram::{BUCKETS, bucket_floor, bucket_of};
@@ -20,7 +21,7 @@ pub enum ReportError {
          datagram, but not on an emulated machine"
     )]
     Empty {
-        /// The directory.
+        /// Directory of the journal.
         path: PathBuf,
     },
 }

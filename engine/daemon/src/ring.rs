@@ -1,6 +1,6 @@
 //! The io_uring ring of the hot thread and the buffers that the kernel picks for what it receives.
-//! One issuer. Completions run only when this thread asks for them (`DEFER_TASKRUN`), or on another core
-//! by a thread of the kernel's that submits too (`SQPOLL`).
+//! One issuer. Completions run only when this thread asks for them (`DEFER_TASKRUN`), or on another
+//! core by a thread of the kernel's that submits too (`SQPOLL`).
 #![allow(
     unsafe_code,
     reason = "submission entries name memory; the buffer ring is shared with the kernel"
@@ -89,7 +89,7 @@ pub struct Handles {
     pub journal: Vec<File>,
 }
 
-/// The ring.
+/// Port over io_uring: the ring with its buffers, sockets and files.
 pub struct Ring {
     io: IoUring,
     buffer_ring: Region,
@@ -97,11 +97,11 @@ pub struct Ring {
     tail: u16,
     /// A thread of the kernel's submits and completes.
     is_polled: bool,
-    /// `io_uring_enter` calls.
+    /// Number of `io_uring_enter` calls.
     enters: u64,
     clock: SteadyClock,
     tsc: Option<Tsc>,
-    /// How datagrams are received: no name, one control message.
+    /// Message header to receive datagrams with: no name, one control message.
     datagram: &'static libc::msghdr,
     /// For each buffer, where its bytes start and when they came.
     arrivals: Vec<(usize, Option<u64>)>,
@@ -114,8 +114,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Sets up the ring for the calling thread, which stays the only one to use it. With `sqpoll_cpu`, a
-    /// thread of the kernel's on that CPU makes its system calls.
+    /// Sets up the ring for the calling thread, which stays the only one to use it. With
+    /// `sqpoll_cpu`, a thread of the kernel's on that CPU makes its system calls.
     ///
     /// # Errors
     /// The step that the kernel refused.
@@ -206,7 +206,8 @@ impl Ring {
         for cpu in cpus {
             set.set(cpu as usize).map_err(io::Error::from)?;
         }
-        // SAFETY: cpu_set_t is plain bits, of which CpuSet is a transparent wrapper with the same size.
+        // SAFETY: cpu_set_t is plain bits, of which CpuSet is a transparent wrapper with the same
+        // size.
         let raw: libc::cpu_set_t = unsafe { std::mem::transmute(set) };
         self.io.submitter().register_iowq_aff(&raw)?;
         // One worker writes in order and is enough: batches are few.
@@ -223,8 +224,8 @@ impl Ring {
         let address = self.buffers.address(usize::from(id) * BUFFER_LEN) as u64;
         let offset = at * size_of::<BufRingEntry>();
         let entry: *mut BufRingEntry = self.buffer_ring.address(offset).cast();
-        // SAFETY: the address is that of entry `at`, below BUFFERS, in a region of BUFFERS entries; the
-        // kernel reads entries only up to the tail that `publish_buffers` stores later.
+        // SAFETY: the address is that of entry `at`, below BUFFERS, in a region of BUFFERS entries;
+        // the kernel reads entries only up to the tail that `publish_buffers` stores later.
         let entry = unsafe { &mut *entry };
         entry.set_addr(address);
         entry.set_len(BUFFER_LEN as u32);
@@ -254,8 +255,8 @@ impl Ring {
 }
 
 impl Ring {
-    /// Submits and completes. A thread of the kernel's that does so by itself is woken, and waited for
-    /// with `SQ_WAIT` only.
+    /// Submits and completes. A thread of the kernel's that does so by itself is woken, and waited
+    /// for with `SQ_WAIT` only.
     fn enter_with(&mut self, flags: EnterFlags) -> io::Result<()> {
         self.enters += 1;
         let waiting = self.io.submission().len() as u32;
@@ -361,8 +362,8 @@ impl Port for Ring {
         offset: u64,
         number: u32,
     ) -> io::Result<()> {
-        // A file system does not take a write that changes a time stamp without blocking: an attempt on
-        // this thread would only cost time before the write goes to a worker.
+        // A file system does not take a write that changes a time stamp without blocking: an
+        // attempt on this thread would only cost time before the write goes to a worker.
         let flags = squeue::Flags::ASYNC;
         let slot = Fixed(SLOT_JOURNAL + place);
         let entry = opcode::Write::new(slot, region.address(at), len as u32)

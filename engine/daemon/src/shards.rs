@@ -1,6 +1,7 @@
-//! Instruments over several hot threads: a configuration with `[[shard]]` tables stands for one plain
-//! configuration a shard. Each runs as a process of its own, with its own ring, sockets, order-entry session,
-//! journal and pages: on the path nothing is shared, and a shard that crashes takes no other with it.
+//! Instruments over several hot threads: a configuration with `[[shard]]` tables stands for one
+//! plain configuration a shard. Each runs as a process of its own, with its own ring, sockets,
+//! order-entry session, journal and pages: on the path nothing is shared, and a shard that crashes
+//! takes no other with it.
 
 use crate::config::ConfigError;
 use abi::control::{ControlPage, Orders};
@@ -35,17 +36,18 @@ struct Entry {
 /// One shard as a configuration that an engine without shards could run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
-    /// Its name.
+    /// Name of the shard.
     pub name: String,
     /// The configuration's text.
     pub text: String,
 }
 
-/// The shards of a configuration, none if it is a plain one. `cores` decides the CPUs, where the kernel has
-/// hot ones.
+/// The shards of a configuration, none if it is a plain one. `cores` decides the CPUs, where the
+/// kernel has hot ones.
 ///
 /// # Errors
-/// [`ConfigError`] names what does not fit together. The plain configurations are checked by their reader.
+/// [`ConfigError`] names what does not fit together. The plain configurations are checked by their
+/// reader.
 pub fn split(text: &str, path: &Path, cores: &CorePlan) -> Result<Vec<Shard>, ConfigError> {
     // What is no TOML at all is told by the reader of plain configurations.
     let Ok(mut table) = text.parse::<Table>() else { return Ok(Vec::new()) };
@@ -164,8 +166,8 @@ fn set(table: &mut Table, section: &str, key: &str, value: Value) {
     }
 }
 
-/// Prepares the pages' directory for these shards, or for none, after a configuration with others: pages that
-/// no process will write any more go, but a kill switch that was on stays on.
+/// Prepares the pages' directory for these shards, or for none, after a configuration with others:
+/// pages that no process will write any more go, but a kill switch that was on stays on.
 ///
 /// # Errors
 /// What the file system says.

@@ -1,5 +1,5 @@
-//! The strategies that a program can trade with, by the name that the configuration calls them. A quant's
-//! own crate adds to the reference ones; nothing here decides a trade.
+//! The strategies that a program can trade with, by the name that the configuration calls them. A
+//! quant's own crate adds to the reference ones; nothing here decides a trade.
 
 use engine_core::maker::Maker;
 use engine_core::strategy::Strategy;
@@ -17,15 +17,15 @@ pub enum StrategyError {
     /// No strategy of that name.
     #[error("strategy.name = {name:?}: this program has {known}")]
     Unknown {
-        /// What was asked for.
+        /// Name that was asked for.
         name: String,
-        /// What there is.
+        /// Names of the known strategies.
         known: String,
     },
     /// Its settings are not what it asks for.
     #[error("[strategy] of {name:?}: {message}")]
     Settings {
-        /// The strategy.
+        /// Name of the strategy.
         name: String,
         /// The key, and what is wrong with it.
         message: String,
@@ -35,7 +35,7 @@ pub enum StrategyError {
 /// The `[strategy]` table of the configuration.
 #[derive(Debug, Clone)]
 pub struct StrategySettings {
-    /// Its `name`.
+    /// Name of the strategy: its key `name`.
     pub name: String,
     /// Everything else in it, for the strategy itself.
     pub settings: Table,
@@ -54,8 +54,8 @@ impl Strategies {
         Self { known: Vec::new() }.with("maker", Maker::new).with("taker", Taker::new)
     }
 
-    /// Adds a strategy that is built from its settings and the number of instruments. The settings are
-    /// strict if their type denies unknown fields.
+    /// Adds a strategy that is built from its settings and the number of instruments. The settings
+    /// are strict if their type denies unknown fields.
     #[must_use]
     pub fn with<T, S>(mut self, name: &'static str, build: fn(T, usize) -> S) -> Self
     where

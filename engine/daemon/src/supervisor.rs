@@ -1,5 +1,5 @@
-//! The parent of a configuration's shards: starts a process for each, passes signals on, starts again what
-//! died. Sleeps otherwise, so that it costs no hot core anything.
+//! The parent of a configuration's shards: starts a process for each, passes signals on, starts
+//! again what died. Sleeps otherwise, so that it costs no hot core anything.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -13,13 +13,14 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-/// Before a shard that ended is started again: as the service manager does with an engine without shards.
+/// Before a shard that ended is started again: as the service manager does with an engine without
+/// shards.
 const RESTART_DELAY: Duration = Duration::from_millis(500);
 
-/// How a shard came to its end, for everybody.
+/// Consequence of one shard's end for all shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is started again.
+    /// Restart of the shard that ended.
     Again,
     /// No start can help: all end with this code.
     Hopeless(u8),
@@ -45,7 +46,8 @@ impl Shard<'_> {
     }
 }
 
-/// Runs the shards until a signal ends them, or one ends with a code of `hopeless`. Returns the exit code.
+/// Runs the shards until a signal ends them, or one ends with a code of `hopeless`. Returns the
+/// exit code.
 ///
 /// # Errors
 /// A process that can't be started, or signals that can't be read.

@@ -5,7 +5,7 @@ use engine::strategies::Strategies;
 use engine_core::market::InstrumentId;
 use engine_core::strategy::{Actions, Intent, Strategy, View};
 
-/// What stands in `[strategy]` besides the name.
+/// Keys of the `[strategy]` table besides the name.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeggedSettings {
@@ -13,7 +13,7 @@ pub struct PeggedSettings {
     behind_ticks: u32,
 }
 
-/// The strategy.
+/// Strategy that keeps one buy order `behind_ticks` ticks below the best bid.
 pub struct Pegged {
     settings: PeggedSettings,
 }
@@ -41,7 +41,8 @@ impl Strategy for Pegged {
     }
 }
 
-/// What Quietcore's build asks a crate for: the strategies, by the name in the configuration.
+/// Registers the crate's strategies under their names in the configuration; Quietcore's build
+/// expects this function.
 pub fn strategies(strategies: Strategies) -> Strategies {
     strategies.with("pegged", Pegged::new)
 }

@@ -1,7 +1,9 @@
-//! The gate: what is known against the parts of a release, from files that somebody brought. Asks no network.
+//! The gate: what is known against the parts of a release, from files that somebody brought. Asks
+//! no network.
 //!
-//! Debian's data is the security tracker's JSON (`/tracker/data/json`): source package, then CVE, then release with
-//! `status`, `fixed_version` and `urgency`. RustSec's is a checkout of its advisory database.
+//! Debian's data is the security tracker's JSON (`/tracker/data/json`): source package, then CVE,
+//! then release with `status`, `fixed_version` and `urgency`. RustSec's is a checkout of its
+//! advisory database.
 
 use crate::parts::{Crate, Package};
 use anyhow::{Context, Result, ensure};
@@ -17,7 +19,7 @@ use std::path::Path;
 /// The Debian release that the image is made of.
 const RELEASE: &str = "trixie";
 
-/// How bad a finding is. Debian's `not yet assigned` and advisories without a score count as medium.
+/// Severity; Debian's `not yet assigned` and advisories without a score are medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Severity {
     Unimportant,
@@ -72,7 +74,8 @@ struct InRelease {
     urgency: String,
 }
 
-/// What Debian's tracker says about the packages.
+/// Returns the issues in Debian's security tracker that the packages' installed versions do not
+/// fix.
 pub fn debian(packages: &[Package], path: &Path) -> Result<Vec<Finding>> {
     let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let tracker: Tracker = serde_json::from_slice(&text)
@@ -117,7 +120,8 @@ fn urgency(word: &str) -> Severity {
     }
 }
 
-/// What RustSec's advisories say about the crates.
+/// Returns RustSec's advisories that affect the crates; crates without a checksum are not looked
+/// up.
 pub fn rustsec(crates: &[Crate], path: &Path) -> Result<Vec<Finding>> {
     let database = rustsec::Database::open(path);
     let database = database.with_context(|| format!("{}: RustSec's database", path.display()))?;
@@ -157,7 +161,7 @@ pub struct Waiver {
     part: String,
     /// The last day on which it holds.
     until: Date,
-    /// For people.
+    /// Reason in free text; an empty one is refused.
     reason: String,
 }
 
@@ -179,7 +183,8 @@ pub fn waivers(path: &Path) -> Result<Vec<Waiver>> {
     Ok(file.waiver)
 }
 
-/// What the gate says of each finding that counts, and whether it holds the release back.
+/// Describes each finding of severity `fail_at` or above; the flag is true if it holds the release
+/// back.
 pub fn evaluate(
     findings: &[Finding],
     waivers: &[Waiver],

@@ -1,7 +1,7 @@
-//! `quietcore-describe`: says what a release is made of. Writes `manifest.json` (every Debian package with its
-//! hash, every crate, the tools, the kernel, the commit) and software bills of materials (CycloneDX 1.6), for the
-//! operating system and for each container image; the same inputs give the same bytes. And holds a release back for
-//! what is known against its parts.
+//! `quietcore-describe`: says what a release is made of. Writes `manifest.json` (every Debian
+//! package with its hash, every crate, the tools, the kernel, the commit) and software bills of
+//! materials (CycloneDX 1.6), for the operating system and for each container image; the same
+//! inputs give the same bytes. And holds a release back for what is known against its parts.
 
 mod gate;
 mod parts;
@@ -28,8 +28,8 @@ enum Arguments {
         /// The release, with SHA256SUMS and manifest.json.
         release: PathBuf,
     },
-    /// Hold a release back for what is known against its parts. Asks no network. Exit codes: 0 nothing holds it back,
-    /// 1 something does or can't be read, 2 wrong usage.
+    /// Hold a release back for what is known against its parts. Asks no network. Exit codes: 0
+    /// nothing holds it back, 1 something does or can't be read, 2 wrong usage.
     Gate(Gated),
 }
 
@@ -47,7 +47,7 @@ struct Gated {
     /// Findings that are let pass, each with its end and its reason.
     #[arg(long)]
     waivers: Option<PathBuf>,
-    /// What holds a release back.
+    /// Lowest severity that holds a release back.
     #[arg(long, value_enum, default_value = "high")]
     fail_at: Severity,
 }
@@ -72,7 +72,7 @@ struct Described {
     /// The image's profile.
     #[arg(long)]
     variant: String,
-    /// Its version.
+    /// Version of the image.
     #[arg(long)]
     image_version: String,
     /// The keys that it is signed with: the public halves are inputs.
@@ -83,7 +83,7 @@ struct Described {
     release: PathBuf,
 }
 
-/// What stands on the host: these packages' programs, and the initrd's.
+/// Crates whose programs are on the host or in its initrd.
 const SYSTEM: [&str; 3] = ["engine", "agent", "initrd"];
 
 /// Container images and the package of their program.

@@ -1,4 +1,4 @@
-//! What a release is made of: Debian packages and crates.
+//! Components of a release: Debian packages and crates.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -111,7 +111,8 @@ pub fn hash_of(path: &Path) -> Result<String> {
     Ok(hex(&Sha256::digest(&bytes)))
 }
 
-/// The SHA-256 of the configuration that the image's kernel was built with, from the kernel's package.
+/// The SHA-256 of the configuration that the image's kernel was built with, from the kernel's
+/// package.
 pub fn kernel_config(directory: &Path) -> Result<String> {
     let script = "for file in \"$0\"/linux-image-6*.deb; do dpkg-deb --fsys-tarfile \"$file\" | \
                   tar -x --to-stdout --wildcards './boot/config-*' | sha256sum; done | tail -n 1";
@@ -121,7 +122,8 @@ pub fn kernel_config(directory: &Path) -> Result<String> {
     Ok(hash.with_context(|| format!("{text}: no kernel's configuration"))?.to_owned())
 }
 
-/// The version of a kernel of our own, by the head of its configuration: `# Linux/x86 6.12.1 Kernel Configuration`.
+/// The version of a kernel of our own, by the head of its configuration: `# Linux/x86 6.12.1 Kernel
+/// Configuration`.
 pub fn kernel_version(config: &Path) -> Result<String> {
     let text = std::fs::read_to_string(config).with_context(|| config.display().to_string())?;
     let version = text
@@ -184,7 +186,8 @@ impl Crates {
         self.0.values().collect()
     }
 
-    /// Those in the output of `cargo tree --prefix=none --format={p}`: `NAME vVERSION`, and words behind it.
+    /// Those in the output of `cargo tree --prefix=none --format={p}`: `NAME vVERSION`, and words
+    /// behind it.
     pub fn named_in(&self, tree: &str) -> Result<Vec<Crate>> {
         let mut found = BTreeSet::new();
         for line in tree.lines().filter(|line| !line.trim().is_empty()) {

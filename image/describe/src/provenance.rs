@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// What made it, by name: there is one builder, and it runs anywhere.
+/// Builder's name in the provenance; there is one builder, and it runs anywhere.
 const BUILDER: &str = "quietcore:image/release";
 
 /// The statement about the files in `sums` (sha256sum's format), with the release's `manifest`.

@@ -41,7 +41,8 @@ fn component(name: &str, version: &str, purl: &str, sha256: Option<&str>) -> Val
     value
 }
 
-/// What a package URL does not take as it is (Debian's epochs, builds and revisions).
+/// Percent-encodes the characters of a version that a package URL reserves (Debian's epochs, builds
+/// and revisions).
 fn escape(version: &str) -> String {
     version.replace('%', "%25").replace(':', "%3A").replace('+', "%2B").replace('~', "%7E")
 }

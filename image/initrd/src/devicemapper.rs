@@ -1,4 +1,5 @@
-//! One read-only device-mapper device, made by ioctl. Source: `linux/dm-ioctl.h`, interface version 4.
+//! One read-only device-mapper device, made by ioctl. Source: `linux/dm-ioctl.h`, interface version
+//! 4.
 //!
 //! ```text
 //! 0         12         16          20            28       40  48    176    305    312
@@ -70,8 +71,8 @@ impl Argument {
     }
 
     fn call(&mut self, control: &File, request: u64, what: &str) -> Result<(), String> {
-        // SAFETY: the kernel reads and writes at most `data_size` bytes of the argument, which is the
-        // buffer's length, and keeps no pointer to it.
+        // SAFETY: the kernel reads and writes at most `data_size` bytes of the argument, which is
+        // the buffer's length, and keeps no pointer to it.
         let result = unsafe { libc::ioctl(control.as_raw_fd(), request as _, self.0.as_mut_ptr()) };
         match result {
             0.. => Ok(()),

@@ -1,4 +1,5 @@
-//! What systemd-stub leaves beside us in `/.extra`, kept for systemd, which never sees the initrd (systemd-stub(7)).
+//! Files that systemd-stub leaves in `/.extra`, kept for systemd, which never sees the initrd
+//! (systemd-stub(7)).
 
 use super::{Failure, failed};
 use std::ffi::OsStr;
@@ -7,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Where quietcore-host.service finds them, decrypts and authenticates them. systemd itself is not told of them: it would
-/// then ask neither SMBIOS nor fw_cfg (`import_credentials` in its src/core/import-creds.c), and it hides its own
-/// directory of encrypted ones from every unit.
+/// Where quietcore-host.service finds them, decrypts and authenticates them. systemd itself is not
+/// told of them: it would then ask neither SMBIOS nor fw_cfg (`import_credentials` in its
+/// src/core/import-creds.c), and it hides its own directory of encrypted ones from every unit.
 const CREDENTIALS: &str = "/run/quietcore/esp";
 
 /// Those of this UKI, and those of all; the first one of a name counts.
@@ -42,7 +43,8 @@ pub fn keep_medium() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever can write to the ESP could have put others there, for systemd's own units (`tmpfiles.extra` and the like).
+/// Whoever can write to the ESP could have put others there, for systemd's own units
+/// (`tmpfiles.extra` and the like).
 fn is_ours(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"quietcore.")
 }

@@ -1,5 +1,5 @@
-//! The GUID partition table, as far as finding a partition by its unique GUID needs it. Pure: bytes in,
-//! numbers out. Source: UEFI Specification 2.10, section 5.3.
+//! The GUID partition table, as far as finding a partition by its unique GUID needs it. Pure: bytes
+//! in, numbers out. Source: UEFI Specification 2.10, section 5.3.
 //!
 //! ```text
 //! LBA 1   0           72             80          84           88

@@ -1,4 +1,5 @@
-//! A read-only block device over a file, for a file system that mounts no files. Source: `linux/loop.h`.
+//! A read-only block device over a file, for a file system that mounts no files. Source:
+//! `linux/loop.h`.
 #![allow(unsafe_code, reason = "the loop interface is an ioctl")]
 
 use std::fs::File;

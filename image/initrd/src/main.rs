@@ -1,6 +1,7 @@
-//! The initrd's only program: loads the listed modules, finds the root partition that `roothash=` names,
-//! opens it with dm-verity, hands over to it. In a netboot UKI the root lies beside it, under the UKI's signature.
-//! Reboots on any failure, so that boot counting can go on to the other version; never waits for a person.
+//! The initrd's only program: loads the listed modules, finds the root partition that `roothash=`
+//! names, opens it with dm-verity, hands over to it. In a netboot UKI the root lies beside it,
+//! under the UKI's signature. Reboots on any failure, so that boot counting can go on to the other
+//! version; never waits for a person.
 
 mod devicemapper;
 mod extra;
@@ -21,14 +22,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the root's partitions may take to appear. A disk that needs longer is taken for dead.
+/// Time limit for the root's partitions to appear. A slower disk is taken as dead.
 const ROOT_WAIT: Duration = Duration::from_secs(20);
 
-/// How long the way to the root may take in all: a disk or a module that never answers is no reason to wait
-/// for a person.
+/// Time limit for the whole way to the root: a disk or module that never answers causes a reboot,
+/// not a wait for a person.
 const DEADLINE: Duration = Duration::from_secs(45);
 
-/// How long a failure stays on the console before the reboot.
+/// Time that a failure stays on the console before the reboot.
 const FAILURE_SHOWN: Duration = Duration::from_secs(3);
 
 /// The root of a netboot UKI.
@@ -95,8 +96,8 @@ fn mount_kernel_file_systems() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads `/modules/*.ko` in the order of their names; the build numbers them by dependency. One whose hardware is not
-/// there says ENODEV: a cipher for a CPU that can more than this one.
+/// Loads `/modules/*.ko` in the order of their names; the build numbers them by dependency. One
+/// whose hardware is not there says ENODEV: a cipher for a CPU that can more than this one.
 fn load_modules() -> Result<(), Failure> {
     let Ok(entries) = fs::read_dir("/modules") else { return Ok(()) };
     let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();

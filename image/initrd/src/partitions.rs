@@ -1,5 +1,6 @@
-//! Finds the block devices of the root: its data and its hash tree, by the partition GUIDs that the root
-//! hash names (Discoverable Partitions Specification: the first and the last 128 bits of the hash).
+//! Finds the block devices of the root: its data and its hash tree, by the partition GUIDs that the
+//! root hash names (Discoverable Partitions Specification: the first and the last 128 bits of the
+//! hash).
 
 use crate::gpt;
 use crate::verity::RootHash;

@@ -1,6 +1,6 @@
-//! The signature of the root hash, which the kernel itself checks with the keys of the firmware: with Secure Boot on, no
-//! root is mounted without it. Source: the kernel's `Documentation/admin-guide/device-mapper/verity.rst`,
-//! `root_hash_sig_key_desc`.
+//! The signature of the root hash, which the kernel itself checks with the keys of the firmware:
+//! with Secure Boot on, no root is mounted without it. Source: the kernel's
+//! `Documentation/admin-guide/device-mapper/verity.rst`, `root_hash_sig_key_desc`.
 #![allow(unsafe_code, reason = "adding a key to a keyring has no safe form")]
 
 use super::{Failure, failed};
@@ -15,7 +15,8 @@ pub const DESCRIPTION: &str = "quietcore-root";
 const DESCRIPTION_C: &CStr = c"quietcore-root";
 
 /// Where `secure_boot` stands in the kernel's boot parameters, and what it is with Secure Boot on
-/// (`efi_secureboot_mode_enabled`). Source: the kernel's `Documentation/arch/x86/zero-page.rst`, 1EC.
+/// (`efi_secureboot_mode_enabled`). Source: the kernel's `Documentation/arch/x86/zero-page.rst`,
+/// 1EC.
 const SECURE_BOOT_AT: usize = 0x1ec;
 const SECURE_BOOT_ON: u8 = 3;
 
@@ -30,7 +31,8 @@ pub fn give() -> Result<bool, Failure> {
         return Ok(false);
     }
     let signature = fs::read(FILE).map_err(failed("read the root hash's signature"))?;
-    // SAFETY: the pointers are those of two C strings and of a slice with its length, which the kernel copies.
+    // SAFETY: the pointers are those of two C strings and of a slice with its length, which the
+    // kernel copies.
     let added = unsafe {
         libc::syscall(
             libc::SYS_add_key,

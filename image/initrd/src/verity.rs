@@ -1,5 +1,5 @@
-//! dm-verity: the root hash of the command line, the superblock of the hash partition, the table that
-//! joins them. Source: the kernel's `Documentation/admin-guide/device-mapper/verity.rst` and
+//! dm-verity: the root hash of the command line, the superblock of the hash partition, the table
+//! that joins them. Source: the kernel's `Documentation/admin-guide/device-mapper/verity.rst` and
 //! cryptsetup's on-disk format, version 1.
 
 use crate::gpt;
@@ -45,7 +45,7 @@ impl fmt::Display for RootHash {
     }
 }
 
-/// What the hash partition says of itself.
+/// Superblock of the dm-verity hash partition (version 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
     hash_type: u32,
@@ -94,8 +94,8 @@ impl Superblock {
     }
 
     /// The device-mapper table. A corrupt block panics the kernel: a host that goes on with an I/O
-    /// error in its root limps, one that restarts is tried again or falls back. `signed`: the kernel has to find a
-    /// signature of the root hash that it believes.
+    /// error in its root limps, one that restarts is tried again or falls back. `signed`: the
+    /// kernel has to find a signature of the root hash that it believes.
     pub fn table(
         &self,
         data: &Path,

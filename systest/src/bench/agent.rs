@@ -1,5 +1,6 @@
-//! The agent's figures, on this machine: what becomes of containers and of their lines while everybody is killed, how fast
-//! versions come and go, what the agent costs at rest. And in a guest, what the hot cores see of rollouts.
+//! The agent's figures, on this machine: what becomes of containers and of their lines while
+//! everybody is killed, how fast versions come and go, what the agent costs at rest. And in a
+//! guest, what the hot cores see of rollouts.
 
 use crate::harness::booted::ready;
 use crate::harness::checkout::ImageFiles;
@@ -10,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
-/// Resident bytes and CPU time in percent of a core of the agent while nothing happens, with two containers.
+/// Resident bytes and CPU time in percent of a core of the agent while nothing happens, with two
+/// containers.
 fn rest(image: &ImageFiles) -> Result<(u64, f64)> {
     let mut rig = Rig::start(image, &compose(0))?;
     rig.wait("all run", CONVERGE_LIMIT, has_settled)?;
@@ -33,8 +35,8 @@ fn rest(image: &ImageFiles) -> Result<(u64, f64)> {
     Ok((resident.context("its resident memory")? * 1024, percent))
 }
 
-/// Seconds from applying until a version runs beside the one before, and from the verdict on a bad one until the one
-/// before runs.
+/// Seconds from applying until a version runs beside the one before, and from the verdict on a bad
+/// one until the one before runs.
 fn rollouts(image: &ImageFiles) -> Result<(f64, f64)> {
     let mut rig = Rig::start(image, &compose(0))?;
     rig.wait("all run", CONVERGE_LIMIT, has_settled)?;
@@ -56,7 +58,8 @@ fn rollouts(image: &ImageFiles) -> Result<(f64, f64)> {
     Ok((beside, verdict_to_start(&log).with_context(|| log.clone())?))
 }
 
-/// Seconds from the verdict on `plain` until the agent has started the one before. Whoever asks hears of both at once.
+/// Seconds from the verdict on `plain` until the agent has started the one before. Whoever asks
+/// hears of both at once.
 fn verdict_to_start(log: &str) -> Option<f64> {
     let mut lines = log.lines();
     let verdict =

@@ -71,7 +71,7 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What callgrind saw inside the measured function.
+/// Counts of the measured function under callgrind.
 struct Count {
     instructions: u64,
     units: u64,
@@ -84,7 +84,8 @@ impl Count {
     }
 }
 
-/// Runs a measurement under callgrind, which counts from the entry of a `measured_` function to its end.
+/// Runs a measurement under callgrind, which counts from the entry of a `measured_` function to its
+/// end.
 fn count(arguments: &[&str]) -> Result<Count> {
     let profile = root().join("target").join(format!("callgrind.{}", arguments[0]));
     let mut command = Command::new("valgrind");
@@ -103,8 +104,8 @@ fn count(arguments: &[&str]) -> Result<Count> {
     Ok(Count { instructions, units, allocations })
 }
 
-/// The instructions in a profile, and the calls of the allocator. Names are numbered at their first use:
-/// `fn=(12) malloc`, later `cfn=(12)` (Callgrind Format Specification, 3.1).
+/// The instructions in a profile, and the calls of the allocator. Names are numbered at their first
+/// use: `fn=(12) malloc`, later `cfn=(12)` (Callgrind Format Specification, 3.1).
 fn read_profile(path: &Path) -> Result<(u64, u64)> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let mut allocators = std::collections::BTreeSet::new();

@@ -1,5 +1,5 @@
-//! A host's figures, on our own kernel: how quiet the hot cores are, whether a mis-tuned host is noticed, and
-//! the kernel beside Debian's.
+//! A host's figures, on our own kernel: how quiet the hot cores are, whether a mis-tuned host is
+//! noticed, and the kernel beside Debian's.
 
 use crate::harness::booted::{READY_LIMIT, boot};
 use crate::harness::checkout::ImageFiles;
@@ -72,7 +72,8 @@ pub fn host() -> Result<Map<String, Value>> {
     Ok(figures)
 }
 
-/// In how many of [`CLEAN_BOOTS`] something was found: an emulated machine takes one core, so that there are two at once.
+/// In how many of [`CLEAN_BOOTS`] something was found: an emulated machine takes one core, so that
+/// there are two at once.
 fn false_alarms(own: &ImageFiles) -> Result<u32> {
     let some = || -> Result<u32> {
         (0..CLEAN_BOOTS / 2).try_fold(0, |alarms, _| Ok(alarms + u32::from(boot_once(own)?.1)))

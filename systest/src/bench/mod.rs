@@ -1,5 +1,5 @@
-//! Figures: measured, written to `target/reports/AREA.json`, printed beside their bars. Flat names to
-//! numbers, and the facts of the host that they were measured on.
+//! Figures: measured, written to `target/reports/AREA.json`, printed beside their bars. Flat names
+//! to numbers, and the facts of the host that they were measured on.
 
 /// Figures of the agent: kills, log lines, rollouts, cost at rest.
 mod agent;
@@ -17,9 +17,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
-/// Counts that are the same in every run and may not grow, whether their bar is met or missed: an area with a
-/// larger one fails. Those of instructions stand 2 % above what was measured, since the checkout's path is part of the
-/// names by which the compiler orders its work: another directory counts 1,304 or 1,311.
+/// Counts that are the same in every run and may not grow, whether their bar is met or missed: an
+/// area with a larger one fails. Those of instructions stand 2 % above what was measured, since the
+/// checkout's path is part of the names by which the compiler orders its work: another directory
+/// counts 1,304 or 1,311.
 const NO_MORE_THAN: &[(&str, f64)] = &[
     ("parse_instructions_per_message", 25.0),
     ("decode_instructions_per_message", 36.0),
@@ -186,7 +187,8 @@ fn image() -> Result<Map<String, Value>> {
         let number = text.trim().parse::<u64>();
         figures.insert((*name).into(), json!(number.with_context(|| format!("{name}: {text}"))?));
     }
-    // The boot ends with the healthy verdict, some seconds after ready; before, systemd-analyze says nothing.
+    // The boot ends with the healthy verdict, some seconds after ready; before, systemd-analyze
+    // says nothing.
     let chain = "until systemd-analyze time > /dev/null 2>&1; do sleep 1; done
         SYSTEMD_COLORS=0 systemd-analyze critical-chain --no-pager quietcore-ready.service";
     println!("{}", booted.shell.check(chain, Duration::from_secs(120))?);

@@ -1,6 +1,6 @@
-//! Which accelerator really works here. `/dev/kvm` may exist and be broken (nested virtualisation: a
-//! guest of one boot sector runs, the firmware does not), so the firmware is run under the very options
-//! that the image gets, and has to reach its boot manager.
+//! Choice of a QEMU accelerator that works on this machine. `/dev/kvm` may exist and be broken
+//! (nested virtualisation: a guest of one boot sector runs, the firmware does not), so the firmware
+//! is run under the very options that the image gets, and has to reach its boot manager.
 
 use crate::harness::checkout::ImageFiles;
 use anyhow::{Result, bail};
@@ -9,18 +9,19 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How guests are run.
+/// Accelerator that QEMU runs guests with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {
     /// By the CPU.
     Kvm,
-    /// By emulation, all virtual CPUs on one thread: with a thread each, a busy machine panics now and then
-    /// in early boot. The engine's spin loop pauses, and QEMU gives each pause's turn to another CPU.
+    /// By emulation, all virtual CPUs on one thread: with a thread each, a busy machine panics now
+    /// and then in early boot. The engine's spin loop pauses, and QEMU gives each pause's turn to
+    /// another CPU.
     Tcg,
 }
 
 impl Accel {
-    /// QEMU's options.
+    /// Returns QEMU's options for this accelerator.
     pub fn options(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host,+invtsc"],
@@ -40,13 +41,14 @@ impl Accel {
 /// The firmware needs two seconds under a working KVM.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
-/// What the firmware writes to the serial line when it has come to choosing what to boot.
+/// Text on the serial line once the firmware has reached its boot manager.
 const BOOT_MANAGER: &str = "BdsDxe";
 
-/// What QEMU says where KVM gives a guest up, which then stands still and does not end.
+/// Error of QEMU where KVM fails; the guest then hangs, and QEMU does not end.
 const GIVEN_UP: &str = "KVM internal error";
 
-/// Accelerator that was chosen, and why: it holds for every machine of this process, and for the stories that it starts.
+/// Accelerator that was chosen, and why: it holds for every machine of this process, and for the
+/// stories that it starts.
 static CHOSEN: Mutex<Option<(Accel, String)>> = Mutex::new(None);
 
 /// Environment variables with the runner's choice of an accelerator, and its reason.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A story's end.
 pub enum Verdict {
-    /// What it proved.
+    /// Success, with a line on what was proved.
     Proved(String),
     /// Why it could not be told.
     Skipped(String),
@@ -19,15 +19,17 @@ pub enum Verdict {
 
 /// A guest of the debug image, with its shell.
 pub struct Booted {
-    /// What it was booted from.
+    /// Image that the guest was booted from.
     pub image: ImageFiles,
     /// Its shell. It goes before the machine, which may be left (`KEEP=1`) for another one.
     pub shell: Shell,
-    /// The machine.
+    /// Virtual machine of the guest.
     pub vm: Vm,
-    /// A port of this machine's loopback, behind which the guest's API is once it has one; 0 where there is no network.
+    /// A port of this machine's loopback, behind which the guest's API is once it has one; 0 where
+    /// there is no network.
     pub api: u16,
-    /// CPU seconds from power-on to ready of the machine that was saved, if it goes on from a snapshot.
+    /// CPU seconds from power-on to ready of the machine that was saved, if it goes on from a
+    /// snapshot.
     pub ready_cpu_seconds: Option<f64>,
 }
 
@@ -78,8 +80,8 @@ pub fn boot(image: &ImageFiles, machine: &Machine) -> Result<Booted> {
     Ok(Booted { image: image.clone(), vm, shell, api, ready_cpu_seconds: None })
 }
 
-/// The machine of the snapshot that stories go on from: a host that trades, with a network, and a recording if this machine
-/// has one.
+/// The machine of the snapshot that stories go on from: a host that trades, with a network, and a
+/// recording if this machine has one.
 ///
 /// # Errors
 /// No port is free for its API.
@@ -88,7 +90,8 @@ pub fn ready_machine() -> Result<Machine> {
     Ok(Machine { capture: capture(), network: true, api, ..Machine::default() })
 }
 
-/// Goes on from the snapshot of [`ready_machine`] with a machine that differs from it in nothing that was saved.
+/// Goes on from the snapshot of [`ready_machine`] with a machine that differs from it in nothing
+/// that was saved.
 ///
 /// # Errors
 /// There is no snapshot and none can be made, or the guest does not answer.

@@ -1,4 +1,4 @@
-//! What a checkout is made of: paths, the image's parts.
+//! Paths of a checkout, and files and builds of its images.
 
 use abi::gpt;
 use anyhow::{Context, Result, ensure};
@@ -33,7 +33,7 @@ pub fn shared_data() -> Option<PathBuf> {
 /// A built image.
 #[derive(Debug, Clone)]
 pub struct ImageFiles {
-    /// Its directory.
+    /// Directory of the built image.
     pub directory: PathBuf,
     /// The tools root that it was built in.
     pub tools: PathBuf,

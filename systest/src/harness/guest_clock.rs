@@ -1,14 +1,17 @@
-//! Limits for guests, in time that their process could run: a machine that has no CPU to give makes a guest late, not wrong.
+//! Limits for guests, in time that their process could run: a machine that has no CPU to give makes
+//! a guest late, not wrong.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Clock ticks a second in `/proc/PID/stat` (proc_pid_stat(5)): 100 on every architecture that Linux has today.
+/// Clock ticks a second in `/proc/PID/stat` (proc_pid_stat(5)): 100 on every architecture that
+/// Linux has today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A share of the time for which a guest was kept waiting for a CPU, from which on the machine is said to be slow.
+/// A share of the time for which a guest was kept waiting for a CPU, from which on the machine is
+/// said to be slow.
 const SLOW_SHARE: f64 = 0.25;
 
 /// The process of a guest. Clones follow it when the guest is powered on anew.
@@ -16,7 +19,8 @@ const SLOW_SHARE: f64 = 0.25;
 pub struct GuestClock(Arc<AtomicU32>);
 
 impl GuestClock {
-    /// Follows the process with this number, or the first of its children: `in-tools` starts QEMU as a child of its own.
+    /// Follows the process with this number, or the first of its children: `in-tools` starts QEMU
+    /// as a child of its own.
     pub fn follow(&self, parent: u32) {
         self.0.store(parent, Ordering::Relaxed);
     }
@@ -32,7 +36,8 @@ impl GuestClock {
     pub fn cpu_seconds(&self) -> f64 {
         let Some(pid) = self.process() else { return 0.0 };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Behind the name, in brackets, come state, and as the twelfth and thirteenth user and system time.
+        // Behind the name, in brackets, come state, and as the twelfth and thirteenth user and
+        // system time.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks =
             fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
@@ -44,7 +49,8 @@ impl GuestClock {
         let Some(pid) = self.process() else { return Duration::ZERO };
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let waited = |task: &Path| {
-            // Time on a CPU, time waiting for one, in nanoseconds (Documentation/scheduler/sched-stats.rst).
+            // Time on a CPU, time waiting for one, in nanoseconds
+            // (Documentation/scheduler/sched-stats.rst).
             let text = std::fs::read_to_string(task.join("schedstat")).ok()?;
             text.split(' ').nth(1)?.parse().ok()
         };
@@ -80,7 +86,7 @@ impl Deadline {
         wall.saturating_sub(self.kept_waiting()).max(wall / 8)
     }
 
-    /// What is left of it.
+    /// Returns the time that is left; zero if the limit has passed.
     pub fn left(&self) -> Duration {
         self.limit.saturating_sub(self.elapsed())
     }
@@ -107,7 +113,8 @@ impl Deadline {
     }
 }
 
-/// The limit for something that this machine does, as many times as long as there are processes that want each of its CPUs.
+/// The limit for something that this machine does, as many times as long as there are processes
+/// that want each of its CPUs.
 pub fn limit_under_load(limit: Duration) -> Duration {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);

@@ -1,4 +1,5 @@
-//! A web server for the guest: files of one directory, with ranges, as any server of releases has them.
+//! A web server for the guest: files of one directory, with ranges, as any server of releases has
+//! them.
 
 use anyhow::Result;
 use std::fs::File;
@@ -14,8 +15,8 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Serves a directory on a port of its own until the process ends; returns the port. The guest of a machine
-/// with a network reaches it at 10.0.2.2.
+/// Serves a directory on a port of its own until the process ends; returns the port. The guest of a
+/// machine with a network reaches it at 10.0.2.2.
 ///
 /// # Errors
 /// There is no port.

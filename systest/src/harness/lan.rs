@@ -1,4 +1,5 @@
-//! A network for guests alone: a namespace with a tap device, Debian's dnsmasq and a web server in it.
+//! A network for guests alone: a namespace with a tap device, Debian's dnsmasq and a web server in
+//! it.
 
 use crate::harness::checkout::ImageFiles;
 use crate::harness::http;
@@ -38,8 +39,8 @@ fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 impl Lan {
-    /// Makes the network. Its web server serves `directory` on port 80, its TFTP server the iPXE of the tools root;
-    /// `options` are dnsmasq's besides.
+    /// Makes the network. Its web server serves `directory` on port 80, its TFTP server the iPXE of
+    /// the tools root; `options` are dnsmasq's besides.
     ///
     /// # Errors
     /// The kernel has no tap devices, or a server does not start.
@@ -71,12 +72,12 @@ impl Lan {
         Ok(Self { namespace, dnsmasq, log })
     }
 
-    /// Its namespace.
+    /// Returns the name of the network namespace.
     pub fn name(&self) -> &str {
         &self.namespace.0
     }
 
-    /// What dnsmasq did.
+    /// Returns dnsmasq's log; empty if it can't be read.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

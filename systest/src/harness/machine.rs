@@ -4,10 +4,10 @@ use crate::harness::lan;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
-/// What a machine is made of.
+/// Configuration of a virtual machine: CPUs, memory, devices, files.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
@@ -33,7 +33,8 @@ pub struct Machine {
     pub network: bool,
     /// A port of this machine's loopback behind which is the guest's API, at 9443. With `network`.
     pub api: Option<u16>,
-    /// The namespace of a [`crate::harness::lan::Lan`], instead: the card is on it, and firmware boots from it after the disk.
+    /// The namespace of a [`crate::harness::lan::Lan`], instead: the card is on it, and firmware
+    /// boots from it after the disk.
     pub lan: Option<String>,
     /// A restart of the guest is one, instead of the machine's end.
     pub reboots: bool,
@@ -45,8 +46,8 @@ pub struct Machine {
     pub credentials: Vec<PathBuf>,
     /// Credentials for systemd by SMBIOS, table 11: `NAME=BASE64`.
     pub smbios: Vec<String>,
-    /// Commands that change the disk first: `$esp` is its ESP, for mtools; `/image`, `/keys` and, with
-    /// systemd-repart's definitions, `/slots` are there.
+    /// Commands that change the disk first: `$esp` is its ESP, for mtools; `/image`, `/keys` and,
+    /// with systemd-repart's definitions, `/slots` are there.
     pub esp: Option<String>,
 }
 
@@ -79,7 +80,8 @@ impl Default for Machine {
 
 /// Where systemd looks for credentials among fw_cfg's files.
 const FW_CFG: &str = "opt/io.systemd.credentials/";
-/// Longest name of such a file: QEMU's limit (docs/specs/fw_cfg.rst: 56 bytes with the NUL at its end).
+/// Longest name of such a file: QEMU's limit (docs/specs/fw_cfg.rst: 56 bytes with the NUL at its
+/// end).
 const FW_CFG_NAME_MAX: usize = 55;
 
 /// The files in a directory, each a credential of its name.

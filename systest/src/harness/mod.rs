@@ -1,4 +1,5 @@
-//! QEMU harness: machines, their consoles and networks, and the servers that guests reach. Knows no story.
+//! QEMU harness: machines, their consoles and networks, and the servers that guests reach. Knows no
+//! story.
 
 /// Accelerators of QEMU that really work here.
 pub mod accel;
@@ -20,7 +21,7 @@ pub mod machine;
 pub mod native_host;
 /// Certificates and a qctl that reaches a guest over the network.
 pub mod operator;
-/// Pseudo-terminals.
+/// Pseudo-terminals for programs under test.
 pub mod pty;
 /// QEMU's machine protocol (QMP).
 pub mod qmp;

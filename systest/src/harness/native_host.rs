@@ -1,5 +1,6 @@
-//! The agent with the real containerd, runc and journald of the image on this machine, without a guest: in mount and PID
-//! namespaces, so that it can be killed a thousand times in the time that one boot takes.
+//! The agent with the real containerd, runc and journald of the image on this machine, without a
+//! guest: in mount and PID namespaces, so that it can be killed a thousand times in the time that
+//! one boot takes.
 
 use crate::harness::checkout::{ImageFiles, program, root};
 use crate::harness::guest_clock::limit_under_load;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What starts what, again and again.
+/// Script that starts journald, containerd, tailer and agent, and restarts each that ends.
 const SCRIPT: &str = r"
 mkdir -p /run/systemd/journal /var/log/journal /run/containerd
 # What it has goes to the disk from the start.
@@ -43,7 +44,7 @@ pub struct Rig {
     init: Child,
 }
 
-/// Who can be killed.
+/// Processes that a test can kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Victim {
     Agent,
@@ -84,7 +85,8 @@ impl Rig {
         let write = |name: &str, text: &str| std::fs::write(directory.join(name), text);
         write("compose.yaml", compose)?;
         write("containerd.toml", CONTAINERD)?;
-        // A file system that containerd can lay over another; the journal keeps everything that is counted.
+        // A file system that containerd can lay over another; the journal keeps everything that is
+        // counted.
         write(
             "journald.conf",
             "[Journal]\nStorage=persistent\nSystemMaxUse=16G\nSystemMaxFiles=1000\nRateLimitIntervalSec=0\nSyncIntervalSec=1s\n",
@@ -145,7 +147,7 @@ impl Rig {
         self.qctl(&["apply", path.to_str().context("a plain path")?]).map(drop)
     }
 
-    /// What the agent knows.
+    /// Returns the agent's status, as `qctl status -o json` prints it.
     ///
     /// # Errors
     /// It does not answer.
@@ -187,7 +189,7 @@ impl Rig {
         ["init.log", "containerd.log", "quietcore-agent.log"].map(end).concat()
     }
 
-    /// What containerd knows, and the directories of its shims.
+    /// Returns containerd's tasks and containers, and the directories of its shims.
     pub fn state(&self) -> String {
         let script = "ctr -n quietcore tasks ls; ctr -n quietcore containers ls; ls /run/containerd/io.containerd.runtime.v2.task/quietcore";
         let mut inside = Command::new("nsenter");
@@ -211,7 +213,8 @@ impl Rig {
             else {
                 continue;
             };
-            // Containers have namespaces of their own, below that of the rig: what counts is who is above.
+            // Containers have namespaces of their own, below that of the rig: what counts is who is
+            // above.
             let is_below = self.is_below(pid);
             if !is_below
                 || std::fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|it| it == own)
@@ -298,7 +301,8 @@ impl Drop for Rig {
     }
 }
 
-/// Takes away what containers leave in this machine's cgroups: one that was made while a CPU was offline never gets it back.
+/// Takes away what containers leave in this machine's cgroups: one that was made while a CPU was
+/// offline never gets it back.
 fn remove_cgroups() {
     let subdirectories = |path: &Path| {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -313,7 +317,8 @@ fn remove_cgroups() {
     }
 }
 
-/// Compiles a program of `systest/assets`, static, and packs it as an image of that name, version 1, into an archive.
+/// Compiles a program of `systest/assets`, static, and packs it as an image of that name, version
+/// 1, into an archive.
 ///
 /// # Errors
 /// rustc or the packer refuses.

@@ -1,4 +1,5 @@
-//! An operator's desk: an authority with the certificates that it gave, and the guest as a host that qctl knows by them.
+//! An operator's desk: an authority with the certificates that it gave, and the guest as a host
+//! that qctl knows by them.
 
 use crate::harness::checkout::program;
 use crate::harness::guest_clock::Deadline;
@@ -18,7 +19,7 @@ pub const AUTHORITY: &str = "ca";
 
 /// The desk. Dropping it removes its files.
 pub struct Workstation {
-    /// Its files.
+    /// Directory of the workstation's files.
     pub directory: PathBuf,
     /// The port of this machine's loopback behind which the guest listens.
     pub port: u16,
@@ -59,7 +60,7 @@ impl Workstation {
             .map(drop)
     }
 
-    /// What the guest is given as [`API`].
+    /// Returns the credential [`API`] for the guest.
     ///
     /// # Errors
     /// It is not there.
@@ -96,7 +97,7 @@ impl Workstation {
         Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
-    /// What qctl says.
+    /// Runs qctl, which must succeed, and returns its output, both streams.
     ///
     /// # Errors
     /// It fails.

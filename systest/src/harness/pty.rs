@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-/// The terminal.
+/// Program at a pseudo-terminal.
 pub struct Pty {
     master: File,
     /// Kept, so that what the program leaves behind can still be looked at.
@@ -56,7 +56,7 @@ impl Pty {
         Ok(Self { master, terminal, program, pieces, shown: String::new() })
     }
 
-    /// Types.
+    /// Writes keys to the terminal.
     ///
     /// # Errors
     /// The terminal's.
@@ -96,7 +96,7 @@ impl Pty {
         Ok(())
     }
 
-    /// How the program ends.
+    /// Waits for the program's end and returns its exit status.
     ///
     /// # Errors
     /// It does not within the limit.

@@ -1,4 +1,5 @@
-//! QEMU's machine protocol: one command after the other, with its answer (docs/interop/qmp-spec.rst of QEMU 10.0).
+//! QEMU's machine protocol: one command after the other, with its answer (docs/interop/qmp-spec.rst
+//! of QEMU 10.0).
 
 use crate::harness::vm::Vm;
 use anyhow::{Context, Result, bail};
@@ -7,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// A connection.
+/// Connection to QEMU's machine protocol (QMP).
 pub struct Qmp {
     stream: BufReader<UnixStream>,
 }

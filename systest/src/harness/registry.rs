@@ -1,6 +1,6 @@
-//! A registry with real peers: Debian's docker-registry serves, skopeo copies into it, cosign signs. All of them run in
-//! the tools root; the guest reaches the registry at 10.0.2.2. It wants a name and a password, and an authority of its own
-//! vouches for it.
+//! A registry with real peers: Debian's docker-registry serves, skopeo copies into it, cosign
+//! signs. All of them run in the tools root; the guest reaches the registry at 10.0.2.2. It wants a
+//! name and a password, and an authority of its own vouches for it.
 
 use crate::harness::booted::{Booted, give_credential};
 use crate::harness::checkout::{self, ImageFiles};
@@ -12,17 +12,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the registry may take to answer.
+/// Time limit for the registry to answer once it is started.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Who may ask it.
+/// User name that the registry accepts.
 const USER: &str = "host";
-/// See [`USER`].
+/// Password of [`USER`].
 const PASSWORD: &str = "swordfish";
 /// The two as htpasswd has them: bcrypt, cost 5.
 const HTPASSWD: &str = "host:$2y$05$SbYSMDjcCXINqT4Mx5LOOOZ5msedL57N/7AqMsgYgYnNCmirI9Xiq";
 
-/// An authority of its own, and a certificate for the addresses at which this machine and the guest reach it.
+/// An authority of its own, and a certificate for the addresses at which this machine and the guest
+/// reach it.
 const CERTIFY: &str = r#"mkdir authority
 new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
 openssl req -quiet -x509 $new -keyout ca.key -out authority/ca.crt -days 30 -subj /CN=desk
@@ -35,7 +36,7 @@ pub struct Registry {
     image: ImageFiles,
     directory: PathBuf,
     server: Child,
-    /// Its port.
+    /// Port of the registry on 127.0.0.1.
     pub port: u16,
 }
 
@@ -84,7 +85,7 @@ impl Registry {
         Ok(())
     }
 
-    /// What the server wrote: a line for each request.
+    /// Returns the server's log, a line for each request; empty if it can't be read.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -113,8 +114,8 @@ impl Registry {
         ))
     }
 
-    /// Packs a program as an image of one layer and pushes it; returns its digest. `padding` random bytes come along, to
-    /// make it another image and as large as that.
+    /// Packs a program as an image of one layer and pushes it; returns its digest. `padding` random
+    /// bytes come along, to make it another image and as large as that.
     ///
     /// # Errors
     /// A peer refuses.
@@ -247,10 +248,10 @@ pub const RATE: u64 = 1 << 20;
 /// Time that the agent may take to be ready again with another policy.
 const AGENT_LIMIT: Duration = Duration::from_secs(120);
 
-/// Who reads the policy: it asks nobody, it judges.
+/// Units that read the policy `quietcore.images`, restarted when it changes.
 pub const READERS: &str = "quietcore-agent quietcore-pull";
 
-/// What the host is told: our registry, behind a mirror that is dead, and one key.
+/// Returns a policy with our registry behind a dead mirror, a download limit and one signer's key.
 ///
 /// # Errors
 /// cosign makes no key.

@@ -17,7 +17,8 @@ pub fn version_after(number: u32) -> Result<Version> {
     Ok(format!("{}.{}.{}", parts[0], parts[1], parts[2] + number).parse()?)
 }
 
-/// Builds a release of the debug profile, with files laid over its root if a directory of them is given.
+/// Builds a release of the debug profile, with files laid over its root if a directory of them is
+/// given.
 ///
 /// # Errors
 /// The build failed; it said why.
@@ -31,7 +32,7 @@ pub fn build(version: Version, extra: Option<&Path>) -> Result<PathBuf> {
     Ok(root().join(format!("target/releases/debug-{version}")))
 }
 
-/// How a release is broken.
+/// Ways to break a release.
 #[derive(Debug, Clone, Copy)]
 pub enum Broken {
     /// Its root is not what its root hash says.
@@ -40,8 +41,8 @@ pub enum Broken {
     Initrd,
 }
 
-/// The parts of a UKI, put together again as another version; `$1` is the old file, `$2` the new, `$3` its
-/// version. A named pipe among the modules is one that init waits for.
+/// The parts of a UKI, put together again as another version; `$1` is the old file, `$2` the new,
+/// `$3` its version. A named pipe among the modules is one that init waits for.
 const REMAKE: &str = r#"
 cd /tmp
 for part in linux initrd cmdline osrel uname; do objcopy --dump-section .$part=$part "$1" copy.efi; done
@@ -92,12 +93,13 @@ pub fn broken(image: &ImageFiles, good: &Path, version: Version, how: Broken) ->
     Ok(directory)
 }
 
-/// What a release says of itself, and who signs it.
+/// Profile in a release's description, and the key that signs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
-    /// Its profile.
+    /// Profile of the release.
     pub variant: &'a str,
-    /// The private key, as the tools root sees it: below `/keys` or, in the directory itself, `/release`.
+    /// The private key, as the tools root sees it: below `/keys` or, in the directory itself,
+    /// `/release`.
     pub key: &'a str,
 }
 

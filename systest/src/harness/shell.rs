@@ -13,7 +13,7 @@ const LINE_MAX: usize = 2000;
 /// Time that a shell which is there may take for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// What the guest's unit writes before it starts the shell.
+/// Line that the guest's unit writes before it starts the shell.
 const BANNER: &str = "quietcore-shell: here";
 
 /// A command's end.
@@ -25,7 +25,7 @@ pub struct Output {
     pub text: String,
 }
 
-/// The shell.
+/// Shell in the guest, on a virtio console.
 pub struct Shell {
     stream: UnixStream,
     pending: Vec<u8>,
@@ -36,8 +36,9 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Connects and waits until the shell says that it is there. Nothing is written before: the firmware
-    /// reads this console too, and takes what comes for keys that edit the kernel's command line.
+    /// Connects and waits until the shell says that it is there. Nothing is written before: the
+    /// firmware reads this console too, and takes what comes for keys that edit the kernel's
+    /// command line.
     ///
     /// # Errors
     /// It does not within the limit.
@@ -54,7 +55,8 @@ impl Shell {
         Ok(Self { stream, pending: Vec::new(), commands: 0, clock, is_closed: false })
     }
 
-    /// Connects to a guest that goes on from a snapshot: its shell waits already, and its clock stood still since then.
+    /// Connects to a guest that goes on from a snapshot: its shell waits already, and its clock
+    /// stood still since then.
     ///
     /// # Errors
     /// It does not answer.
@@ -80,7 +82,8 @@ impl Shell {
                 bail!("no shell after {}; the console:\n{}", deadline.name(), vm.console_end());
             }
         }
-        // systemd resets the terminal once more before the shell reads from it, and what came is lost.
+        // systemd resets the terminal once more before the shell reads from it, and what came is
+        // lost.
         while !deadline.is_over() {
             self.send("stty -echo; echo hello-$((20 + 22))\n")?;
             if self.read_until("hello-42", Duration::from_secs(2)).is_ok() {

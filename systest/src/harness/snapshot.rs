@@ -1,5 +1,6 @@
-//! Machines that are booted once: saved when they are ready, with memory, disk, firmware variables and TPM, and gone on from
-//! as often as wanted. A snapshot is made once for an image and a kind of machine.
+//! Machines that are booted once: saved when they are ready, with memory, disk, firmware variables
+//! and TPM, and gone on from as often as wanted. A snapshot is made once for an image and a kind of
+//! machine.
 
 use crate::harness::accel;
 use crate::harness::checkout::{ImageFiles, root};
@@ -33,7 +34,7 @@ pub fn making_cpu_seconds() -> f64 {
     Duration::from_millis(MAKING_CPU_MS.load(Ordering::Relaxed)).as_secs_f64()
 }
 
-/// What was saved.
+/// Snapshot of a booted machine, resumed by stories.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Its files: `state` is QEMU's migration stream, `disk.qcow2` lies over the image's disk.
@@ -106,7 +107,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Loads the memory of a machine that QEMU was started for with `-incoming defer`, and lets it go on.
+    /// Loads the memory of a machine that QEMU was started for with `-incoming defer`, and lets it
+    /// go on.
     fn load(&self, vm: &mut Vm) -> Result<()> {
         let mut qmp = Qmp::connect(vm)?;
         qmp.execute("migrate-set-capabilities", mapped())?;
@@ -118,13 +120,15 @@ impl Snapshot {
     }
 }
 
-/// Memory at its own place in the file, so that pages of zeroes take none and saving twice does not grow it.
+/// Memory at its own place in the file, so that pages of zeroes take none and saving twice does not
+/// grow it.
 fn mapped() -> serde_json::Value {
     json!({ "capabilities": [{ "capability": "mapped-ram", "state": true }] })
 }
 
-/// A hash of all that a saved machine depends on: image, tools, accelerator, devices and the recording's bytes. The API's
-/// port on this machine, and what a restart of the guest is, may differ.
+/// A hash of all that a saved machine depends on: image, tools, accelerator, devices and the
+/// recording's bytes. The API's port on this machine, and what a restart of the guest is, may
+/// differ.
 fn identity(image: &ImageFiles, machine: &Machine) -> Result<String> {
     let machine = Machine { api: None, reboots: false, ..machine.clone() };
     let inputs = std::fs::read(image.directory.join("inputs")).context("the image's inputs")?;

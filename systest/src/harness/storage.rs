@@ -1,5 +1,6 @@
-//! Storage of others with real peers: NFS-Ganesha serves files, tgt serves a disk by iSCSI. Both run in the tools root; the
-//! guest reaches them at 10.0.2.2. What Ganesha has is in its memory, what tgt has in a file.
+//! Storage of others with real peers: NFS-Ganesha serves files, tgt serves a disk by iSCSI. Both
+//! run in the tools root; the guest reaches them at 10.0.2.2. What Ganesha has is in its memory,
+//! what tgt has in a file.
 
 use crate::harness::checkout::ImageFiles;
 use crate::harness::guest_clock::limit_under_load;
@@ -15,7 +16,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.example.desk:ticks";
 
-/// What Ganesha serves: `/days`, to everybody who asks by NFS 4.
+/// Configuration of NFS-Ganesha: exports `/days` to every client over NFS 4.
 const GANESHA: &str = r#"
 NFS_CORE_PARAM { NFS_Port = @NUMBER@; Bind_addr = 127.0.0.1; Protocols = 4; Plugins_Dir = "/usr/lib/x86_64-linux-gnu/ganesha"; allow_set_io_flusher_fail = true; Enable_NLM = false; Enable_RQUOTA = false; }
 NFSV4 { Graceless = true; Minor_Versions = 1, 2; }
@@ -47,7 +48,7 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Starts them.
+    /// Starts both servers and waits until they answer.
     ///
     /// # Errors
     /// They do not answer.

@@ -1,4 +1,5 @@
-//! A virtual machine: QEMU from the tools root, a disk of its own over the image, sockets to the guest.
+//! A virtual machine: QEMU from the tools root, a disk of its own over the image, sockets to the
+//! guest.
 
 use crate::harness::accel::{self, Accel};
 use crate::harness::checkout::{ImageFiles, keys, root};
@@ -22,13 +23,13 @@ pub struct Vm {
     pub directory: PathBuf,
     /// When QEMU was started.
     pub started: Instant,
-    /// How it runs.
+    /// Accelerator that QEMU runs with.
     pub accel: Accel,
     /// Why it runs so.
     pub accel_reason: String,
     /// Limits for what it does.
     pub clock: GuestClock,
-    /// What its disk lies over, if not the image alone.
+    /// Snapshot that the disk is based on; `None` for the image alone.
     snapshot: Option<PathBuf>,
 }
 
@@ -55,8 +56,8 @@ impl Vm {
         Self::power_on(image, machine, directory, (accel, accel_reason), None)
     }
 
-    /// Starts QEMU for a machine whose memory is loaded next: its files, put into a new directory by `unpack`, lie over a
-    /// snapshot's.
+    /// Starts QEMU for a machine whose memory is loaded next: its files, put into a new directory
+    /// by `unpack`, lie over a snapshot's.
     ///
     /// # Errors
     /// QEMU or one of its files can't be had.
@@ -93,7 +94,8 @@ impl Vm {
     /// QEMU can't be started.
     pub fn cut_power(&mut self, image: &ImageFiles, machine: &Machine) -> Result<()> {
         self.kill();
-        // What the console showed was before; and the sockets of a QEMU that is not quite gone would take us in.
+        // What the console showed was before; and the sockets of a QEMU that is not quite gone
+        // would take us in.
         for name in ["serial.log", "serial.sock", "shell.sock", "view.sock", "qmp.sock"] {
             match std::fs::remove_file(self.directory.join(name)) {
                 // A QEMU that had the time took its sockets with it.
@@ -111,8 +113,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Kills QEMU, and waits until it is dead: the first process of a PID namespace is once all others in there are, the TPM's
-    /// among them, who would still take its socket away.
+    /// Kills QEMU, and waits until it is dead: the first process of a PID namespace is once all
+    /// others in there are, the TPM's among them, who would still take its socket away.
     fn kill(&mut self) {
         let pid = self.clock.process();
         let _ = self.qemu.kill();
@@ -137,7 +139,7 @@ impl Vm {
         Ok(())
     }
 
-    /// What the guest wrote to its serial line, and QEMU to its own output.
+    /// Returns the guest's serial output, followed by QEMU's own output.
     pub fn console(&self) -> String {
         let read = |name: &str| std::fs::read(self.directory.join(name)).unwrap_or_default();
         let bytes = [read("serial.log"), read("qemu.log")].concat();
@@ -211,7 +213,8 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// Time for QEMU's start.
 const SOCKET_LIMIT: Duration = Duration::from_secs(30);
 
-/// Connects to a socket of a machine, by its directory's descriptor: a path of more than 107 bytes is no socket's (unix(7)).
+/// Connects to a socket of a machine, by its directory's descriptor: a path of more than 107 bytes
+/// is no socket's (unix(7)).
 ///
 /// # Errors
 /// Nobody listens there.
@@ -265,7 +268,8 @@ fn place_kernel(machine: &Machine, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is a story's process, and leaves its machines when they are not needed any more (`KEEP=1`).
+/// Whether this is a story's process, and leaves its machines when they are not needed any more
+/// (`KEEP=1`).
 pub fn keeps() -> bool {
     std::process::id() == 1 && std::env::var("KEEP").is_ok_and(|text| text == "1")
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-/// What a figure must reach, for those that have a bar.
+/// Bars of figures: name, `at most` or `at least`, limit.
 pub const BARS: &[(&str, &str, f64)] = &[
     ("ci_seconds_cold", "at most", 2700.0),
     ("ready_cpu_seconds", "at most", 60.0),
@@ -14,7 +14,8 @@ pub const BARS: &[(&str, &str, f64)] = &[
     ("netboot_bytes", "at most", 120_000_000.0),
     ("processes_at_rest", "at most", 25.0),
     ("ram_at_rest_bytes", "at most", 250_000_000.0),
-    // Somewhat above what was measured, 81: the boot does not grow unseen, and a busy machine has some that end later.
+    // Somewhat above what was measured, 81: the boot does not grow unseen, and a busy machine has
+    // some that end later.
     ("units_started", "at most", 86.0),
     // 439 to 453 were seen: a slower machine polls more often until it is ready.
     ("processes_forked_to_ready", "at most", 550.0),
@@ -55,7 +56,7 @@ pub const BARS: &[(&str, &str, f64)] = &[
     ("lines_doubled", "at most", 0.0),
 ];
 
-/// What the guest is asked once it is ready, and how.
+/// Figures that a ready guest is asked for: name, and the shell command that prints it.
 pub const GUEST_FIGURES: &[(&str, &str)] = &[
     ("processes_forked_to_ready", "awk '/^processes/ {print $2}' /proc/stat"),
     ("bytes_read_to_ready", "awk '{print $3 * 512}' /sys/block/vda/stat"),

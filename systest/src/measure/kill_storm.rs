@@ -64,16 +64,17 @@ pub fn containerd_answers(status: &Value) -> bool {
     !problems.filter_map(Value::as_str).any(|problem| problem.starts_with("containers:"))
 }
 
-/// What a run of kills gave.
+/// Counts and convergence times of a run of kills.
 pub struct Kills {
     pub kills: u32,
     /// Seconds from when containerd answered until all ran, in order.
     pub converged_seconds: Vec<f64>,
-    /// How often a program had lost its shim while it was started, and the agent found and ended it.
+    /// Times that the agent found and ended a program whose shim was lost during the start.
     pub strays: usize,
 }
 
-/// Kills agent, containerd, shims and tailer at random while versions come and go; nothing may be left over.
+/// Kills agent, containerd, shims and tailer at random while versions come and go; nothing may be
+/// left over.
 ///
 /// # Errors
 /// Something does not run again, or is left.
@@ -111,8 +112,8 @@ pub fn kills(image: &ImageFiles, count: u32, seed: u64) -> Result<Kills> {
     Ok(Kills { kills: done, converged_seconds, strays })
 }
 
-/// Waits until everything declared runs, by what the agent says and by what the kernel has; how long that took from when
-/// containerd answered.
+/// Waits until everything declared runs, by what the agent says and by what the kernel has; how
+/// long that took from when containerd answered.
 pub fn converge(rig: &mut Rig) -> Result<Duration> {
     rig.wait("containerd answers", CONVERGE_LIMIT, containerd_answers)?;
     let start = Instant::now();
@@ -131,7 +132,8 @@ pub fn converge(rig: &mut Rig) -> Result<Duration> {
     }
 }
 
-/// What there is more, or less, than so many containers need.
+/// Waits up to 20 s until shims, programs, snapshots and outputs are as many as the containers
+/// need; returns the differences, empty if none.
 pub fn left_over(rig: &Rig, containers: usize) -> Result<String> {
     let count = |what: &str| -> Result<usize> {
         let all = rig.processes()?;
@@ -171,7 +173,7 @@ pub fn cut(line: &str) -> String {
     line.lines().next().unwrap_or_default().chars().take(100).collect()
 }
 
-/// What became of a container's lines.
+/// Counts of a container's lines in the journal of systemd, and of the kills meanwhile.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     pub written: u64,
@@ -180,12 +182,14 @@ pub struct Lines {
     pub kills: u32,
 }
 
-/// How long a container rests after each thousand lines: with it, at most ten thousand a second. Who writes more than journald
-/// takes is ahead by more than 256 MiB in the end, and loses the older half of that, since the disk is bounded: with at most
-/// 25,000 a second, on a machine that had other work, a quarter of 10⁷ was lost so.
+/// Microseconds that a container rests after each thousand lines: with it, at most ten thousand a
+/// second. A container that writes more than journald takes is ahead by more than 256 MiB in the
+/// end, and loses the older half of that, since the disk is bounded: with at most 25,000 a second,
+/// on a machine that had other work, a quarter of 10⁷ was lost so.
 pub const REST_MICROS: u64 = 100_000;
 
-/// Has a container write so many lines while agent, containerd and tailer are killed, and counts them in the journal.
+/// Has a container write so many lines while agent, containerd and tailer are killed, and counts
+/// them in the journal.
 ///
 /// # Errors
 /// They do not come to their end.
@@ -216,7 +220,7 @@ pub fn lines(image: &ImageFiles, count: u64, seed: u64) -> Result<Lines> {
     Ok(Lines { written: count, lost: count - seen.found, doubled: seen.doubled, kills })
 }
 
-/// Which of the numbered lines there were.
+/// Record of the numbered lines that were found, once or more often.
 pub struct Seen {
     numbers: Vec<bool>,
     found: u64,
@@ -241,7 +245,8 @@ impl Seen {
     }
 }
 
-/// Whether the tailer has read what the container wrote: each tenth of the lines went to standard error.
+/// Whether the tailer has read what the container wrote: each tenth of the lines went to standard
+/// error.
 pub fn has_ended(rig: &Rig, count: u64) -> Result<bool> {
     let logs = rig.file("logs");
     let Some(stem) = rig.outputs()?.pop() else { return Ok(false) };

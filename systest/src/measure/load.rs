@@ -10,21 +10,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Timer interrupts on a hot core in ten seconds, at most, besides the one that follows each of [`SERVER`]'s.
+/// Timer interrupts on a hot core in ten seconds, at most, besides the one that follows each of
+/// [`SERVER`]'s.
 pub const TIMER_MAX: u64 = 2;
 
-/// Who may interrupt a hot core. The deadline server for fair tasks does once a second: its timer runs on a housekeeping
-/// core, kicks the hot core so that it ticks, and has it reschedule (`dl_task_timer`, kernel 6.12); only debugfs has a
-/// switch for it, which lockdown keeps shut. The kernel kicks a core without a tick for timers of its own too: what
-/// comes of that are ticks, and those are counted.
+/// Kernel function whose interrupts of a hot core are excused. The deadline server for fair tasks
+/// sends one a second: its timer runs on a housekeeping core, kicks the hot core so that it ticks,
+/// and has it reschedule (`dl_task_timer`, kernel 6.12); only debugfs has a switch for it, which
+/// lockdown keeps shut. The kernel kicks a core without a tick for timers of its own too: the ticks
+/// that follow are counted.
 pub const SERVER: &str = "dl_task_timer";
 
 pub const KICK: &str = "irq_work_queue_on";
 
-/// What a core without the isolation words must show at least, for the check to be able to tell.
+/// Least timer interrupts in ten seconds on a core without the isolation words; with fewer the
+/// check proves nothing.
 pub const TIMER_CONTROL_MIN: u64 = 1000;
 
-/// The work, by name, as loops of bash. `$web` is the web server; each round leaves a line in `/run/rounds-NAME`.
+/// The work, by name, as loops of bash. `$web` is the web server; each round leaves a line in
+/// `/run/rounds-NAME`.
 pub const WORK: &[(&str, &str)] = &[
     (
         "pull",
@@ -44,7 +48,8 @@ done"#,
     ("network", "while :; do fetch large > /dev/null && echo; done"),
 ];
 
-/// Images that the guest pulls one after the other, over and over: what is not declared any more is not kept.
+/// Images that the guest pulls one after the other, over and over: what is not declared any more is
+/// not kept.
 pub const IMAGES: usize = 4;
 
 /// Bytes that make each another one, and do not shrink.
@@ -77,15 +82,16 @@ for cpu in 2 3; do
 done
 "#;
 
-/// A program of two instructions, `pause` and a jump to it. Without the first, which is how a loop that waits is
-/// written, QEMU's one thread would stay with each loop for a tenth of a second.
+/// A program of two instructions, `pause` and a jump to it. Without the first, which is how a loop
+/// that waits is written, QEMU's one thread would stay with each loop for a tenth of a second.
 pub fn spin() -> Vec<u8> {
     const LOAD: u64 = 0x40_0000;
     const HEADERS: u64 = 64 + 56;
     const CODE: [u8; 4] = [0xf3, 0x90, 0xeb, 0xfc];
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     let (halves, words, long) = (u16::to_le_bytes, u32::to_le_bytes, u64::to_le_bytes);
-    // An executable for x86-64; where it starts, where its one program header is (elf(5), Elf64_Ehdr).
+    // An executable for x86-64; where it starts, where its one program header is (elf(5),
+    // Elf64_Ehdr).
     file.extend([halves(2), halves(62)].concat());
     file.extend(words(1));
     file.extend([long(LOAD + HEADERS), long(64), long(0)].concat());
@@ -99,8 +105,8 @@ pub fn spin() -> Vec<u8> {
     file
 }
 
-/// A while, counted; what a core sends itself is its own. `$work` has the names of the work, all of which must have
-/// gone round once, and go on to the end.
+/// A while, counted; what a core sends itself is its own. `$work` has the names of the work, all of
+/// which must have gone round once, and go on to the end.
 pub const MEASURE: &str = r#"
 set -e
 cd /sys/kernel/tracing
@@ -128,14 +134,14 @@ echo $from $to; echo rounds; for name in $work; do wc -l < /run/rounds-$name; do
 /// The while of the story.
 pub const TEN_SECONDS: &str = "sleep 10";
 
-/// What a while brought.
+/// Counts of one measurement: interrupts, their senders, foreign context switches, rounds of work.
 #[derive(Debug, Default)]
 pub struct Count {
     /// Interrupts that CPUs 2 and 3 took, by their name in `/proc/interrupts`.
     pub interrupts: [BTreeMap<String, u64>; 2],
-    /// Who sent the interrupts of other cores, by CPU and the kernel's function.
+    /// Interrupts sent by other cores, by target CPU and the kernel's sending function.
     pub senders: BTreeMap<(usize, String), u64>,
-    /// How long it was, by the guest's clock.
+    /// Length of the measurement in seconds, by the guest's clock.
     pub seconds: f64,
     /// Context switches there to anything but the loops.
     pub foreign: BTreeMap<String, u64>,
@@ -153,7 +159,8 @@ impl Count {
         self.senders.get(&(cpu, sender.to_owned())).copied().unwrap_or(0)
     }
 
-    /// What is not quiet, in words. Our own kernel has no such server, and sends no such kicks.
+    /// Lists the counts above their limits, in words. Our own kernel has no deadline server and
+    /// sends no such kicks, so none are excused there.
     pub fn findings(&self, is_own_kernel: bool) -> Vec<String> {
         let mut found = Vec::new();
         let excused: &[&str] = if is_own_kernel { &[] } else { &[SERVER, KICK] };
@@ -252,7 +259,8 @@ impl Drop for Web {
     }
 }
 
-/// Starts this much of [`WORK`], and a loop on each hot core. The server's files are there until [`Web`] is dropped.
+/// Starts this much of [`WORK`], and a loop on each hot core. The server's files are there until
+/// [`Web`] is dropped.
 pub fn start(booted: &mut Booted, work: &[(&str, &str)], images: &[String]) -> Result<Web> {
     let web = Web::new()?;
     let port = http::serve(web.0.clone())?;
@@ -296,8 +304,8 @@ pub fn give_images(booted: &mut Booted) -> Result<(Registry, Vec<String>)> {
     Ok((registry, images))
 }
 
-/// Context switches away from a loop on each hot core while so many versions of a service were rolled out, each with a pull
-/// and what it leaves collected.
+/// Context switches away from a loop on each hot core while so many versions of a service were
+/// rolled out, each with a pull and what it leaves collected.
 ///
 /// # Errors
 /// The guest does not get there.

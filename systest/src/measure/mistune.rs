@@ -11,7 +11,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub enum Seed {
     /// Another value in a file, which is put back.
     Value(&'static str, &'static str),
-    /// What only firmware or a boot changes: the file is edited by sed where `qctl` reads it.
+    /// Value that only firmware or a boot changes: a copy edited by sed is mounted over the file
+    /// that `qctl` reads.
     Seen(&'static str, &'static str),
     /// A command, and what undoes it.
     Done(&'static str, &'static str),
@@ -40,7 +41,7 @@ impl Seed {
 
 pub const CMDLINE: &str = "/proc/cmdline";
 
-/// What a kernel does not have can't be another than it is to be: the seed says so and is left out.
+/// Exit code of a seed whose file this kernel does not have; the seed is left out.
 pub const NOT_THERE: i32 = 77;
 
 /// Each with the finding that must name it.
@@ -76,8 +77,8 @@ pub const SEEDS: &[(&str, Seed)] = &[
         "clock-source",
         Seen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "s/.*/hpet/"),
     ),
-    // Reading soft_watchdog while none is on switches it off by itself (proc_watchdog_common, kernel/watchdog.c), and
-    // then watchdog=1 means none.
+    // Reading soft_watchdog while none is on switches it off by itself (proc_watchdog_common,
+    // kernel/watchdog.c), and then watchdog=1 means none.
     (
         "watchdogs",
         Done(
@@ -139,8 +140,8 @@ pub fn verify(booted: &mut Booted) -> Result<(i32, String)> {
     Ok((output.code, output.text))
 }
 
-/// Mis-tunes a booted host in every way, one after the other: how many ways there are, and the names of those that
-/// `qctl tune verify` did not find, with what it said.
+/// Mis-tunes a booted host in every way, one after the other: how many ways there are, and the
+/// names of those that `qctl tune verify` did not find, with what it said.
 ///
 /// # Errors
 /// The guest does not answer, or can't be made or unmade so.

@@ -1,4 +1,5 @@
-//! Timer interrupts and foreign context switches on hot cores, with a control that lacks the isolation words.
+//! Timer interrupts and foreign context switches on hot cores, with a control that lacks the
+//! isolation words.
 
 use crate::harness::booted::{Booted, READY_LIMIT, boot};
 use crate::harness::checkout::ImageFiles;
@@ -8,7 +9,8 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What ten seconds on the cores from 2 on brought, and on the housekeeping cores.
+/// Timer interrupts and context switches in ten seconds, on the cores from 2 on and on the
+/// housekeeping cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noise {
     /// Timer interrupts on the engine's core.
@@ -17,8 +19,8 @@ pub struct Noise {
     pub timer_housekeeping: u64,
     /// Context switches on the engine's core to anything but the engine, by name.
     pub foreign: BTreeMap<String, u64>,
-    /// Context switches on the other hot cores to anything but the engine's workers and the kernel's
-    /// threads of that very core, which finish the engine's own disk writes.
+    /// Context switches on the other hot cores to anything but the engine's workers and the
+    /// kernel's threads of that very core, which finish the engine's own disk writes.
     pub foreign_spare: BTreeMap<String, u64>,
     /// Context switches on CPUs 0 and 1.
     pub switches_housekeeping: u64,

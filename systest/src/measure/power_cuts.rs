@@ -8,14 +8,16 @@ use rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
 use std::time::Duration;
 
-/// A rollout takes some ten seconds on an emulated machine: the power goes at any time of it, or of what follows.
+/// A rollout takes some ten seconds on an emulated machine: the power goes at any time of it, or of
+/// what follows.
 pub const LONGEST_MS: u64 = 15_000;
 
 pub const ANSWER: Duration = Duration::from_secs(60);
 
 pub const SERVICES: [&str; 2] = ["after", "beside"];
 
-/// Declares version `number` of two services: one takes the place of the one before, one starts beside it.
+/// Declares version `number` of two services: one takes the place of the one before, one starts
+/// beside it.
 pub fn apply(booted: &mut Booted, number: u32) -> Result<()> {
     let service = |name: &str, port: u32, more: &str, order: &str| {
         format!(
@@ -30,7 +32,8 @@ pub fn apply(booted: &mut Booted, number: u32) -> Result<()> {
     booted.shell.check(&script, ANSWER).map(drop)
 }
 
-/// Each service has one container, which is well and proven, nothing is wrong, and the engine trades.
+/// Each service has one container, which is well and proven, nothing is wrong, and the engine
+/// trades.
 pub fn has_settled(status: &Value) -> bool {
     let containers = status["containers"].as_array().into_iter().flatten();
     let of = |service: &str| {

@@ -1,5 +1,5 @@
-//! What is proved in a booted VM. Each story says in one line what it proved, or fails. Those that want
-//! a host which is ready go on from a snapshot of one, each with a machine of its own.
+//! Stories: proofs in a booted VM. Each returns one line on what it proved, or fails. Stories that
+//! need a ready host resume a snapshot of one, each with a machine of its own.
 
 /// Stories of containers: what runs, what comes back, what is rolled back.
 mod containers;
@@ -28,22 +28,23 @@ type OnOwn = fn(&ImageFiles) -> Result<Verdict>;
 pub enum Start {
     /// One of its own, gone on from the snapshot of a host that is ready.
     Ready(OnReady),
-    /// It makes its own machines, or needs none.
+    /// Machines that the story makes itself, or none.
     Own(OnOwn),
-    /// The same, with nothing else on this machine: times side by side, and an image that is put together anew.
+    /// The same, with nothing else on this machine: times side by side, and an image that is put
+    /// together anew.
     Alone(OnOwn),
     /// Our own kernel, which takes long to build: told by name, or with `KERNEL=`.
     OwnKernel(OnOwn),
 }
 
-/// A story.
+/// Story: a system test with a CPU budget.
 pub struct Story {
-    /// Its name.
+    /// Name, as `make story NAME=` takes it.
     pub name: &'static str,
-    /// CPU seconds that it may take, on a machine that boots in [`crate::runner::READY_CPU_SECONDS`]: twice what it took there
-    /// beside another story.
+    /// CPU seconds that it may take, on a machine that boots in
+    /// [`crate::runner::READY_CPU_SECONDS`]: twice what it took there beside another story.
     pub cpu_seconds_max: u32,
-    /// How it begins.
+    /// Machine that the story begins with.
     pub start: Start,
 }
 

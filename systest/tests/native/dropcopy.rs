@@ -1,5 +1,5 @@
-//! The FIX drop copy against QuickFIX, over real trading: restarts of the engine, of the drop copy and of the
-//! counterparty, and nothing missing in the end. The exchange's own record is the judge.
+//! The FIX drop copy against QuickFIX, over real trading: restarts of the engine, of the drop copy
+//! and of the counterparty, and nothing missing in the end. The exchange's own record is the judge.
 
 use crate::pair::ledger::Ledger;
 use crate::pair::{Bench, LIMIT, programs};

@@ -1,5 +1,5 @@
-//! The real engine is killed with `SIGKILL` again and again while it trades with the real exchange. In
-//! the end the exchange's own record of the session is the judge. `KILLS=n` makes it longer.
+//! The real engine is killed with `SIGKILL` again and again while it trades with the real exchange.
+//! In the end the exchange's own record of the session is the judge. `KILLS=n` makes it longer.
 
 use crate::pair::Bench;
 use crate::pair::ledger::Ledger;
@@ -55,7 +55,8 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
         .replace("segment_mib = 16", "segment_mib = 4")
         .replace("[orders]", &format!("{}\n[orders]", snapshots(&bench)));
     std::fs::write(bench.path("engine.toml"), config).expect("write the configuration");
-    // A day's messages, asked for again at every start, would make each start longer than the one before.
+    // A day's messages, asked for again at every start, would make each start longer than the one
+    // before.
     let server = format!("127.0.0.1:{}", bench.port + 4);
     bench.start_exchange(&["--rate", "500", "--request-window", "50", "--snapshots", &server]);
     let (mut traded, mut heard, mut recorded) = (0, 0, BTreeSet::new());
@@ -73,13 +74,15 @@ fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
         recorded.extend(numbers_recorded(&bench));
     }
     bench.start_engine();
-    // Each run hears the session from its first message. Once this one has heard what another had, and has orders of its own,
-    // whose ends come behind everything else, it knows its position, however long this machine takes for that.
+    // Each run hears the session from its first message. Once this one has heard what another had,
+    // and has orders of its own, whose ends come behind everything else, it knows its position,
+    // however long this machine takes for that.
     bench.wait("the session is heard again", |page| {
         page.get(Counter::SessionMessagesIn) >= heard && page.get(Counter::OrdersSent) > 0
     });
     std::thread::sleep(Duration::from_millis(200));
-    // Who is told to end waits two seconds for its orders' ends, and a busy disk may keep their cancels longer than that.
+    // Who is told to end waits two seconds for its orders' ends, and a busy disk may keep their
+    // cancels longer than that.
     bench.signal_engine("-USR1");
     bench.wait("every order has ended", |page| {
         page.state() == Some(State::Killed) && page.get(Counter::OrdersOpen) == 0

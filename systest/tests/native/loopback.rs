@@ -1,5 +1,6 @@
-//! The engine against the exchange on loopback, as processes: real sockets, real journal files, real
-//! kills. Each test has groups and ports of its own. Waits are for conditions, with a deadline.
+//! The engine against the exchange on loopback, as processes: real sockets, real journal files,
+//! real kills. Each test has groups and ports of its own. Waits are for conditions, with a
+//! deadline.
 
 use crate::pair::ledger::Ledger;
 use crate::pair::{Bench, programs};
@@ -118,7 +119,8 @@ fn a_connection_that_takes_another_ones_place_hears_how_that_one_ended() {
     let mut bench = Bench::new("takeover", 33200);
     bench.start_exchange(&["--rate", "50"]);
     bench.start_engine();
-    // An order may be filled before the login: then there was nothing to cancel, and it is tried again.
+    // An order may be filled before the login: then there was nothing to cancel, and it is tried
+    // again.
     for _ in 0..20 {
         bench.wait("an order is open", |page| page.get(Counter::OrdersOpen) > 0);
         bench.signal_engine("-STOP");

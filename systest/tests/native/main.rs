@@ -1,5 +1,6 @@
-//! What needs the real programs as processes, and no VM: engine, exchange, drop copy. One binary, so that what waits on a
-//! clock (a killed engine starts anew two hundred times) runs beside what works; each test has ports of its own.
+//! Tests of the real programs as processes, without a VM: engine, exchange, drop copy. One binary,
+//! so that tests that wait on a clock (a killed engine starts anew two hundred times) run beside
+//! those that compute; each test has ports of its own.
 
 mod dropcopy;
 mod kills;

@@ -1,4 +1,5 @@
-//! A strategy of one's own, in a crate outside the workspace: built into the engine, traded with, replayed.
+//! A strategy of one's own, in a crate outside the workspace: built into the engine, traded with,
+//! replayed.
 
 use crate::pair::{Bench, programs};
 use abi::counters::Counter;

@@ -1,5 +1,5 @@
-//! The engine's own count of its system calls against strace's, while it trades: they agree, and there are no
-//! others than `io_uring_enter`.
+//! The engine's own count of its system calls against strace's, while it trades: they agree, and
+//! there are no others than `io_uring_enter`.
 
 use crate::pair::Bench;
 use abi::counters::{Counter, Word};
@@ -18,8 +18,8 @@ fn parse(table: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// What strace counted in an engine that trades, and what the engine counted meanwhile. `work` waits for it
-/// to have traded for a while.
+/// Counts the system calls of a trading engine, by strace and by the engine's own counter. `work`
+/// waits for it to have traded for a while.
 fn count(bench: &Bench, work: impl Fn(&Bench)) -> (BTreeMap<String, u64>, u64) {
     let page = bench.page().expect("a page");
     let table = bench.path("strace");
@@ -62,7 +62,8 @@ fn the_engine_and_strace_count_the_same() {
         bench.wait("many calls", |page| page.get(Counter::Syscalls) > before + 2_000);
     });
     let enters = counted.remove("io_uring_enter").unwrap_or(0);
-    // What happened while strace came and went, and what the page does not show yet, is on one side only.
+    // What happened while strace came and went, and what the page does not show yet, is on one side
+    // only.
     assert!(enters.abs_diff(own) <= own / 20, "strace {enters}, the engine {own}");
     assert!(counted.is_empty(), "other system calls: {counted:?}");
     eprintln!("strace {enters} io_uring_enter, the engine {own}, nothing else");

@@ -1,10 +1,10 @@
-//! How large a YAML text is once its aliases are put in: a kilobyte of them can be gigabytes. Nothing is kept while it is
-//! measured.
+//! Size check of a YAML text with its aliases expanded: a kilobyte of them can be gigabytes.
+//! Measures while parsing and keeps no values.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// What a value costs besides its text.
+/// Bytes counted for each value besides its text.
 const NODE: u64 = 16;
 
 /// Whether a text has at most so many bytes with its aliases put in, and a little for each value.

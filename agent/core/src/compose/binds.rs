@@ -29,7 +29,7 @@ pub fn read(volume: &RawVolume) -> Result<Bind, (String, String)> {
     Ok(Bind { source, target, read_only, remote })
 }
 
-/// `SOURCE:TARGET[:ro]`.
+/// Parses the short volume syntax `SOURCE:TARGET[:ro]`.
 ///
 /// # Errors
 /// Value and remedy.

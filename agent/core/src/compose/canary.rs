@@ -1,5 +1,5 @@
-//! How a changed service takes the place of the one before: after it or beside it, and how one that runs beside it is
-//! judged: for how long, and by which of its metrics.
+//! Canary and update order of a service: a changed version starts after the old one stops or runs
+//! beside it, for how long it is on trial, and which metrics it must keep.
 
 use crate::compose::loopback_url::http_parts;
 use crate::compose::metric_check::Check;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A trial beside the version before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Canary {
-    /// How long it has to hold before it takes over.
+    /// Time that the trial lasts at least before promotion (`bake`, 1 s to 24 h, 60 s by default).
     pub bake: Duration,
     /// Between two looks at its metrics.
     pub interval: Duration,
@@ -19,7 +19,7 @@ pub struct Canary {
     pub by_hand: bool,
     /// Where its metrics are: a port of the loopback and a path.
     pub metrics: Option<(u16, String)>,
-    /// What they must be.
+    /// Checks that its metrics must pass.
     pub checks: Vec<Check>,
 }
 

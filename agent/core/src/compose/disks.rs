@@ -1,12 +1,13 @@
-//! `blkio_config`: how much a service may ask of disks; `x-quietcore.io_latency`: how soon they are to answer it. Source:
-//! Compose Specification, "blkio_config"; the kernel's cgroup-v2.rst, "IO Interface Files", `io.max` and `io.latency`.
+//! `blkio_config`: how much a service may ask of disks; `x-quietcore.io_latency`: how soon they are
+//! to answer it. Source: Compose Specification, "blkio_config"; the kernel's cgroup-v2.rst, "IO
+//! Interface Files", `io.max` and `io.latency`.
 
 use crate::compose::schema::{RawDiskLimit, RawService};
 use crate::compose::{Refused, units};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What a service may ask of one disk, a second, and what it may expect of it.
+/// Limits of one disk for a service, a second, and the latency target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DiskLimit {
     /// `/dev/NAME`: a whole disk.
@@ -15,16 +16,17 @@ pub struct DiskLimit {
     pub read_bytes: Option<u64>,
     /// Bytes that it may write.
     pub write_bytes: Option<u64>,
-    /// Reads.
+    /// Read requests a second.
     pub reads: Option<u64>,
-    /// Writes.
+    /// Write requests a second.
     pub writes: Option<u64>,
-    /// Microseconds within which it is to be answered: others, which may wait longer, are slowed down for it.
+    /// Microseconds within which it is to be answered: others, which may wait longer, are slowed
+    /// down for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_micros: Option<u64>,
 }
 
-/// Reads it.
+/// Reads the disk limits of a service from `blkio_config` and `x-quietcore.io_latency`.
 ///
 /// # Errors
 /// What is wrong, and the remedy.
@@ -56,7 +58,8 @@ pub fn read(raw: &RawService) -> Result<Vec<DiskLimit>, Refused> {
     Ok(disks.0.into_values().collect())
 }
 
-/// Microseconds. Within less no disk answers, and for the others that would be a brake that is never released.
+/// Microseconds. Within less no disk answers, and for the others that would be a brake that is
+/// never released.
 const LATENCIES: std::ops::RangeInclusive<u64> = 10..=10_000_000;
 
 #[derive(Default)]

@@ -1,8 +1,8 @@
 //! Where in a compose file the thing stands that an error names.
 
-/// The line, from 1 on, of what an error names by its path, as in `services.NAME.KEY: ...`: that of the deepest key of it
-/// that is found, or, of a word that is none of those expected, the word's. Of a mapping in braces it is the line where that
-/// begins. Nothing for an error without a path.
+/// The line, from 1 on, of what an error names by its path, as in `services.NAME.KEY: ...`: that of
+/// the deepest key of it that is found, or, of a word that is none of those expected, the word's.
+/// Of a mapping in braces it is the line where that begins. Nothing for an error without a path.
 pub fn line_of(text: &str, said: &str) -> Option<usize> {
     let (path, rest) = said.split_once(": ").unwrap_or((said, ""));
     let quoted = |before| rest.split_once(before)?.1.split('`').next();
@@ -33,7 +33,8 @@ fn find(lines: &[&str], from: usize, parent: Option<usize>, path: &str) -> Optio
     Some(deeper.unwrap_or((at, first)))
 }
 
-/// The lines with something in them that are below a parent with this indent. A list may stand as far left as its key.
+/// The lines with something in them that are below a parent with this indent. A list may stand as
+/// far left as its key.
 fn block(lines: &[&str], from: usize, parent: Option<usize>) -> Vec<usize> {
     let says = |at: &usize| !matches!(lines[*at].trim_start().chars().next(), None | Some('#'));
     let is_below = |at: &usize| {

@@ -1,6 +1,7 @@
-//! How one knows that a container is well. There is no running of programs in it: that would cost a new process on the
-//! housekeeping cores for each look, and reach into the container's cgroup. A service is asked by HTTP or TCP on the
-//! host's loopback, or by the age of a file; commands whose meaning is one of these are understood.
+//! Health checks of services by HTTP or TCP on the host's loopback, or by the age of a file. No
+//! program is run in the container: that would cost a new process on the housekeeping cores for
+//! each probe, and reach into the container's cgroup. Commands in `test` that mean one of these
+//! probes (curl, wget, nc -z) are understood.
 
 use crate::compose::loopback_url::http_parts;
 use crate::compose::metric_check::Check;
@@ -9,7 +10,7 @@ use crate::compose::units;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What is looked at.
+/// Probe of a health check or canary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Probe {
     /// Answers 2xx or 3xx.
@@ -30,14 +31,14 @@ pub enum Probe {
         port: u16,
         /// From the slash on.
         path: String,
-        /// What they must be.
+        /// Checks that the metrics must pass.
         checks: Vec<Check>,
     },
     /// Was written not longer ago than this.
     File {
         /// On the host.
         path: String,
-        /// At most.
+        /// Maximum age of the file's last write.
         max_age: Duration,
     },
 }
@@ -45,7 +46,7 @@ pub enum Probe {
 /// A health check.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
-    /// What is looked at.
+    /// Probe that is run at each interval.
     pub probe: Probe,
     /// Between two looks.
     pub interval: Duration,
@@ -57,7 +58,7 @@ pub struct Health {
     pub start_period: Duration,
 }
 
-/// What can be written instead of a command that is not understood.
+/// Remedy for a `healthcheck.test` that is not understood.
 const REMEDY: &str = "no program is run for it; write x-quietcore: {http: URL}, {tcp: PORT} or {file: PATH, max_age: 30s}, or a test of curl, wget or nc -z";
 
 /// The check of a service, if it has one.

@@ -3,16 +3,16 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How a metric is compared with its bound.
+/// Comparison of a metric with its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Relation {
-    /// `<`
+    /// Less than the bound (`<`).
     Less,
-    /// `<=`
+    /// At most the bound (`<=`).
     AtMost,
-    /// `>`
+    /// More than the bound (`>`).
     More,
-    /// `>=`
+    /// At least the bound (`>=`).
     AtLeast,
 }
 
@@ -23,8 +23,8 @@ pub const RELATIONS: [(&str, Relation); 4] = [
     (">", Relation::More),
 ];
 
-/// What one metric must be: `NAME{label="value"} <= 5`. Every sample of that name that has these labels must hold, and
-/// there must be one.
+/// Bound on one metric: `NAME{label="value"} <= 5`. Every sample of that name that has these labels
+/// must hold, and there must be one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     name: String,
@@ -90,7 +90,7 @@ impl Check {
     }
 }
 
-/// `name{a="b",c="d"}`.
+/// Splits `name{a="b",c="d"}` into name and labels; none if it is malformed.
 pub fn split_labels(metric: &str) -> Option<(&str, BTreeMap<String, String>)> {
     let Some((name, rest)) = metric.split_once('{') else { return Some((metric, BTreeMap::new())) };
     let mut rest = rest.strip_suffix('}')?.trim_end_matches(',');

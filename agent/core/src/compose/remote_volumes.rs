@@ -1,5 +1,6 @@
-//! Volumes that are on another host: NFS, and disks by iSCSI, in the words that Docker's `local` driver has for them.
-//! Source: docker volume create(1), "Driver-specific options"; nfs(5); udev's names of disks, 60-persistent-storage.rules.
+//! Volumes that are on another host: NFS, and disks by iSCSI, in the words that Docker's `local`
+//! driver has for them. Source: docker volume create(1), "Driver-specific options"; nfs(5); udev's
+//! names of disks, 60-persistent-storage.rules.
 
 use crate::compose::schema::RawDriver;
 use crate::digest::hex;
@@ -12,7 +13,8 @@ pub const REMOTE_VOLUMES: &str = "/run/quietcore-volumes/";
 
 /// Always so: nothing on another host makes somebody root here, or is a device.
 const ALWAYS: &str = "nosuid,nodev";
-/// Of a disk systemd does not see that it needs the network until it is unmounted (systemd.mount(5)).
+/// Of a disk systemd does not see that it needs the network until it is unmounted
+/// (systemd.mount(5)).
 const NEEDS_NETWORK: &str = "_netdev";
 /// Words of nfs(5) that stand alone or have a number.
 const NFS_WORDS: [&str; 11] = [
@@ -36,7 +38,7 @@ const DISK_WORDS: [&str; 7] = ["ro", "rw", "noatime", "nodiratime", "relatime", 
 /// Room for what else is in a unit's name, which has 255 bytes (systemd.unit(5)).
 const TARGET_LEN_MAX: usize = 180;
 
-/// What is mounted, and how.
+/// Remote volume: NFS export or iSCSI disk, with file system and mount options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remote {
@@ -61,7 +63,8 @@ pub struct Session {
 }
 
 impl Remote {
-    /// What the file's top says of a volume; none for a directory of this host.
+    /// Reads a volume's `driver` and `driver_opts` from the top level; none for a directory of this
+    /// host.
     ///
     /// # Errors
     /// What is to be written instead.
@@ -89,7 +92,8 @@ impl Remote {
         }
     }
 
-    /// Where it is mounted: another place if it is another one, so that two versions of a service can have each theirs.
+    /// Where it is mounted: another place if it is another one, so that two versions of a service
+    /// can have each theirs.
     pub fn place(&self, name: &str) -> String {
         let said = serde_json::to_vec(self).expect("plain text");
         format!("{REMOTE_VOLUMES}{name}-{}", hex(&Sha256::digest(said)[..4]))

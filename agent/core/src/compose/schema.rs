@@ -1,5 +1,5 @@
-//! A compose file as it is written: the keys that are supported, and no others. Source: the Compose Specification,
-//! "Services top-level elements" and "Compose Deploy Specification".
+//! A compose file as it is written: the keys that are supported, and no others. Source: the Compose
+//! Specification, "Services top-level elements" and "Compose Deploy Specification".
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,23 +48,23 @@ pub enum Words {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Pairs {
-    /// A mapping.
+    /// Mapping of names to values.
     Map(BTreeMap<String, Option<Scalar>>),
-    /// A list.
+    /// List of `NAME=value` texts.
     List(Vec<String>),
 }
 
-/// What YAML reads as a number and people mean as text, and the other way round.
+/// Scalar as YAML reads it: bool, number or text, where the file's author may mean either.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Scalar {
-    /// true, false.
+    /// Boolean: `true` or `false`.
     Bool(bool),
-    /// 5.
+    /// Integer, as in `5`.
     Integer(i64),
-    /// 0.5.
+    /// Float, as in `0.5`.
     Float(f64),
-    /// Anything else.
+    /// Text: any other scalar.
     Text(String),
 }
 
@@ -86,11 +86,11 @@ impl Scalar {
 pub enum Ulimit {
     /// Soft and hard.
     Both(u64),
-    /// Each.
+    /// Separate soft and hard limits.
     Each {
-        /// What a process has.
+        /// Soft limit, in force for each process.
         soft: u64,
-        /// What it may raise it to.
+        /// Hard limit, up to which a process may raise its soft limit.
         hard: u64,
     },
 }
@@ -99,7 +99,7 @@ pub enum Ulimit {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum RawDepends {
-    /// Started first.
+    /// List of services to start first.
     List(Vec<String>),
     /// Each in its own state first.
     Map(BTreeMap<String, RawDepend>),
@@ -109,11 +109,11 @@ pub enum RawDepends {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawDepend {
-    /// Which.
+    /// Condition that the other service must meet.
     pub condition: crate::compose::Condition,
 }
 
-/// `healthcheck`.
+/// Key `healthcheck` of a service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawHealth {
@@ -132,27 +132,27 @@ pub struct RawHealth {
     pub disable: bool,
 }
 
-/// `deploy`.
+/// Key `deploy` of a service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawDeploy {
     /// Limits and reservations.
     pub resources: Option<RawResources>,
-    /// How a changed service takes the place of what runs.
+    /// Update of a running service: order, trial and failure action.
     pub update_config: Option<RawUpdate>,
-    /// How what ran comes back.
+    /// Rollback settings; only `order` as in `update_config` and `parallelism: 1` are accepted.
     pub rollback_config: Option<RawUpdate>,
-    /// One.
+    /// Replica count; only 1 is accepted.
     pub replicas: Option<u64>,
 }
 
-/// `deploy.resources`.
+/// Key `deploy.resources`: limits and reservations.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawResources {
-    /// At most.
+    /// Limits: the most that the service may use.
     pub limits: Option<RawAmount>,
-    /// At least.
+    /// Reservations: the least that the service gets.
     pub reservations: Option<RawAmount>,
 }
 
@@ -162,19 +162,19 @@ pub struct RawResources {
 pub struct RawAmount {
     /// CPUs, as in "0.5".
     pub cpus: Option<Scalar>,
-    /// Bytes.
+    /// Memory in bytes, as in `512m`.
     pub memory: Option<Scalar>,
     /// Processes and threads.
     pub pids: Option<i64>,
 }
 
-/// `deploy.update_config`.
+/// Key `deploy.update_config`, and `deploy.rollback_config`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawUpdate {
-    /// What becomes of a version that does not prove itself.
+    /// Action on a new version that fails its trial.
     pub failure_action: Option<crate::compose::FailureAction>,
-    /// How long it has for that.
+    /// Duration of the trial, as in `30s`.
     pub monitor: Option<Scalar>,
     /// `stop-first` or `start-first`.
     pub order: Option<crate::compose::Order>,
@@ -190,16 +190,19 @@ pub struct RawOwn {
     pub http: Option<String>,
     /// Healthy means that this port of this host's loopback takes a connection.
     pub tcp: Option<u16>,
-    /// Healthy means that this file, under the roots of volumes, was written not longer ago than `max_age`.
+    /// Healthy means that this file, under the roots of volumes, was written not longer ago than
+    /// `max_age`.
     pub file: Option<String>,
-    /// See `file`.
+    /// Maximum age of `file`, as in `30s`.
     pub max_age: Option<Scalar>,
-    /// Ports that the file names, and which a version uses in their place while it runs in the second slot.
+    /// Ports that the file names, and which a version uses in their place while it runs in the
+    /// second slot.
     #[serde(default)]
     pub ports: BTreeMap<u16, u16>,
-    /// How a version that runs beside the one before is judged.
+    /// Canary rules for a version that runs beside the one before.
     pub canary: Option<RawCanary>,
-    /// The signal that says that a secret is another one now; without it the container is made anew.
+    /// The signal that says that a secret is another one now; without it the container is made
+    /// anew.
     pub secret_signal: Option<String>,
     /// Bytes of huge pages that it may have, by their size: `2MB`, `1GB`.
     #[serde(default)]
@@ -211,17 +214,17 @@ pub struct RawOwn {
     pub io_latency: BTreeMap<String, String>,
 }
 
-/// `blkio_config`.
+/// Key `blkio_config` of a service.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDisks {
     /// Bytes a second.
     pub device_read_bps: Vec<RawDiskLimit>,
-    /// See `device_read_bps`.
+    /// Bytes a second that may be written, by disk.
     pub device_write_bps: Vec<RawDiskLimit>,
     /// Requests a second.
     pub device_read_iops: Vec<RawDiskLimit>,
-    /// See `device_read_iops`.
+    /// Write requests a second, by disk.
     pub device_write_iops: Vec<RawDiskLimit>,
 }
 
@@ -233,19 +236,19 @@ pub struct RawDiskLimit {
     pub rate: Scalar,
 }
 
-/// `x-quietcore.canary`.
+/// Key `x-quietcore.canary` of a service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawCanary {
-    /// How long it has to hold.
+    /// Duration of the trial before promotion: 1s to 24h, 60s by default.
     pub bake: Option<Scalar>,
     /// Between two looks.
     pub interval: Option<Scalar>,
     /// `auto` or `manual`.
     pub promote: Option<String>,
-    /// `http://127.0.0.1:PORT/PATH`.
+    /// URL of its metrics: `http://127.0.0.1:PORT/PATH`.
     pub metrics: Option<String>,
-    /// What they must be.
+    /// Checks of metrics, as in `NAME{label="value"} <= 5`.
     #[serde(default)]
     pub checks: Vec<String>,
 }
@@ -256,25 +259,26 @@ pub struct RawCanary {
 pub enum RawGrant {
     /// By its name.
     Name(String),
-    /// With more.
+    /// Long form: name with target, owner and mode.
     Long(RawGrantLong),
 }
 
-/// See [`RawGrant`].
+/// Long form of a [`RawGrant`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawGrantLong {
-    /// Its name.
+    /// Name of the secret or configuration at the file's top level.
     pub source: String,
     /// Where it is in the container.
     pub target: Option<String>,
     /// Whose it is there.
     pub uid: Option<Scalar>,
-    /// See `uid`.
+    /// Group that owns the file in the container.
     pub gid: Option<Scalar>,
     /// Access, in octal digits.
     pub mode: Option<Scalar>,
-    /// What the file's top says of it, put in by [`crate::compose::top_level::put_in`].
+    /// Content of the configuration from the file's top level, put in by
+    /// [`crate::compose::top_level::put_in`].
     pub content: Option<String>,
 }
 
@@ -284,11 +288,11 @@ pub struct RawGrantLong {
 pub enum RawVolume {
     /// In one word.
     Short(String),
-    /// With more.
+    /// Long form: a mapping with named keys.
     Long(RawVolumeLong),
 }
 
-/// See [`RawVolume`].
+/// Long form of a [`RawVolume`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawVolumeLong {
@@ -302,7 +306,8 @@ pub struct RawVolumeLong {
     /// Whether it can't be written to.
     #[serde(default)]
     pub read_only: bool,
-    /// What the file's top says of it, put in by [`crate::compose::top_level::put_in`].
+    /// Driver of the volume from the file's top level, put in by
+    /// [`crate::compose::top_level::put_in`].
     pub driver: Option<RawDriver>,
 }
 
@@ -310,13 +315,13 @@ pub struct RawVolumeLong {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawDriver {
-    /// `local`.
+    /// Driver name; only `local` is accepted.
     pub driver: Option<String>,
     /// For one on another host.
     pub driver_opts: BTreeMap<String, String>,
 }
 
-/// A service.
+/// Service as written in the compose file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawService {

@@ -1,6 +1,6 @@
-//! What stands at the top of a compose file and is used by its services: named volumes, configurations, secrets. Each
-//! service gets what it uses of them, so that it can be read by itself. Source: Compose Specification, "Configs",
-//! "Secrets", "Volumes".
+//! Top-level keys of a compose file that services use: named volumes, configurations, secrets. Each
+//! service gets a copy of what it uses, so that it can be parsed alone. Source: Compose
+//! Specification, "Configs", "Secrets", "Volumes".
 
 use crate::compose::remote_volumes::Remote;
 use crate::compose::schema::{RawDriver, RawGrant, RawGrantLong, RawVolumeLong, Scalar};
@@ -12,7 +12,7 @@ use serde_yaml_ng::{Mapping, Value};
 /// A sealed secret of this host, as a file below `/run/secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Secret {
-    /// Which.
+    /// Name of the sealed secret on this host.
     pub source: String,
     /// The file's name.
     pub file: String,
@@ -27,18 +27,18 @@ pub struct Config {
     pub target: String,
     /// Whose it is, and who may read it.
     pub access: Access,
-    /// What is in it.
+    /// Text of the file, up to 64 KiB.
     pub content: String,
 }
 
 /// Whose a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Access {
-    /// User.
+    /// User number of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group number of the owner.
     pub gid: u32,
-    /// Access.
+    /// Permission bits (chmod(2)).
     pub mode: u32,
 }
 
@@ -112,7 +112,8 @@ pub fn put_in(
     Ok(())
 }
 
-/// A named volume as what it is: a directory of this host, or what the top says of one on another host.
+/// A named volume as what it is: a directory of this host, or what the top says of one on another
+/// host.
 fn put_in_volume(volume: &mut Value, name: &str, said: Value) {
     let opts = said.get("driver_opts").and_then(Value::as_mapping);
     let is_remote = opts.is_some_and(|opts| !opts.is_empty());
@@ -140,7 +141,7 @@ fn put_in_volume(volume: &mut Value, name: &str, said: Value) {
     };
 }
 
-/// What stands at the top says what is supported.
+/// Checks that top-level volumes, secrets and configurations use only supported keys.
 ///
 /// # Errors
 /// It says something else.

@@ -39,7 +39,8 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(sum)
 }
 
-/// `0.25`: thousandths.
+/// Parses a decimal such as `0.25` into thousandths, further digits cut; none if malformed or 10000
+/// or more.
 pub fn thousandths(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let digits = format!("{part:0<3}");

@@ -1,5 +1,5 @@
-//! Values in their ranges: a service as it is written becomes one that can be run, or is refused with the key and the
-//! remedy.
+//! Values in their ranges: a service as it is written becomes one that can be run, or is refused
+//! with the key and the remedy.
 
 use crate::compose::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use crate::compose::{
@@ -11,8 +11,8 @@ use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Capabilities of a service that does not drop them: Docker's default without those that reach the host
-/// (`MKNOD`, `NET_RAW`, `SYS_CHROOT`, `AUDIT_WRITE`, `SETFCAP`).
+/// Capabilities of a service that does not drop them: Docker's default without those that reach the
+/// host (`MKNOD`, `NET_RAW`, `SYS_CHROOT`, `AUDIT_WRITE`, `SETFCAP`).
 const CAPABILITIES: [&str; 9] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -25,8 +25,8 @@ const CAPABILITIES: [&str; 9] = [
     "SETUID",
 ];
 
-/// What can be added to them. Nothing that sets affinities or realtime priorities (`SYS_NICE`), mounts, traces, or
-/// reaches the kernel or its cards.
+/// Capabilities that `cap_add` can add to [`CAPABILITIES`]. None sets affinities or realtime
+/// priorities (`SYS_NICE`), mounts, traces, or reaches the kernel or its cards.
 const CAPABILITIES_MORE: [&str; 4] = ["IPC_LOCK", "NET_RAW", "SETFCAP", "SYS_CHROOT"];
 
 /// Limits of processes that a service may set, and how far. None of them reaches a scheduler.
@@ -356,7 +356,8 @@ impl Checker<'_> {
         Ok(asked.to_string())
     }
 
-    /// What a key of a service and one of `deploy` say, which must be the same if both do.
+    /// Returns a value that a key of the service and one of `deploy` can give; refused if both do
+    /// and they differ.
     fn either(
         &self,
         key: &'static str,
@@ -454,7 +455,7 @@ impl Checker<'_> {
     }
 }
 
-/// What `security_opt` may say: what is so anyway.
+/// Values of `security_opt` that are accepted: no-new-privileges, which is always set.
 const NO_NEW: [&str; 2] = ["no-new-privileges", "no-new-privileges:true"];
 
 fn limits(raw: &RawService) -> Option<&crate::compose::schema::RawAmount> {

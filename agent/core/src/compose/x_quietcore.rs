@@ -1,4 +1,5 @@
-//! `x-quietcore` of a service, as far as it is about what the container has: huge pages, and the engine's counters.
+//! `x-quietcore` of a service, as far as it is about what the container has: huge pages, and the
+//! engine's counters.
 
 use crate::compose::schema::RawService;
 use crate::compose::{Bind, Refused, units};

@@ -1,12 +1,12 @@
-//! Times of the week, in UTC. `Mon-Fri 22:00-05:00` begins on these days and may end on the next; `Sat,Sun` is the whole of
-//! both; `03:00-04:00` is each day.
+//! Times of the week, in UTC. `Mon-Fri 22:00-05:00` begins on these days and may end on the next;
+//! `Sat,Sun` is the whole of both; `03:00-04:00` is each day.
 
 use anyhow::{Context, Result, ensure};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const DAY: u64 = 24 * 60;
 
-/// One.
+/// Window of the week, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Window {
     /// Monday is bit 0.
@@ -24,7 +24,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Reads them.
+    /// Parses windows such as `Mon-Fri 22:00-05:00`, `Sat,Sun` or `03:00-04:00`.
     ///
     /// # Errors
     /// Which one is none, and how it is written.
@@ -50,7 +50,8 @@ impl Windows {
         self.windows.is_empty() || self.windows.iter().any(|window| window.is_open(minute))
     }
 
-    /// When the next one opens after this minute of the Unix epoch, as `Mon 22:00 UTC`; nothing if one is open.
+    /// When the next one opens after this minute of the Unix epoch, as `Mon 22:00 UTC`; nothing if
+    /// one is open.
     pub fn next_after(&self, now: u64) -> Option<String> {
         let next = (now..now + 8 * DAY).find(|minute| self.is_open(*minute))?;
         let (hour, minute) = (next % DAY / 60, next % 60);

@@ -7,16 +7,16 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
-/// One change.
+/// Record of the audit log: one request that may change state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its number.
+    /// Number of the record.
     pub number: u64,
     /// Seconds since 1970, by this host's clock.
     pub time: u64,
     /// `root` on the host itself, or the name in a certificate.
     pub who: String,
-    /// What was asked.
+    /// Request, as [`crate::protocol::Request::for_audit`] gives it.
     pub request: Value,
     /// Why it was refused or failed; nothing if it was done.
     pub refused: Option<String>,
@@ -49,7 +49,7 @@ pub fn verify(records: &[Record]) -> Result<(), u64> {
     }
 }
 
-/// How much it matters.
+/// Severity of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -68,15 +68,15 @@ pub struct Event {
     pub number: u64,
     /// Seconds since 1970, by this host's clock.
     pub time: u64,
-    /// How much it matters.
+    /// Severity of the event.
     pub level: Level,
-    /// What it is about: `container exporter`, `image NAME`, `compose`, ...
+    /// Subject of the event: `container exporter`, `image NAME`, `compose`, ...
     pub about: String,
-    /// What happened.
+    /// Message text of the event.
     pub text: String,
 }
 
-/// What is wanted.
+/// Parameters of a packet capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -123,7 +123,7 @@ impl Wanted {
 /// An image that this host has, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLine {
-    /// Its name.
+    /// Name of the image.
     pub name: String,
     /// The digest of its manifest, or of an index that has it.
     pub digest: String,
@@ -133,11 +133,11 @@ pub struct ImageLine {
     pub declared: bool,
 }
 
-/// How large a terminal is.
+/// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
-    /// Lines.
+    /// Rows of the terminal.
     pub rows: u16,
     /// Characters in a line.
     pub columns: u16,
@@ -146,7 +146,7 @@ pub struct Size {
 /// One, at first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terminal {
-    /// How large.
+    /// Size at the start.
     pub size: Size,
     /// The pipe with what is typed.
     pub keys: PathBuf,
@@ -163,7 +163,7 @@ pub struct CoreCounts {
     pub ipi: u64,
     /// Interrupts by devices.
     pub device: u64,
-    /// Context switches.
+    /// Context switches on the core, of all kinds.
     pub switches: u64,
 }
 

@@ -27,8 +27,8 @@ use tracing::warn;
 const CHUNK: usize = 1 << 20;
 
 impl Containerd {
-    /// Puts an image into containerd and unpacks it, unless both were done before. Its layers are not kept packed: where
-    /// they came from has them.
+    /// Puts an image into containerd and unpacks it, unless both were done before. Its layers are
+    /// not kept packed: where they came from has them.
     ///
     /// # Errors
     /// [`ContainerdError::Call`] names the step and the blob.
@@ -191,7 +191,8 @@ impl Containerd {
                     DiffClient::new(self.channel.clone()).apply(leased(apply, lease)),
                 )
                 .await?;
-                // A layer that is known is never unpacked again: its files must be on the disk first.
+                // A layer that is known is never unpacked again: its files must be on the disk
+                // first.
                 let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
                 let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
                 let commit = CommitSnapshotRequest {
@@ -208,8 +209,8 @@ impl Containerd {
         Ok(())
     }
 
-    /// Takes the images that an earlier OS left in containerd's store: a compose file that names them still
-    /// runs after an update.
+    /// Takes the images that an earlier OS left in containerd's store: a compose file that names
+    /// them still runs after an update.
     ///
     /// # Errors
     /// The store can't be listed; an image that can't be read is left out.
@@ -234,8 +235,8 @@ impl Containerd {
         self.images.contains_key(name)
     }
 
-    /// Takes away every image but those, and the layers that none of them has. A layer below a container stays until the
-    /// container goes.
+    /// Takes away every image but those, and the layers that none of them has. A layer below a
+    /// container stays until the container goes.
     ///
     /// # Errors
     /// [`ContainerdError::Call`]; doing it again goes on from there.
@@ -252,7 +253,8 @@ impl Containerd {
         }
         let chains = self.images.values().map(|config| chain_ids(config.rootfs().diff_ids()));
         let needed: BTreeSet<String> = chains.flatten().collect();
-        // Children first: a layer with one above it is refused, and its turn comes in the next round.
+        // Children first: a layer with one above it is refused, and its turn comes in the next
+        // round.
         loop {
             let layers = self.snapshots().await?.into_iter();
             let mut removed = false;

@@ -1,11 +1,13 @@
-//! Check of a new API configuration by a process of its own: TLS libraries stay out of the agent's process.
+//! Check of a new API configuration by a process of its own: TLS libraries stay out of the agent's
+//! process.
 
 use anyhow::{Context, Result, ensure};
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Checks with `quietcore-agent check-api-config` that a configuration's certificates and key can be served with.
+/// Checks with `quietcore-agent check-api-config` that a configuration's certificates and key can
+/// be served with.
 ///
 /// # Errors
 /// The line that the check printed, or that it could not be run.

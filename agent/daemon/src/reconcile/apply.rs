@@ -1,4 +1,4 @@
-//! What is declared: the compose file that came with the image, or the one that somebody applied, perhaps on trial.
+//! Declared services: the compose file of the image, or an applied one, perhaps on trial.
 
 use crate::block_devices::read_facts;
 use crate::reconcile::Agent;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use tracing::warn;
 
-/// What is another, by service.
+/// Lists each service as added, removed, changed or unchanged, one line per service, by name.
 pub fn changes(before: &[Service], after: &[Service]) -> Vec<String> {
     let find = |all: &[Service], name: &str| all.iter().find(|one| one.name == name).cloned();
     let names: BTreeSet<&str> =
@@ -40,12 +40,12 @@ pub fn check_host(services: &[Service]) -> Result<()> {
     Ok(())
 }
 
-/// What is done with a compose file.
+/// Mode in which a compose file is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Nothing.
+    /// Report of changes only; nothing is applied.
     DryRun,
-    /// It is what is declared from now on.
+    /// Declared from now on.
     Now,
     /// The same, for this time, unless somebody keeps it.
     Try(Duration),
@@ -72,8 +72,8 @@ impl How {
 }
 
 impl Agent {
-    /// The applied compose file if it is there and still valid, else the image's. What was on trial when the agent or the
-    /// host went down is taken back: nobody kept it.
+    /// The applied compose file if it is there and still valid, else the image's. What was on trial
+    /// when the agent or the host went down is taken back: nobody kept it.
     pub(super) fn load(&mut self) -> Result<Vec<Service>> {
         self.restore()?;
         if let Ok(text) = std::fs::read_to_string(&self.paths.applied) {
@@ -151,7 +151,7 @@ impl Agent {
         self.write_versions()
     }
 
-    /// What was applied on trial stays.
+    /// Keeps the compose file that was applied on trial.
     pub(super) fn keep(&mut self) -> Result<()> {
         ensure!(self.try_until.is_some(), "nothing is applied on trial");
         self.forget_try();

@@ -108,7 +108,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Ends what runs in containers' cgroups that were there before containerd was asked, and of which it knows nothing.
+    /// Ends what runs in containers' cgroups that were there before containerd was asked, and of
+    /// which it knows nothing.
     fn end_strays(&self, groups: &BTreeSet<String>) {
         for name in groups.iter().filter(|name| !self.observed.contains_key(*name)) {
             let about = format!("container {}", container_output::instance_of(name));
@@ -123,7 +124,8 @@ impl Agent {
         }
     }
 
-    /// What is to run: what is declared, and what is thrown away later.
+    /// Returns the instances to run: those of the declared services, and ephemeral debug
+    /// containers.
     pub(super) fn instances(&self) -> Vec<Instance> {
         let mut all = self.versions.instances(&self.declared, &self.cores);
         all.extend(self.throwaways.values().map(|throwaway| throwaway.instance.clone()));
@@ -161,7 +163,8 @@ impl Agent {
         }
     }
 
-    /// Where services with ports in two slots are now, for who uses them: before the one before goes.
+    /// Where services with ports in two slots are now, for who uses them: before the one before
+    /// goes.
     fn tell_ports(&mut self) {
         let directory = self.paths.ports.clone();
         for instance in self.wanted.iter().filter(|instance| instance.serving) {
@@ -270,7 +273,7 @@ impl Agent {
         }
     }
 
-    /// What is said and opened of instances that are neither wanted nor there any more.
+    /// Drops problems and opened secrets of instances that are neither wanted nor observed.
     fn forget_others(&mut self) {
         let observed = self.observed.values().map(|found| found.instance.clone());
         let ids: BTreeSet<String> =
@@ -284,8 +287,8 @@ impl Agent {
         self.secrets.keep_only(&ids);
     }
 
-    /// Containers outlive the agent, but not the host: when it goes down they get their signal and their time,
-    /// instead of being killed with whatever is left.
+    /// Containers outlive the agent, but not the host: when it goes down they get their signal and
+    /// their time, instead of being killed with whatever is left.
     pub(super) async fn leave(&mut self) {
         let stopping = tokio::process::Command::new("systemctl").arg("is-system-running").output();
         let is_stopping = stopping.await.is_ok_and(|output| output.stdout.starts_with(b"stopping"));
@@ -308,7 +311,7 @@ impl Agent {
         stops.join_all().await;
     }
 
-    /// What was seen of a container that is taken away.
+    /// Describes the removal of a container, with its exit status if it had ended.
     fn end_of(&self, name: &str) -> String {
         match self.observed.get(name).and_then(|observed| observed.task) {
             Some(Task::Stopped(status)) => format!("taken away; it had ended with {status}"),
@@ -378,8 +381,8 @@ impl Agent {
         }
     }
 
-    /// Whether a service runs as it is wanted, and well, or has done what it was to do. One on trial beside another keeps
-    /// nobody waiting.
+    /// Whether a service runs as it is wanted, and well, or has done what it was to do. One on
+    /// trial beside another keeps nobody waiting.
     pub(super) fn is_up(&self, instance: &Instance) -> bool {
         let task = self.task(instance);
         let healthy = self.health.of(&instance.id, &instance.fingerprint);

@@ -1,4 +1,5 @@
-//! Containers that are thrown away: somebody looks around with tools of his own, on housekeeping cores, for a while.
+//! Containers that are thrown away: somebody looks around with tools of his own, on housekeeping
+//! cores, for a while.
 
 use crate::reconcile::Agent;
 use crate::reconcile::apply::check_host;
@@ -20,7 +21,8 @@ pub struct DebugContainer {
 }
 
 impl Agent {
-    /// Starts one from a compose file with one service; returns its name. All that is refused to others is refused to it.
+    /// Starts one from a compose file with one service; returns its name. All that is refused to
+    /// others is refused to it.
     pub(super) fn begin_debug(
         &mut self,
         compose: &str,

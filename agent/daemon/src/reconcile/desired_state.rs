@@ -1,4 +1,5 @@
-//! The agent's side of the desired state: takes what came, applies it when it may, says how what is declared differs.
+//! The agent's side of the desired state: takes what came, applies it when it may, says how what is
+//! declared differs.
 
 use crate::reconcile::Agent;
 use crate::reconcile::apply::{How, changes, check_host};
@@ -19,7 +20,7 @@ const ABOUT: &str = "desired state";
 /// Number and time of a file.
 type Seen = (u64, i64, i64);
 
-/// What this host follows, if it follows something.
+/// Desired state that this host follows, if it has the credential for it.
 #[derive(Debug, Default)]
 pub struct DesiredSync {
     keeper: Option<Keeper>,
@@ -36,7 +37,7 @@ pub struct DesiredSync {
 }
 
 impl DesiredSync {
-    /// What the credentials say, and the file that remembers.
+    /// Reads the configuration from the credentials, and opens the store at `memory`.
     pub fn new(credentials: Option<&Path>, memory: &Path) -> Self {
         let kept =
             |config: Option<Config>| config.map(|config| Keeper::open(config, memory)).transpose();
@@ -114,7 +115,8 @@ impl Agent {
         })
     }
 
-    /// What waits is applied once it may be; not while something is on trial by hand, and after a failure not at once.
+    /// Applies the waiting desired state once its window is open; not during a trial by hand, and
+    /// [`REFUSED_PAUSE`] after a failure at the earliest.
     fn apply_due(&mut self) {
         let due = self.follower.keeper.as_ref().and_then(|keeper| keeper.due());
         let Some(serial) = due.filter(|_| self.try_until.is_none()).map(|due| due.serial) else {
@@ -167,7 +169,7 @@ impl Agent {
         self.problem("drift from desired state", (!drift.is_empty()).then_some(drift));
     }
 
-    /// What somebody brought; it waits for its window as any other.
+    /// Takes an envelope that an operator delivered; it waits for its window like any other.
     pub(super) fn deliver(&mut self, envelope: &str) -> Result<()> {
         ensure!(envelope.len() as u64 <= DESIRED_LEN_MAX, "larger than {DESIRED_LEN_MAX} bytes");
         if let Some(why) = self.take(envelope.as_bytes(), true)? {

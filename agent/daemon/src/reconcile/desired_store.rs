@@ -1,5 +1,5 @@
-//! What this host was told to run, over restarts: the one that is applied and the one that waits, and whether somebody holds
-//! it. An older one than was here is never taken.
+//! Desired states of this host, kept over restarts: the one applied, the one waiting, and whether
+//! they are on hold. An older one than those here is never taken.
 
 use agent_core::desired::{Config, Desired, Report};
 use agent_host::files::write_whole;
@@ -23,14 +23,14 @@ struct StoreCache {
     waiting: Option<StoredDesired>,
 }
 
-/// What became of an envelope.
+/// Result of taking an envelope.
 #[derive(Debug)]
 pub enum Taken {
-    /// It waits now.
+    /// Accepted with this serial; it waits to be applied.
     New(u64),
-    /// It is here.
+    /// Nothing new: already here, or older than one delivered by hand.
     Same,
-    /// It is not for this host, and why.
+    /// Refused, with the reason.
     Refused(anyhow::Error),
 }
 
@@ -45,11 +45,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// What a file remembers; nothing if there is none. What a key signed that this host does not know any more, or for
-    /// another name, is forgotten.
+    /// Opens the store in a file; empty if there is none. Envelopes signed by a key that this host
+    /// no longer knows, or made for another name, are dropped.
     ///
     /// # Errors
-    /// It is damaged, or can't be read: what was applied is not known, and no older one may be taken for new.
+    /// It is damaged, or can't be read: what was applied is not known, and no older one may be
+    /// taken for new.
     pub fn open(config: Config, path: &Path) -> Result<Self> {
         let mut memory: StoreCache = match std::fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)
@@ -79,7 +80,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes an envelope, if it is for this host and newer than what is here. `check` reads its compose file.
+    /// Takes an envelope, if it is for this host and newer than what is here. `check` reads its
+    /// compose file.
     ///
     /// # Errors
     /// It can't be written down; it may be taken later.
@@ -129,7 +131,7 @@ impl Keeper {
         Ok(Some(desired))
     }
 
-    /// What is to be applied next, if nothing speaks against it.
+    /// Returns the waiting desired state if neither a hold nor a closed window prevents it.
     pub fn due(&self) -> Option<&Desired> {
         self.waiting.as_ref().filter(|_| self.waits_for().is_none())
     }
@@ -139,12 +141,12 @@ impl Keeper {
         self.waiting.as_ref().or(self.applied.as_ref())
     }
 
-    /// What waits.
+    /// Returns the desired state that waits to be applied.
     pub fn waiting(&self) -> Option<&Desired> {
         self.waiting.as_ref()
     }
 
-    /// What was applied.
+    /// Returns the desired state that was applied last.
     pub fn applied(&self) -> Option<&Desired> {
         self.applied.as_ref()
     }

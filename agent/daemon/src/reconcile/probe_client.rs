@@ -1,5 +1,5 @@
-//! Probes as the agent makes them: a file's age itself, ports through the probe worker, since the agent reaches no network,
-//! not even the loopback.
+//! Probes as the agent makes them: a file's age itself, ports through the probe worker, since the
+//! agent reaches no network, not even the loopback.
 
 use agent_core::compose::healthcheck::Probe;
 use agent_core::health::{PROBE_SOCKET, ProbeAnswer, ProbeResult, Subject};

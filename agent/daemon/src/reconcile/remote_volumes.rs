@@ -1,4 +1,5 @@
-//! Volumes of other hosts: mounted before the containers that use them are made, unmounted once nobody does.
+//! Volumes of other hosts: mounted before the containers that use them are made, unmounted once
+//! nobody does.
 
 use crate::reconcile::Agent;
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
@@ -14,16 +15,16 @@ use tokio::task::JoinHandle;
 
 const ABOUT: &str = "volume ";
 
-/// What this host has of others.
+/// Remote volumes of this host and their mount state.
 #[derive(Debug, Default)]
 pub struct VolumeMounts {
-    /// What is mounted.
+    /// Volume IDs that are mounted.
     mounted: BTreeSet<String>,
-    /// What was asked for, mounted or not.
+    /// Volume IDs that were requested, mounted or not.
     known: BTreeSet<String>,
-    /// What is being mounted or unmounted.
+    /// Mount and unmount tasks under way, by volume ID.
     under_way: BTreeMap<String, JoinHandle<Result<()>>>,
-    /// What went wrong, and when it is tried again.
+    /// Errors of failed requests, and the time of the next attempt, by volume ID.
     postponed: BTreeMap<String, (String, Duration)>,
 }
 
@@ -34,7 +35,7 @@ impl VolumeMounts {
     }
 }
 
-/// What an instance has of other hosts.
+/// Iterates over the remote volumes of an instance, with their IDs.
 fn volumes(instance: &Instance) -> impl Iterator<Item = (String, &Remote)> {
     instance.service.binds.iter().filter_map(|bind| {
         Some((bind.source.strip_prefix(REMOTE_VOLUMES)?.to_owned(), bind.remote.as_ref()?))

@@ -1,4 +1,5 @@
-//! Trials of new versions: what is seen of each, what becomes of it, and what somebody says about it.
+//! Trials of new versions: what is seen of each, what becomes of it, and what somebody says about
+//! it.
 
 use crate::reconcile::{Agent, Trial};
 use agent_core::instance::Instance;
@@ -11,7 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use tracing::warn;
 
 impl Agent {
-    /// What was proved before this agent started.
+    /// Loads the rollout state that an earlier agent wrote; a damaged or missing file gives the
+    /// default.
     pub(super) fn remember(&mut self) {
         let path = &self.paths.versions;
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -60,7 +62,8 @@ impl Agent {
         }
     }
 
-    /// What is known of an instance's trial. What an earlier agent started began it when this one saw it.
+    /// Returns the trial of an instance's version, begun now if there is none. A trial that an
+    /// earlier agent began counts from when this agent first saw it.
     pub(super) fn trial_of(&mut self, instance: &Instance) -> &mut Trial {
         let since = self.now();
         let trial = self.trials.entry(instance.service.name.clone()).or_default();
@@ -173,7 +176,8 @@ impl Agent {
         self.write_versions()
     }
 
-    /// What is to be said of an instance's version.
+    /// Returns the rollout state of an instance's service as text; `None` if nothing is on trial or
+    /// taken back.
     pub(super) fn rollout_of(&self, instance: &Instance) -> Option<String> {
         let name = &instance.service.name;
         if let Some(failed) = self.versions.failed.get(name) {

@@ -14,12 +14,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::os::unix::fs::MetadataExt;
 
-/// The API's configuration: a credential of this host, and a secret once somebody brought another one.
+/// The API's configuration: a credential of this host, and a secret once somebody brought another
+/// one.
 const API: &str = "quietcore.api";
 
 impl Agent {
-    /// A credential that is another than at the last start comes before what was brought over the network: whoever can give a
-    /// host its credentials gets in again.
+    /// A credential that is another than at the last start comes before what was brought over the
+    /// network: whoever can give a host its credentials gets in again.
     pub(super) fn start_api(&self) -> Result<()> {
         if let Some(path) = &self.paths.api_credential {
             use sha2::{Digest, Sha256};
@@ -72,7 +73,8 @@ impl Agent {
         }
     }
 
-    /// Keeps a secret and gives it to the containers that use it: they get their signal, or are made anew.
+    /// Keeps a secret and gives it to the containers that use it: they get their signal, or are
+    /// made anew.
     pub(super) async fn set_secret(&mut self, name: &str, secret: &str) -> Result<()> {
         let secret = STANDARD.decode(secret).context("the secret is no base64")?;
         if name == API {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 const ABOUT: &str = "compose";
 
-/// What waits.
+/// Compose file that waits for the next boot.
 #[derive(Debug, Serialize, Deserialize)]
 struct Staged {
     /// The boot in which it was brought.
@@ -38,8 +38,8 @@ impl Agent {
         let _ = std::fs::remove_file(self.staged());
     }
 
-    /// When the agent starts: after a boot, what was staged is what is applied. Says whether it was so; what can't be done is
-    /// said, and the host goes on with what it has.
+    /// When the agent starts: after a boot, what was staged is what is applied. Says whether it was
+    /// so; what can't be done is said, and the host goes on with what it has.
     pub(super) fn finish_staged(&mut self) -> bool {
         self.take_staged().unwrap_or_else(|error| {
             self.log.record(Level::Error, ABOUT, &format!("what was staged: {error:#}"));

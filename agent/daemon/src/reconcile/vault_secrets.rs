@@ -1,5 +1,6 @@
-//! Secrets that came from Vault: kept sealed as if somebody had brought them, each time that one is another. Who asks Vault is
-//! not believed more than it needs: of what it brings only what the host's credential names is taken.
+//! Secrets that came from Vault: kept sealed as if somebody had brought them, each time that one is
+//! another. Who asks Vault is not believed more than it needs: of what it brings only what the
+//! host's credential names is taken.
 
 use crate::reconcile::Agent;
 use agent_core::limits::REFUSED_PAUSE;
@@ -14,21 +15,21 @@ use std::time::{Duration, SystemTime};
 
 const ABOUT: &str = "Vault";
 
-/// What this host takes from Vault, if it does.
+/// Secrets that this host takes from Vault, if it has the credential for it.
 #[derive(Debug, Default)]
 pub struct VaultSync {
-    /// Which secrets.
+    /// Names of the configured secrets.
     names: BTreeSet<String>,
     paths: VaultPaths,
     /// Why it takes none although there is a credential.
     broken: Option<String>,
     /// When what was read last had been written.
     seen: Option<SystemTime>,
-    /// What is there.
+    /// Secrets read last, in base64, by name.
     fetched: Fetched,
     /// SHA-256 of what was kept, so that each is opened once.
     kept: BTreeMap<String, [u8; 32]>,
-    /// What could not be kept, why, and when that is tried again.
+    /// Errors of secrets that could not be kept, and the time of the next attempt, by name.
     postponed: BTreeMap<String, (String, Duration)>,
 }
 
@@ -99,7 +100,8 @@ impl Agent {
         self.problem(ABOUT, said);
     }
 
-    /// Keeps it and gives it to its containers, unless it is what this host has. One that could not be given before is.
+    /// Keeps it and gives it to its containers, unless it is what this host has. One that could not
+    /// be given before is.
     async fn keep_fetched(&mut self, name: &str, secret: &str) -> Result<()> {
         let wanted = STANDARD.decode(secret).context("it is no base64")?;
         let (secrets, known) = (self.secrets.clone(), name.to_owned());

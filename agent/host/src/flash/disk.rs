@@ -1,5 +1,5 @@
-//! The disk to write to: a whole one, large enough, of 512-byte blocks, and in use by nothing. Opened for ourselves
-//! alone, so that the kernel refuses whoever comes later.
+//! The disk to write to: a whole one, large enough, of 512-byte blocks, and in use by nothing.
+//! Opened for ourselves alone, so that the kernel refuses whoever comes later.
 
 use crate::flash::{CHUNK_LEN, Device};
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub struct Disk {
     path: PathBuf,
     sysfs: PathBuf,
-    /// Bytes.
+    /// Size in bytes.
     pub len: u64,
 }
 
@@ -69,7 +69,8 @@ impl Disk {
         [self.sysfs.clone()].into_iter().chain(partitions).collect()
     }
 
-    /// Who uses the disk or a part of it.
+    /// Lists the uses of the disk and its partitions: mounts, swap and holders such as
+    /// device-mapper.
     fn uses(&self) -> Result<Vec<String>> {
         let mounts = Process::myself()?.mountinfo()?;
         let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
@@ -92,7 +93,7 @@ impl Disk {
         Ok(uses)
     }
 
-    /// What an operator knows it by: model, size, and what is on it.
+    /// Describes the disk for an operator: path, model, size in MiB, and whether it is empty.
     pub fn description(&self) -> String {
         let model = attribute(&self.sysfs, "device/model").unwrap_or_else(|| "disk".into());
         let content = match (self.is_blank(), self.parts().len() - 1) {
@@ -103,8 +104,8 @@ impl Disk {
         format!("{}: {model}, {} MiB, {content}", self.path.display(), self.len >> 20)
     }
 
-    /// Whether its first and last bytes are zero, where partition tables, file systems, LUKS, LVM and RAID have what they
-    /// are known by.
+    /// Whether its first and last bytes are zero, where partition tables, file systems, LUKS, LVM
+    /// and RAID have what they are known by.
     ///
     /// # Errors
     /// It can't be read.

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// What stands at the start of block 1 of a disk with a GUID partition table (UEFI 2.10, 5.3.2).
+/// Signature of a GUID partition table header, at the start of block 1 (UEFI 2.10, 5.3.2).
 const GPT: &[u8; 8] = b"EFI PART";
 
 /// Names and hashes of a release's files, and their signature.
@@ -50,7 +50,8 @@ impl Source for ImageFile {
     }
 }
 
-/// Compares an image with the `SHA256SUMS` beside it, and that with its signature by `key`. Says what it found.
+/// Compares an image with the `SHA256SUMS` beside it, and that with its signature by `key`. Says
+/// what it found.
 ///
 /// # Errors
 /// The image or the list is not what was signed; there is no list, and a key was given.
@@ -93,8 +94,9 @@ pub fn check_sums(image: &Path, key: Option<&Path>) -> Result<String> {
     })
 }
 
-/// The parts of a disk image, each in a file whose name is where it begins, in bytes, hexadecimal. What is in no
-/// part is zero. One part can be a device with the root, which the image has but once.
+/// The parts of a disk image, each in a file whose name is where it begins, in bytes, hexadecimal.
+/// What is in no part is zero. One part can be a device with the root, which the image has but
+/// once.
 pub struct Parts {
     len: u64,
     parts: Vec<(u64, u64, File)>,
@@ -150,7 +152,8 @@ fn root_of(image: &impl Source) -> Result<Range<u64>> {
     gpt::root(&entries).context("the image has no root partition")
 }
 
-/// Writes an image's parts to a directory, as [`Parts`] reads them: all that is not zero, but for the root.
+/// Writes an image's parts to a directory, as [`Parts`] reads them: all that is not zero, but for
+/// the root.
 ///
 /// # Errors
 /// The image has no root, or what the file system says.

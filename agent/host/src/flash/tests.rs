@@ -1,4 +1,5 @@
-//! Disks of memory that are pulled out at every write, or forget one; images in parts and their signatures.
+//! Disks of memory that are pulled out at every write, or forget one; images in parts and their
+//! signatures.
 
 use crate::flash::source::{ImageFile, Parts, check_sums, split};
 use crate::flash::*;

@@ -1,5 +1,5 @@
-//! OCI images as archives: an image layout in a tar file, with one image in it. Every blob's digest is
-//! checked before it is used. Source: OCI Image Format Specification 1.1, "Image Layout".
+//! OCI images as archives: an image layout in a tar file, with one image in it. Every blob's digest
+//! is checked before it is used. Source: OCI Image Format Specification 1.1, "Image Layout".
 
 use agent_core::digest::{digest_of, hex};
 use agent_core::limits::{ARCHIVE_LEN_MAX, METADATA_LEN_MAX};
@@ -17,20 +17,19 @@ use thiserror::Error;
 /// Why an archive can't be used.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
-    /// It can't be read.
+    /// Read error of the archive.
     #[error("read {path}")]
     Read {
-        /// The file.
+        /// Path of the archive.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// Something in it is not as the specification says.
     #[error("{path}: {what}; make the archive again")]
     Malformed {
-        /// The file.
+        /// Path of the archive.
         path: PathBuf,
-        /// What.
+        /// Violation of the specification that was found.
         what: String,
     },
 }
@@ -38,11 +37,11 @@ pub enum ArchiveError {
 /// Where a blob's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobLocation {
-    /// The file.
+    /// File that contains the blob.
     pub path: PathBuf,
     /// The first byte in it.
     pub offset: u64,
-    /// How many there are.
+    /// Length in bytes.
     pub len: u64,
 }
 
@@ -58,16 +57,17 @@ impl BlobLocation {
     }
 }
 
-/// An image whose manifest and configuration have the digests they are named by, and whose layers are there.
+/// An image whose manifest and configuration have the digests they are named by, and whose layers
+/// are there.
 #[derive(Debug)]
 pub struct Image {
     /// The name it is known by.
     pub name: String,
     /// The manifest's descriptor.
     pub target: Descriptor,
-    /// The manifest.
+    /// OCI manifest of the image.
     pub manifest: ImageManifest,
-    /// The configuration.
+    /// OCI configuration of the image.
     pub config: ImageConfiguration,
     /// Every blob of it, by digest.
     pub blobs: HashMap<String, BlobLocation>,
@@ -138,8 +138,8 @@ fn only_image(index: &[u8]) -> Result<(String, Descriptor), String> {
     Ok((name, target.clone()))
 }
 
-/// Puts an image together from what `target` names: a manifest, or an index of which this machine's is taken. `read` gives
-/// a blob whose digest it has checked, `place` where one is.
+/// Puts an image together from what `target` names: a manifest, or an index of which this machine's
+/// is taken. `read` gives a blob whose digest it has checked, `place` where one is.
 ///
 /// # Errors
 /// A part is missing or is not what it is to be.
@@ -186,7 +186,8 @@ pub fn this_machines(index: &ImageIndex) -> Option<Descriptor> {
     index.manifests().iter().find(fits).cloned()
 }
 
-/// The name of the snapshot that holds layers up to each one (OCI Image Specification, "Layer ChainID").
+/// The name of the snapshot that holds layers up to each one (OCI Image Specification, "Layer
+/// ChainID").
 pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain: Vec<String> = Vec::new();
     for diff_id in diff_ids {

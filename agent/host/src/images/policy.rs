@@ -1,5 +1,6 @@
-//! Which registries this host may ask, and whose signatures it wants: the credential `quietcore.images`, TOML. Without
-//! one, a host runs what came with it and what `qctl image load` gave it.
+//! Policy of images: allowed registries and required signatures, from the credential
+//! `quietcore.images`, TOML. Without one, a host runs only images that came with the OS and those
+//! of `qctl image load`.
 
 use agent_core::cosign::{self, Signature};
 use oci_spec::distribution::{ParseError, Reference};
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use std::path::Path;
 use thiserror::Error;
 
-/// The credential.
+/// Name of the credential with the image policy.
 pub const CREDENTIAL: &str = "quietcore.images";
 
 /// A policy: registries with their keys and authorities.
@@ -19,25 +20,24 @@ pub enum PolicyError {
     /// The file can't be read.
     #[error("read {path}")]
     Read {
-        /// The file.
+        /// Path of the credential's file.
         path: String,
-        /// Why.
         source: std::io::Error,
     },
     /// The file is not as it is to be.
     #[error("{path}: {what}")]
     Malformed {
-        /// The file.
+        /// Path of the credential's file.
         path: String,
-        /// What is wrong, and where.
+        /// Error and its place in the file.
         what: String,
     },
     /// A name that is none.
     #[error("image {name:?}: {what}; write REGISTRY/REPOSITORY@sha256:DIGEST")]
     Name {
-        /// What was written.
+        /// Name as it was written.
         name: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         what: String,
     },
     /// A registry that nobody allowed.
@@ -46,25 +46,25 @@ pub enum PolicyError {
          load it, correct its name, or allow the registry"
     )]
     Registry {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// Its registry.
+        /// Registry of the image, as in its name.
         registry: String,
     },
     /// A tag, where only digests are taken.
     #[error("image {name}: registry {registry} has no tags = true; write its digest, @sha256:...")]
     Tag {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// Its registry.
+        /// Registry of the image.
         registry: String,
     },
     /// Nobody whom this host trusts vouches for it.
     #[error("image {name}: {what}; sign it with a key of this host's {CREDENTIAL}")]
     Signature {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// What is missing.
+        /// Error of the verification: a missing or invalid signature, or another digest.
         what: String,
     },
 }
@@ -81,13 +81,14 @@ pub struct Registry {
     /// Speaks HTTP without TLS.
     #[serde(default)]
     pub plain_http: bool,
-    /// Who vouches for its certificate, in PEM, besides Debian's list.
+    /// CA certificates for the registry, in PEM, besides Debian's list.
     pub authority: Option<String>,
-    /// Who asks.
+    /// User name for the registry; given with `password` or not at all.
     pub username: Option<String>,
     /// Its password or token.
     pub password: Option<String>,
-    /// Public keys in PEM (ECDSA P-256, as `cosign generate-key-pair` makes them), of which one must have signed.
+    /// Public keys in PEM (ECDSA P-256, as `cosign generate-key-pair` makes them), of which one
+    /// must have signed.
     #[serde(default)]
     pub signers: Vec<String>,
     /// Takes images that nobody signed.

@@ -1,6 +1,7 @@
-//! What is kept of images on the data partition: blobs under their digests, and for each name what it means. containerd's
-//! own store is a cache of this one. Files are whole or not there; who fetches writes them and is not trusted, so that
-//! every blob is hashed again where it is read, and what names mean that somebody loaded by hand stands elsewhere.
+//! Image store on the data partition: blobs by digest, and for each image name its digest.
+//! containerd's own store is a cache of this one. Files are written atomically. The pull worker
+//! writes them and is not trusted: every blob is hashed again when it is read, and names of images
+//! loaded by hand are kept in another directory.
 
 use crate::files::{read_up_to, write_whole};
 use crate::images::archive::{self, BlobLocation, Image};
@@ -16,27 +17,27 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// What a name means.
+/// Entry of the store: an image name and the digest it resolves to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// The name, as compose files have it.
     pub name: String,
     /// The digest of its manifest or of an index of manifests.
     pub digest: String,
-    /// Which of both.
+    /// Media type of the manifest or index.
     pub media_type: String,
     /// Bytes of that.
     pub size: u64,
-    /// Somebody loaded it by hand: it is kept until somebody takes it away, and nobody's signature is asked for. Where the
-    /// file lies says so, not the file.
+    /// Somebody loaded it by hand: it is kept until somebody takes it away, and nobody's signature
+    /// is asked for. Where the file lies says so, not the file.
     #[serde(skip)]
     pub pinned: bool,
-    /// What the registry has of signatures over the digest.
+    /// Signatures over the digest, from the registry.
     #[serde(default)]
     pub signatures: Vec<Signature>,
 }
 
-/// The store.
+/// Image store below a directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
@@ -154,7 +155,7 @@ impl Store {
         write_whole(path, &serde_json::to_string_pretty(named)?)
     }
 
-    /// What a name means, if it is known.
+    /// Returns the entry of an image name, if it is known.
     pub fn find(&self, name: &str) -> Option<Named> {
         let mut found =
             self.files(name).into_iter().filter_map(|(path, pinned)| read(&path, pinned));
@@ -187,7 +188,8 @@ impl Store {
         all
     }
 
-    /// An image with all its blobs, whose manifests and configuration are hashed here; layers are where they are used.
+    /// An image with all its blobs, whose manifests and configuration are hashed here; layers are
+    /// where they are used.
     ///
     /// # Errors
     /// Something of it is missing or is something else.
@@ -210,8 +212,8 @@ impl Store {
         archive::assemble(&named.name, target, &read, &place)
     }
 
-    /// Removes every name that is neither pinned nor among those, and every blob that none of the rest needs. A name whose
-    /// blobs can't be read keeps nothing.
+    /// Removes every name that is neither pinned nor among those, and every blob that none of the
+    /// rest needs. A name whose blobs can't be read keeps nothing.
     ///
     /// # Errors
     /// The store can't be read, or something of it can't be removed.

@@ -1,5 +1,6 @@
-//! What the agent wants fetched and how far that is: two files, between the agent, which reaches no network, and the
-//! process that does. systemd starts that process as long as the first is there.
+//! Wanted images and the progress of their fetches: two files, exchanged between the agent, which
+//! has no network access, and the pull worker. systemd starts the worker as long as the first file
+//! exists.
 
 use crate::files::{read_up_to, write_whole};
 use agent_core::limits::METADATA_LEN_MAX;
@@ -13,9 +14,9 @@ use std::path::{Path, PathBuf};
 pub struct ImagePaths {
     /// Names of images, written by the agent.
     pub wanted: PathBuf,
-    /// What became of each, written by who fetches.
+    /// File of the progress of each image, written by the pull worker.
     pub progress: PathBuf,
-    /// The store.
+    /// Directory of the image store.
     pub store: PathBuf,
     /// Names of images that somebody loaded by hand: the agent's own.
     pub loaded: PathBuf,
@@ -32,14 +33,14 @@ impl Default for ImagePaths {
     }
 }
 
-/// How far an image is.
+/// Progress of fetching an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Bytes that are there.
     pub done: u64,
     /// Bytes in all; 0 before the manifest is there.
     pub of: u64,
-    /// How often it failed.
+    /// Number of failed attempts.
     pub failures: u32,
     /// Why, the last time.
     pub error: Option<String>,
@@ -57,7 +58,7 @@ impl Progress {
     }
 }
 
-/// What became of each image.
+/// Progress of all wanted images, by name.
 pub type AllProgress = BTreeMap<String, Progress>;
 
 /// The images that are wanted; nothing if there is no such file.
@@ -81,7 +82,7 @@ pub fn write(path: &Path, names: &BTreeSet<String>) -> Result<()> {
     write_whole(path, &serde_json::to_string(names)?)
 }
 
-/// What became of each image, as far as it is told.
+/// Reads the progress of each image; empty if the file is missing or damaged.
 pub fn progress(path: &Path) -> AllProgress {
     let text = read_up_to(path, METADATA_LEN_MAX).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! What became of the versions that this host was given: kept on the data partition, so that a version which
-//! fell back is not tried again.
+//! History of the versions that this host was given, and their outcomes: kept on the data
+//! partition, so that a version that fell back is not tried again.
 
 use abi::release::Version;
 use anyhow::{Context, Result};
@@ -9,15 +9,15 @@ use std::path::Path;
 /// Entries that are kept.
 const ENTRIES_MAX: usize = 64;
 
-/// What became of one version.
+/// Outcome of one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It was being written.
+    /// Write to the slot in progress.
     Writing,
     /// The next boot tries it.
     Staged,
-    /// It has run.
+    /// Proved: the version ran and is no longer on trial.
     Proved,
     /// A later boot ran another version.
     Failed,
@@ -81,8 +81,9 @@ impl History {
         failed.map(|entry| entry.version)
     }
 
-    /// Draws the conclusion from what runs now: a version that was staged in an earlier boot and does not run
-    /// has failed, the one that runs and is not on trial has proved itself. Returns whether that is news.
+    /// Draws the conclusion from what runs now: a version that was staged in an earlier boot and
+    /// does not run has failed, the one that runs and is not on trial has proved itself. Returns
+    /// whether that is news.
     pub fn record_boot(&mut self, running: Version, is_on_trial: bool, boot: &str) -> bool {
         let mut changed = false;
         for entry in &mut self.entries {

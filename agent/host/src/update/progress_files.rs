@@ -29,7 +29,8 @@ pub fn read_progress(paths: &UpdatePaths) -> Progress {
     youngest.map(|(_, progress)| progress).unwrap_or_default()
 }
 
-/// Reads the update's part of the status. An unreadable history counts as empty here; the agent logs it at its start.
+/// Reads the update's part of the status. An unreadable history counts as empty here; the agent
+/// logs it at its start.
 pub fn read_update(paths: &UpdatePaths) -> Update {
     let history = History::read(&paths.history).unwrap_or_default();
     Update {

@@ -1,5 +1,5 @@
-//! Whether a release is one for this host: signed by who makes releases, newer than what runs, not one that
-//! has failed here.
+//! Whether a release is one for this host: signed by who makes releases, newer than what runs, not
+//! one that has failed here.
 
 use crate::update::history::History;
 use crate::update::{Running, UpdatePaths};
@@ -9,12 +9,12 @@ use ed25519_dalek::pkcs8::DecodePublicKey;
 use ed25519_dalek::{Signature, VerifyingKey};
 use std::path::Path;
 
-/// The description.
+/// File name of a release's description.
 pub const RELEASE: &str = "release.json";
-/// Its signature.
+/// File name of the description's signature.
 pub const SIGNATURE: &str = "release.json.sig";
 
-/// What decides: one host's key, version and past.
+/// Verifier of releases, from a host's release key, running version and update history.
 pub struct ReleaseVerifier {
     key: VerifyingKey,
     running: Running,
@@ -22,7 +22,7 @@ pub struct ReleaseVerifier {
 }
 
 impl ReleaseVerifier {
-    /// This host's.
+    /// Loads the verifier of this host: its own release key, or the image's.
     ///
     /// # Errors
     /// A part of it can't be read.

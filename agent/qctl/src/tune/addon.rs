@@ -1,5 +1,6 @@
-//! A host's own words of the kernel's command line, as an addon of the UKI (systemd-stub(7)): which cores are hot, and
-//! what `[kernel]` of its configuration adds. Made with systemd's ukify, signed with osslsigncode.
+//! A host's own words of the kernel's command line, as an addon of the UKI (systemd-stub(7)): which
+//! cores are hot, and what `[kernel]` of its configuration adds. Made with systemd's ukify, signed
+//! with osslsigncode.
 
 use abi::hostconfig::HostConfig;
 use abi::hostplan::HostPlan;
@@ -7,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
 
-/// What makes cores hot.
+/// Kernel command line words that make cores hot, one per line, from `kernel-config/cores.conf`.
 const CORES: &str = include_str!("../../../../kernel-config/cores.conf");
 
 /// The signature's time is the image's, so that signing again gives the same bytes.
 const SIGNED_AT: &str = "1760000000";
 
-/// Who signs: a PEM key, and its certificate.
+/// Signing key in PEM, and its certificate.
 #[derive(Debug, Clone, Copy)]
 pub struct Signer<'a> {
     /// The private key.

@@ -1,4 +1,4 @@
-//! What only a network card itself says of its queues: their length, and how long it waits before it interrupts.
+//! NIC queue settings that only the card reports: ring lengths and interrupt coalescing.
 //! `systemd/base/network/10-ethernet.link` sets them. Source: the kernel's ethtool over netlink
 //! (Documentation/networking/ethtool-netlink.rst).
 
@@ -8,7 +8,8 @@ use ethtool::{EthtoolAttr, EthtoolCoalesceAttr as Coalesce, EthtoolRingAttr as R
 use std::path::Path;
 use tokio_stream::StreamExt;
 
-/// What one card says; what it does not know it does not say.
+/// Ring lengths and interrupt coalescing of one NIC; `None` for values that the card does not
+/// report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Queues {
     receive: Option<u32>,

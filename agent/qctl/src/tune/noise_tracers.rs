@@ -1,6 +1,7 @@
-//! The kernel's own judges of noise, where a kernel has them: the tracers osnoise, timerlat and hwlat, on the hot cores
-//! while no engine runs there. Each is told by writing to tracefs, as rtla does, in an instance of our own. Source: the
-//! kernel's Documentation/trace/osnoise-tracer.rst, timerlat-tracer.rst and hwlat_detector.rst.
+//! The kernel's own judges of noise, where a kernel has them: the tracers osnoise, timerlat and
+//! hwlat, on the hot cores while no engine runs there. Each is told by writing to tracefs, as rtla
+//! does, in an instance of our own. Source: the kernel's Documentation/trace/osnoise-tracer.rst,
+//! timerlat-tracer.rst and hwlat_detector.rst.
 
 use crate::tune::Line;
 use abi::hostplan::CpuSet;
@@ -19,7 +20,8 @@ const ENGINES: &str = "/sys/fs/cgroup/hot.slice";
 /// Noise of one source that a hot core may have in a second: a tick that is left.
 const EVENTS_PER_SECOND: u64 = 1;
 
-/// The name of what stands in the engine's place while osnoise looks, and of the core's own idle thread: no noise.
+/// The name of what stands in the engine's place while osnoise looks, and of the core's own idle
+/// thread: no noise.
 const OWN_THREADS: [&str; 2] = ["qctl", "swapper/"];
 
 /// osnoise's events, and what they are called here.
@@ -33,13 +35,13 @@ const EVENTS: [(&str, &str); 4] = [
 /// Gaps that the hardware makes are told from this length on, in microseconds.
 const HARDWARE_GAP_US: &str = "10";
 
-/// What starting and ending takes on a core.
+/// Time for a tracer to start, or for spinning programs to end, on a core.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// A program that spins ends by itself after this, whatever becomes of who started it.
 const SPIN_MAX: Duration = Duration::from_secs(60);
 
-/// What judges found.
+/// Findings of the noise tracers osnoise, timerlat and hwlat.
 #[derive(Debug, Default)]
 pub struct NoiseReport {
     /// One line for each core and source.
@@ -58,7 +60,8 @@ fn message(line: &str) -> Option<(u32, &str)> {
     Some((cpu.parse().ok()?, rest.split_once(": ")?.1.trim()))
 }
 
-/// How often each core had noise, by kind and name: `irq_noise: local_timer:236 start ...` and the like.
+/// Counts noise events by core, kind and name, from lines such as `irq_noise: local_timer:236 start
+/// ...`.
 fn read_osnoise(trace: &str) -> BTreeMap<(u32, String), u64> {
     let mut noise = BTreeMap::new();
     for (cpu, text) in trace.lines().filter_map(message) {
@@ -107,10 +110,10 @@ fn read_hwlat(trace: &str) -> (usize, u64) {
     (gaps.len(), gaps.into_iter().max().unwrap_or(0))
 }
 
-/// How much the machine's times are worth.
+/// Kind of machine, which decides how far its measured times count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Machine {
-    /// No hypervisor.
+    /// Bare metal, without a hypervisor.
     Bare,
     /// Its hypervisor takes time that looks like the hardware's.
     Virtual,
@@ -160,8 +163,9 @@ impl Tracer {
         write(&self.0.join("trace"), "")
     }
 
-    /// What osnoise's events say of cores on which programs spin, which end with it. A thread of the kernel, osnoise's own
-    /// workload, would be asked by RCU for ticks that a program is not asked for.
+    /// Runs osnoise for `time` on hot cores on which programs spin, and returns their noise; fails
+    /// if it does not see the programs end. osnoise's own workload, a kernel thread, is off: RCU
+    /// would ask it for ticks that a program is not asked for.
     fn osnoise(&self, hot: &CpuSet, time: Duration) -> Result<Vec<Line>> {
         let options = Path::new(TRACEFS).join("osnoise/options");
         write(&Path::new(TRACEFS).join("osnoise/cpus"), &hot.to_string())?;
@@ -192,8 +196,8 @@ impl Tracer {
     }
 }
 
-/// A program on each hot core that does nothing for as long as this is held: in the engine's slice, which alone may be
-/// there.
+/// A program on each hot core that does nothing for as long as this is held: in the engine's slice,
+/// which alone may be there.
 struct Spinners(Vec<String>);
 
 impl Spinners {

@@ -14,7 +14,7 @@ fn plan() -> Plan {
     Plan::new(&tuning(), CORES, "0-3").unwrap()
 }
 
-/// What is as it must be, and what is not.
+/// Files of a tuned host: path, text that meets the plan, text that breaks it.
 const HOST: &[(&str, &str, &str)] = &[
     ("sys/devices/system/cpu/nohz_full", "2-3", "3"),
     (

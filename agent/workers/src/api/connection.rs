@@ -226,7 +226,8 @@ fn sse(event: &Event) -> String {
     format!("id: {}\ndata: {}\n\n", event.number, json!(event))
 }
 
-/// What a container's terminal shows, until it is thrown away or nobody looks any more. The agent says who may.
+/// Streams the terminal output of a container until the container is removed or the client
+/// disconnects. The agent authorizes the client.
 async fn terminal(agent: &Path, asker: &Identity, name: &str) -> Result<Answer> {
     let Ok(room) = STREAMS.try_acquire() else { return Ok(text(503, STREAMS_FULL)) };
     let look = Request::Terminal { name: name.into(), size: None };
@@ -295,7 +296,8 @@ fn logs(query: &Query, as_events: bool) -> Result<Answer> {
     Ok(streamed(if as_events { "text/event-stream" } else { "text/plain; charset=utf-8" }, body))
 }
 
-/// How a program ended that has written everything; an error has what it said.
+/// Waits for a journalctl whose output was read to the end; the error has its status and standard
+/// error.
 async fn end_of(child: tokio::process::Child) -> std::io::Result<()> {
     let ended = child.wait_with_output().await?;
     let said = String::from_utf8_lossy(&ended.stderr);

@@ -1,9 +1,10 @@
-//! What the agent knows as metrics (Prometheus text exposition format, version 0.0.4). The engine's own are the exporter's.
+//! Agent status as metrics (Prometheus text exposition format, version 0.0.4). The exporter has the
+//! engine's own.
 
 use agent_core::status::Status;
 use std::fmt::Write;
 
-/// The page.
+/// Renders the metrics page of an agent's status.
 pub fn page(status: &Status) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {

@@ -1,5 +1,5 @@
-//! The API's configuration, the credential `quietcore.api`: where it listens, its certificate, and who vouches for those
-//! who ask. `qctl ca` makes all of it.
+//! The API's configuration, the credential `quietcore.api`: where it listens, its certificate, and
+//! who vouches for those who ask. `qctl ca` makes all of it.
 
 use agent_core::protocol::Role;
 use agent_host::api_config::{Config, SCHEME, is_who};
@@ -13,12 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Who asks: what stands in a certificate as the URI `quietcore:ROLE:NAME` (RFC 5280, 4.2.1.6).
+/// Identity of an API client: the URI `quietcore:ROLE:NAME` in its certificate (RFC 5280, 4.2.1.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The name.
+    /// Name in the certificate.
     pub who: String,
-    /// The role.
+    /// Role in the certificate.
     pub role: Role,
 }
 
@@ -65,7 +65,7 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     Ok(read)
 }
 
-/// Who a certificate is of, which was verified already.
+/// Reads name and role from a client certificate that was verified already.
 ///
 /// # Errors
 /// It says no role.
@@ -81,8 +81,8 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity> {
     identity.context("the certificate says no role: quietcore:ROLE:NAME as a URI")
 }
 
-/// The host's clock, but never before the image and its own certificate were made: one without a battery starts in the past,
-/// and would take certificates for ones of the future.
+/// The host's clock, but never before the image and its own certificate were made: one without a
+/// battery starts in the past, and would take certificates for ones of the future.
 #[derive(Debug)]
 struct Clock {
     earliest: SystemTime,

@@ -1,5 +1,5 @@
-//! The process that asks ports: the agent reaches no network, not even the loopback. A connection to its socket brings one
-//! question in a line of JSON and takes one answer.
+//! The process that asks ports: the agent reaches no network, not even the loopback. A connection
+//! to its socket brings one question in a line of JSON and takes one answer.
 
 use crate::probe::probes::probe;
 use agent_core::health::ProbeAnswer;

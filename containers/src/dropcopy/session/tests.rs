@@ -32,7 +32,7 @@ impl Pair {
         session
     }
 
-    /// What comes out, as `type sequence extra`.
+    /// Returns the session's pending output, each message as `type sequence extra`.
     fn output(&mut self) -> Vec<String> {
         let bytes = self.session.take_output().unwrap();
         let mut at = 0;

@@ -16,8 +16,8 @@ const MASS_CANCEL_MIN: usize = 2;
 const MASS_CANCEL_WAIT_NS: u64 = 1_000_000_000;
 
 impl OrderEntry {
-    /// Cancels an order; one that is being replaced, under the number that it is to get: the exchange
-    /// takes the replacement first.
+    /// Cancels an order; one that is being replaced, under the number that it is to get: the
+    /// exchange takes the replacement first.
     pub(super) fn cancel(&mut self, user_ref: UserRefNum, now: u64, counters: &mut Counters) {
         let Some(order) = self.orders.apply(user_ref, |_| Event::CancelSent) else { return };
         // A cancel only lowers risk: it goes out over budget too, but it uses budget up.
@@ -27,8 +27,8 @@ impl OrderEntry {
         counters.count(Counter::CancelsSent);
     }
 
-    /// Cancels every order that has no cancel on the way: several of them by one Mass Cancel of the port's
-    /// firm in all symbols (OUCH 5.0, Mass Cancel Request).
+    /// Cancels every order that has no cancel on the way: several of them by one Mass Cancel of the
+    /// port's firm in all symbols (OUCH 5.0, Mass Cancel Request).
     pub(crate) fn cancel_all(&mut self, now: u64, counters: &mut Counters) {
         if self.orders.cancellable_count() >= MASS_CANCEL_MIN
             && self.has_room(counters)
@@ -50,8 +50,8 @@ impl OrderEntry {
         }
     }
 
-    /// Cancels one by one what a mass cancel should have ended by now: a port that does not take it is no
-    /// reason to stay in the market.
+    /// Cancels one by one what a mass cancel should have ended by now: a port that does not take it
+    /// is no reason to stay in the market.
     pub(crate) fn confirm_mass_cancel(&mut self, now: u64, counters: &mut Counters) {
         let due = |at: u64| now.saturating_sub(at) >= MASS_CANCEL_WAIT_NS;
         if !self.mass_cancel_at.is_some_and(due) {

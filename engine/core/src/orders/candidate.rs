@@ -6,11 +6,11 @@ use abi::field::{Price, Side};
 /// An order as risk sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// What it is for.
+    /// Instrument of the order.
     pub instrument: InstrumentId,
-    /// Its side.
+    /// Side of the order.
     pub side: Side,
-    /// Its price.
+    /// Price of the order.
     pub price: Price,
     /// Shares that can trade.
     pub shares: u32,
@@ -21,10 +21,10 @@ pub struct Candidate {
 /// The order that a candidate replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replaced {
-    /// Its number.
+    /// UserRefNum of the replaced order.
     pub user_ref: u32,
     /// Its open shares.
     pub shares: u32,
-    /// Its price.
+    /// Price of the replaced order.
     pub price: Price,
 }

@@ -1,4 +1,5 @@
-//! One order of ours, and what an instrument's orders and executions come to. Decides and finds nothing.
+//! One order of ours, and what an instrument's orders and executions come to. Decides and finds
+//! nothing.
 
 use super::NO_SLOT;
 use crate::limits::OWN_ORDERS_MAX;
@@ -7,7 +8,7 @@ use crate::order_state::State;
 use abi::field::{Price, Side};
 use abi::ouch::UserRefNum;
 
-/// What an order becomes if its replacement is accepted.
+/// UserRefNum, price and quantity of an order if its replacement is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replacement {
     /// The number that the order will have.
@@ -21,13 +22,13 @@ pub struct Replacement {
 /// One of our orders that can still trade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnOrder {
-    /// Its number.
+    /// UserRefNum of the order.
     pub user_ref: UserRefNum,
-    /// What it is for.
+    /// Instrument of the order.
     pub instrument: InstrumentId,
-    /// Its side.
+    /// Side of the order.
     pub side: Side,
-    /// Its price.
+    /// Price of the order.
     pub price: Price,
     /// Shares that can still trade.
     pub open: u32,
@@ -77,7 +78,7 @@ impl OwnOrder {
         self.state != State::PendingCancel && !self.cancel_refused
     }
 
-    /// What it adds to what works.
+    /// Returns the order's part of the sums over working orders.
     #[inline]
     pub(super) fn working(&self) -> Working {
         let price = self.replacement.map_or(self.price, |r| r.price.max(self.price));
@@ -90,8 +91,8 @@ impl OwnOrder {
     }
 }
 
-/// What one order is cut off at, in 1/10,000: 225 billion of the currency. An exchange could answer with an order of
-/// any size; all that work together must leave room for a sum.
+/// Cap on the value of one order, in 1/10,000: 225 billion of the currency. An exchange could
+/// answer with an order of any size; the sum of all working orders must not overflow.
 const ORDER_NOTIONAL_MAX: u64 = 1 << 51;
 const _: () = assert!(
     ORDER_NOTIONAL_MAX as u128 * OWN_ORDERS_MAX as u128 + EXPOSURE_MAX as u128 + (1 << 52)
@@ -99,7 +100,7 @@ const _: () = assert!(
     "positions, working orders and one more are added up",
 );
 
-/// What an order adds to what works.
+/// Part of one order in the sums over working orders.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Working {
     /// The most shares that it can still trade.
@@ -121,12 +122,13 @@ pub struct Position {
     pub working_buy: u64,
     /// The most shares that working sell orders can take.
     pub working_sell: u64,
-    /// What a share was last worth.
+    /// Mark: the last price of a share, for valuation.
     pub mark: Price,
 }
 
 impl Position {
-    /// Profit and loss if the position were closed at `price`, or at its mark where there is no price.
+    /// Profit and loss if the position were closed at `price`, or at its mark where there is no
+    /// price.
     pub fn pnl(&self, price: Option<Price>) -> i64 {
         let price = i64::from(price.unwrap_or(self.mark).0);
         self.cash.saturating_add(self.shares.saturating_mul(price))
@@ -137,13 +139,13 @@ impl Position {
     }
 }
 
-/// What one instrument's orders and executions come to.
+/// Position, price bounds and first order of one instrument.
 #[derive(Debug, Clone, Copy)]
 pub struct InstrumentExposure {
     /// Shares and money.
     pub position: Position,
-    /// No buy order of ours works at a higher price, no sell order at a lower one. Orders that are gone
-    /// may still count; [`Orders::tighten`] forgets them.
+    /// No buy order of ours works at a higher price, no sell order at a lower one. Orders that are
+    /// gone may still count; [`Orders::tighten`] forgets them.
     pub(super) buys_up_to: Price,
     pub(super) sells_down_to: Price,
     /// The slot of its first order.
@@ -195,11 +197,12 @@ impl InstrumentExposure {
     }
 }
 
-/// What an exposure is cut off at: far above every limit (`settings`), and far enough below the ends of
-/// its type that an order can be added.
+/// Cap on an exposure: far above every limit (`settings`), and far enough below the ends of its
+/// type that an order can be added.
 pub(super) const EXPOSURE_MAX: u64 = 1 << 61;
 
-/// Money at risk over all instruments, in 1/10,000, positions at their marks. Each figure is at most 2^61.
+/// Money at risk over all instruments, in 1/10,000, positions at their marks. Each figure is at
+/// most 2^61.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Exposure {
     /// The sum of the positions' values, short ones negative.

@@ -1,5 +1,5 @@
-//! The pipeline's way back when too much was missed: the state of all books from a GLIMPSE 5.0 server. While
-//! one is taken in, the feed is held back and no strategy is called.
+//! The pipeline's way back when too much was missed: the state of all books from a GLIMPSE 5.0
+//! server. While one is taken in, the feed is held back and no strategy is called.
 
 use super::Core;
 use crate::counters::{Counter, Event};
@@ -106,7 +106,8 @@ impl<S: Strategy> Core<S> {
         }
     }
 
-    /// The connection to the snapshot server is gone. Half a snapshot is none: another one is taken.
+    /// The connection to the snapshot server is gone. Half a snapshot is none: another one is
+    /// taken.
     pub fn on_snapshot_lost(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
         snapshot.out.clear();
@@ -160,7 +161,8 @@ impl<S: Strategy> Core<S> {
         Ok(())
     }
 
-    /// Applies one message; the number of the first that the feed has to bring, when it was the last one.
+    /// Applies one message; the number of the first that the feed has to bring, when it was the
+    /// last one.
     fn apply_snapshot_message(&mut self) -> Result<Option<u64>, Unusable> {
         let Self { snapshot, market, .. } = self;
         let Some(Snapshot { client, phase: Phase::Loading, .. }) = snapshot else {

@@ -1,5 +1,5 @@
-//! The risk model and the world that it judges: a market that the test makes, an exchange that answers
-//! at random, a strategy that asks for anything. Sums are taken anew for every order.
+//! The risk model and the world that it judges: a market that the test makes, an exchange that
+//! answers at random, a strategy that asks for anything. Sums are taken anew for every order.
 
 mod world;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 pub use world::{run, stop_and_resume};
 
-/// What a run came to.
+/// Result of a run: orders sent, refusals by rule, and the disagreement that ended it, if any.
 pub struct Outcome {
     pub sent: u64,
     pub refused: BTreeMap<&'static str, u64>,

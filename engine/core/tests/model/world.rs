@@ -46,8 +46,8 @@ struct World {
     outcome: Outcome,
 }
 
-/// Has the engine trade under `engine`, judged under `model`, until it disagrees or has been asked for
-/// so many intents.
+/// Has the engine trade under `engine`, judged under `model`, until it disagrees or has been asked
+/// for so many intents.
 pub fn run(seed: u64, intents: u64, engine: RiskLimits, model: RiskLimits) -> Outcome {
     let mut world = World::new(seed, engine, model);
     world.open();
@@ -66,8 +66,8 @@ pub fn run(seed: u64, intents: u64, engine: RiskLimits, model: RiskLimits) -> Ou
     world.outcome
 }
 
-/// Has the exchange refuse orders until trading stops, and an operator let it go on. Returns the states,
-/// and what was sent while it was stopped.
+/// Has the exchange refuse orders until trading stops, and an operator let it go on. Returns the
+/// states, and what was sent while it was stopped.
 pub fn stop_and_resume(limits: RiskLimits) -> ([State; 3], usize) {
     let mut world = World::new(1, limits, limits);
     world.open();

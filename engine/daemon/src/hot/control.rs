@@ -1,4 +1,4 @@
-//! What reaches the hot thread besides data: the control page, risk limits, signals, the agent's silence.
+//! Control inputs of the hot thread: the control page, risk limits, signals, the agent's silence.
 
 use super::Hot;
 use crate::port::Port;
@@ -29,7 +29,8 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         self.take_outputs(now);
     }
 
-    /// `SIGUSR1` is the kill switch for a host whose agent is gone; any other signal ends the engine.
+    /// `SIGUSR1` is the kill switch for a host whose agent is gone; any other signal ends the
+    /// engine.
     pub(super) fn on_signal(&mut self, now: u64) -> io::Result<()> {
         if self.port.take_kill()? {
             self.killed_by_signal = true;

@@ -1,4 +1,4 @@
-//! What the hot thread shows: the counters page.
+//! Counters page as the hot thread publishes it.
 
 use super::Hot;
 use crate::port::Port;

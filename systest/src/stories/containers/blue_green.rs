@@ -1,5 +1,5 @@
-//! A version beside the one before: it takes over once it has proved itself, by its health, its metrics and its time, and
-//! the one before runs until then. And secrets, of which it gets some.
+//! A version beside the one before: it takes over once it has proved itself, by its health, its
+//! metrics and its time, and the one before runs until then. And secrets, of which it gets some.
 
 use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
@@ -10,8 +10,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A container's start and its looks, under TCG beside another machine.
 const SEEN: Duration = Duration::from_secs(120);
 
-/// A service that listens at 9470, or at 9480 in the second slot; `number` makes it another version, `canary` is how it is
-/// judged.
+/// A service that listens at 9470, or at 9480 in the second slot; `number` makes it another
+/// version, `canary` is how it is judged.
 fn apply(booted: &mut Booted, number: u32, canary: &str) -> Result<()> {
     let file = format!(
         r#"
@@ -70,7 +70,8 @@ fn is_proven(container: Option<&Value>) -> bool {
 
 const PROCESS: &str = "head -n 1 /sys/fs/cgroup/quietcore-containers/web.green-*/cgroup.procs";
 
-/// The story.
+/// Proves that a version runs beside the one before until it is promoted or undone, and that
+/// secrets reach their container.
 pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<Verdict> {
     // Without its secret it waits.
     apply(booted, 1, "{bake: 2s}")?;
@@ -144,7 +145,8 @@ pub fn versions_take_over_beside_the_one_before(booted: &mut Booted) -> Result<V
     )))
 }
 
-/// What the container sees of its secret and its configuration, and what stands on disk.
+/// Checks a container's secret and configuration as its process sees them, and that the secret is
+/// not on disk in the clear.
 fn secret(booted: &mut Booted, container: &str, wanted: &str) -> Result<()> {
     let script = format!(
         "cd /proc/$(head -n 1 /sys/fs/cgroup/quietcore-containers/{container}-*/cgroup.procs)/root; cat run/secrets/key conf; echo; stat -c '%u:%g %a' run/secrets/key; grep -rlc {wanted} /var/lib/quietcore/agent || true; stat -f -c %T run/secrets"

@@ -1,5 +1,5 @@
-//! Compose files mean on a host what they mean to Docker: a corpus of files that we accept, each read by Debian's
-//! docker-compose as well.
+//! Compose files mean on a host what they mean to Docker: a corpus of files that we accept, each
+//! read by Debian's docker-compose as well.
 
 use crate::harness::booted::Verdict;
 use crate::harness::checkout::{ImageFiles, program, root};
@@ -33,7 +33,7 @@ fn said(mut command: Command) -> Result<Value> {
     Ok(serde_json::from_str(&String::from_utf8_lossy(&output.stdout).replace("$$", "$"))?)
 }
 
-/// What Docker's text for bytes, CPUs or a duration is as a number.
+/// Converts a number, or Docker's text for bytes, CPUs or a duration (seconds), to a number.
 fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(text) => match text.parse() {
@@ -88,7 +88,8 @@ fn disk_limits(ours: &Value, theirs: &Value) -> [(&'static str, Value, Value); 4
     })
 }
 
-/// What two readers say of one service, key by key, as far as both have a word for it.
+/// Compares a service as two readers have it, for the keys that both know; returns the number of
+/// compared values.
 fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     let mut compared = 0;
     let mut same = |key: &str, ours: Value, theirs: Value| {
@@ -177,7 +178,7 @@ fn compare_file(image: &ImageFiles, file: &Path) -> Result<(usize, u32)> {
     Ok((names(&ours).len(), compared))
 }
 
-/// The story.
+/// Proves that compose files mean the same here and to Debian's docker-compose.
 pub fn files_mean_what_docker_says(image: &ImageFiles) -> Result<Verdict> {
     let files = files()?;
     let (mut services, mut compared) = (0, 0);

@@ -1,4 +1,5 @@
-//! What somebody does who looks for a fault: a container of his own for a while, and packets of an interface.
+//! Tools for finding a fault on a host: ephemeral debug containers, and packet capture on an
+//! interface.
 
 use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// The exporter's program, in its image.
 const PROGRAM: &str = "/quietcore-exporter";
 
-/// The story.
+/// Proves that debug containers keep the service's limits and end in time, and that packets are
+/// captured.
 pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
     let shell = &mut booted.shell;
     let help = shell.check(&format!("qctl debug --of exporter -- {PROGRAM} --help"), ANSWER)?;
@@ -21,7 +23,8 @@ pub fn somebody_looks_for_a_fault(booted: &mut Booted) -> Result<Verdict> {
         wrong.code == 1 && wrong.text.contains("ended with 2") && wrong.text.contains("nonsense"),
         "a program that fails: {wrong:?}"
     );
-    // One that goes on, in the exporter's place: on housekeeping cores, with its limits, until somebody loses patience.
+    // One that goes on, in the exporter's place: on housekeeping cores, with its limits, until
+    // somebody loses patience.
     let long = format!(
         "set -m; qctl debug --of exporter --time 10m -- {PROGRAM} --pages /pages --listen 127.0.0.1:9466 > /run/debug.txt 2>&1 & qctl=$!
         until grep -q 'metrics on' /run/debug.txt; do sleep 0.1; done

@@ -67,7 +67,8 @@ fn wait_running(booted: &mut Booted) -> Result<()> {
     Ok(())
 }
 
-/// The story.
+/// Proves that images are pulled only from known registries, by digest, and run only if signed by a
+/// known key.
 pub fn images_are_fetched_and_judged(booted: &mut Booted) -> Result<Verdict> {
     let mut registry = Registry::start(&booted.image)?;
     give_policy(booted, &policy(&registry)?)?;

@@ -1,6 +1,7 @@
-//! Everybody is killed while versions come and go and a container writes: what is declared runs again, nothing is left
-//! over, no line is lost or doubled. On this machine, with the image's containerd and journald; `make bench AREA=agent` does
-//! it a thousand times, and `KILLS=n` and `LINES=n` as often as one likes.
+//! Everybody is killed while versions come and go and a container writes: what is declared runs
+//! again, nothing is left over, no line is lost or doubled. On this machine, with the image's
+//! containerd and journald; `make bench AREA=agent` does it a thousand times, and `KILLS=n` and
+//! `LINES=n` as often as one likes.
 
 use crate::harness::booted::{Verdict, seed};
 use crate::harness::checkout::ImageFiles;
@@ -10,7 +11,7 @@ use anyhow::{Result, ensure};
 const KILLS: u32 = 40;
 const LINES: u64 = 300_000;
 
-/// The story.
+/// Proves that killing agent, containerd, shims and tailer loses no container and no line.
 pub fn nothing_is_lost_when_everybody_is_killed(image: &ImageFiles) -> Result<Verdict> {
     let seed = seed()?;
     let given = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -1,5 +1,5 @@
-//! The power goes while versions come and go: what was applied is there afterwards, whole, runs by itself, and the next one
-//! takes its place.
+//! The power goes while versions come and go: what was applied is there afterwards, whole, runs by
+//! itself, and the next one takes its place.
 
 use crate::harness::booted::{Booted, Verdict, seed};
 use crate::measure::power_cuts::{LONGEST_MS, cuts};
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 /// Each is a boot; `make bench AREA=agent` cuts ten times.
 const CUTS: u32 = 1;
-/// The story.
+/// Proves that an applied version survives power cuts and that the next one takes its place.
 pub fn what_was_applied_outlives_the_power(booted: &mut Booted) -> Result<Verdict> {
     let seed = seed()?;
     cuts(booted, CUTS, seed)?;

@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(60);
-/// A container's start, and the failures of a health check that count, under TCG beside another machine.
+/// A container's start, and the failures of a health check that count, under TCG beside another
+/// machine.
 const SEEN: Duration = Duration::from_secs(120);
 
 /// A service `web` that listens on one port and is asked on 9470, and one that waits for it.
@@ -62,7 +63,8 @@ fn is_well(container: &serde_json::Value) -> bool {
     container["health"] == "healthy" && container["state"] == "running"
 }
 
-/// What `after` asks for, as the kernel has it: the cgroup's files, and what its process sees.
+/// Script that prints the limits of `after` as the kernel has them: the cgroup's files, the
+/// process's limits and mounts.
 const AMOUNTS: &str = r#"
 cd /sys/fs/cgroup/quietcore-containers/after-*
 cat cpu.max cpu.weight memory.max memory.min pids.max
@@ -73,7 +75,7 @@ sed -n 's/.* \/work .* - tmpfs tmpfs .*\(size=[0-9a-z]*\).*/\1/p; s/.* \/dev\/sh
 const AMOUNTS_WANTED: &str =
     "50000 100000\n25\n50331648\n16777216\n7\n333 333\nsize=2048k\nsize=4096k\n";
 
-/// The story.
+/// Proves that a version is kept if its health check passes, and undone if it fails.
 pub fn versions_prove_themselves_or_are_taken_back(booted: &mut Booted) -> Result<Verdict> {
     // Asked where nobody listens, with nothing to go back to: it stays, and who waits for it waits.
     apply(booted, &listening(9479))?;

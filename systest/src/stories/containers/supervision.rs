@@ -1,5 +1,5 @@
-//! Containers: one that is killed comes back; one that wants a hot core is refused, by the agent and,
-//! should the agent be passed by, by the kernel.
+//! Containers: one that is killed comes back; one that wants a hot core is refused, by the agent
+//! and, should the agent be passed by, by the kernel.
 
 use crate::harness::booted::{Booted, Verdict};
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// The story.
+/// Proves that a killed container comes back, and that containers run on when the agent is killed.
 pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     let pid = "cat /sys/fs/cgroup/quietcore-containers/exporter-*/cgroup.procs | head -n 1";
     let before = booted.shell.check(pid, ANSWER)?.trim().to_string();
@@ -55,10 +55,11 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
     )))
 }
 
-/// How often the partition is broken; the main loop alone would mend two a second.
+/// Number of times that the partition is broken; the main loop alone would repair two a second.
 const BREAKS: u32 = 40;
 
-/// Breaks it in four ways in turn, and waits each time until it stands; the guest's seconds and the events that tell of it.
+/// Breaks it in four ways in turn, and waits each time until it stands; the guest's seconds and the
+/// events that tell of it.
 const BREAK: &str = r#"
 cd /sys/fs/cgroup/hot.slice
 stands() { [ "$(< hot-engine.slice/cpuset.cpus.partition)" = isolated ] && [ "$(< hot-engine.slice/cpuset.cpus.effective)" = 2-3 ]; }
@@ -81,7 +82,8 @@ fn container<'a>(status: &'a serde_json::Value, name: &str) -> Option<&'a serde_
     status["containers"].as_array()?.iter().find(|container| container["name"] == name)
 }
 
-/// The story.
+/// Proves that agent and kernel refuse a hot core to containers, and that a broken partition is
+/// repaired.
 pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
     let declare = "sed 's/cpuset: \"0-1\"/cpuset: \"2\"/' /etc/quietcore/compose.yaml > /run/hot.yaml; qctl apply /run/hot.yaml";
     let refused = booted.shell.run(declare, ANSWER)?;

@@ -1,5 +1,5 @@
-//! Somebody sits at the terminal of a container of his own: on this machine, with the image's containerd, and over the network
-//! ([`crate::stories::fleet::api`]).
+//! Somebody sits at the terminal of a container of his own: on this machine, with the image's
+//! containerd, and over the network ([`crate::stories::fleet::api`]).
 
 use crate::harness::booted::Verdict;
 use crate::harness::checkout::ImageFiles;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A container's start, or what a key does, in a guest under TCG beside another machine.
 const ANSWER: Duration = Duration::from_secs(90);
 
-/// What qctl is asked: a terminal at the test program, in the place of a service.
+/// Arguments of qctl for a terminal at the test program, in the place of a service.
 const WORDS: [&str; 7] = ["debug", "-it", "--of", "lines", "--", "/lines", "terminal"];
 
 /// Sits at it, in all ways that a terminal has; `qctl` is how it is begun.
@@ -50,7 +50,7 @@ fn type_until(pty: &mut Pty, keys: &str, answer: &str) -> Result<()> {
     pty.wait_for(answer, Duration::ZERO)
 }
 
-/// The story.
+/// Proves that `qctl debug -it` gives a container's program a terminal.
 pub fn somebody_sits_at_a_container(image: &ImageFiles) -> Result<Verdict> {
     let service = format!(
         "services:\n  lines:\n    image: {IMAGE}\n    command: [fail]\n    ulimits: {{nofile: 1024}}\n    restart: \"no\"\n"

@@ -49,8 +49,8 @@ fn wait_stored(booted: &mut Booted) -> Result<()> {
 const AT: &str =
     "at=/proc/$(cat /sys/fs/cgroup/quietcore-containers/stored*/cgroup.procs | head -n 1)/root";
 
-/// How long a session that broke is waited for, and what ends when the host goes down: the disk's mount before the
-/// initiator, both before the network.
+/// Script that prints the recovery timeout of iSCSI sessions and the order of ends at shutdown: the
+/// disk's mount before the initiator, both before the network.
 const ORDER: &str = "cat /sys/class/iscsi_session/*/recovery_tmo
     mount=$(systemctl list-units --type=mount --plain --no-legend 'run-quietcore*ticks*' | cut -d ' ' -f 1)
     for unit in $mount quietcore-iscsid.service; do
@@ -63,7 +63,8 @@ const NOTHING: &str = "for i in $(seq 60); do
     [ \"$left\" = '0 0 inactive' ] && break; sleep 1
 done; echo $left; [ $i -lt 60 ] || journalctl -b -q -n 20 -u 'quietcore-volume@*' -u quietcore-iscsid";
 
-/// The story.
+/// Proves that a service can use NFS and iSCSI volumes, mounted before it starts and unmounted
+/// after it.
 pub fn others_keep_what_containers_write(booted: &mut Booted) -> Result<Verdict> {
     let storage = Storage::start(&booted.image)?;
     let (code, text) = apply(booted, &storage, "storage.example")?;

@@ -1,4 +1,5 @@
-//! The API: qctl on this machine asks the guest over the network, in the role that its certificate says.
+//! The API: qctl on this machine asks the guest over the network, in the role that its certificate
+//! says.
 
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::http;
@@ -37,7 +38,7 @@ fn refused(workstation: &Workstation, arguments: &[&str], why: &str) -> Result<(
 
 const PID: &str = "systemctl show -p MainPID --value quietcore-api";
 
-/// The story.
+/// Proves that qctl reaches a host over the network, in the role of its certificate only.
 pub fn hosts_are_asked_over_the_network(booted: &mut Booted) -> Result<Verdict> {
     let workstation = desk(booted.api)?;
     crate::harness::booted::give_credential(

@@ -1,5 +1,5 @@
-//! What a host is to run comes signed: from a web server, a registry, and by hand. And what its journal says goes out. Both by
-//! credentials that it is given while it runs.
+//! Signed desired state from a web server, a registry and by hand, and forwarding of the journal of
+//! systemd. Both are set up by credentials that a running host is given.
 
 use crate::harness::booted::{Booted, CREDENTIALS, Verdict, give_credential};
 use crate::harness::checkout::program;
@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A look each five seconds and a container's start, under TCG beside another machine.
 const SEEN: Duration = Duration::from_secs(120);
 
-/// Who reads what the host is to run.
+/// Units that read the desired-state credential.
 const FOLLOWERS: &str = "quietcore-agent quietcore-follow";
 
 /// The desk's end: keys, compose files, what is published.
@@ -60,7 +60,7 @@ impl Fixture {
         Ok(to)
     }
 
-    /// What the host is told.
+    /// Returns the desired-state credential for `url`, polled every 5 s.
     fn credential(&self, url: &str) -> String {
         format!(
             "version = 1\nname = \"desk\"\nurl = \"{url}\"\ninterval_seconds = 5\nkeys = ['''{}''']\n",
@@ -82,7 +82,7 @@ fn has_told(status: &Value) -> bool {
     containers.into_iter().any(|it| it["name"] == "told" && it["state"] == "running")
 }
 
-/// It is applied, what it declares runs, and nothing speaks against it.
+/// Waits until this serial is applied, its service runs, and the status has no problem.
 fn wait_serial(booted: &mut Booted, serial: u64) -> Result<()> {
     let is = |status: &Value| {
         let quiet = status["problems"].as_array().is_some_and(Vec::is_empty);
@@ -94,7 +94,7 @@ fn wait_serial(booted: &mut Booted, serial: u64) -> Result<()> {
     wait(booted, &format!("serial {serial} runs"), is).map(drop)
 }
 
-/// The story.
+/// Proves that a host follows signed desired state from a web server, a registry and by hand.
 pub fn hosts_follow_what_is_signed(booted: &mut Booted) -> Result<Verdict> {
     let mut registry = Registry::start(&booted.image)?;
     registry::give_policy(booted, &registry::policy(&registry)?)?;
@@ -223,7 +223,8 @@ fn take(mut stream: TcpStream, all: &Mutex<String>) -> Result<()> {
     }
 }
 
-/// The story.
+/// Proves that the journal of systemd is forwarded to a Loki server, also after the forwarder was
+/// killed.
 pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     let (port, taken) = loki()?;
     let target = format!(
@@ -258,8 +259,9 @@ pub fn journal_is_forwarded(booted: &mut Booted) -> Result<Verdict> {
     ))
 }
 
-/// The story: no registry of packages has a Vault to ask, but a server that is none, behind TLS with an authority of its own,
-/// shows that it is asked and how it ends. What Vault answers is in the agent's tests.
+/// The story: no registry of packages has a Vault to ask, but a server that is none, behind TLS
+/// with an authority of its own, shows that it is asked and how it ends. What Vault answers is in
+/// the agent's tests.
 pub fn vault_is_asked(booted: &mut Booted) -> Result<Verdict> {
     let registry = Registry::start(&booted.image)?;
     let (port, file) = (registry.port, registry.file("authority/ca.crt"));

@@ -11,7 +11,8 @@ use std::time::Duration;
 /// Bytes of the root that no boot can do without: the wrong disk shows fewer.
 const READ_AT_LEAST: f64 = 20_000_000.0;
 
-/// The story.
+/// Proves that the image boots to ready, without failed units and with its figures within their
+/// bars.
 pub fn boots_to_ready(booted: &mut Booted) -> Result<Verdict> {
     booted.shell.wait_status("the host is ready", READY_LIMIT, |status| status["ready"] == true)?;
     let failed =
@@ -55,7 +56,8 @@ pub fn boots_without_a_disk(image: &ImageFiles) -> Result<Verdict> {
     };
     let unsigned = Machine { kernel: file("netboot.unsigned.efi"), ..machine.clone() };
     let mut vm = Vm::start(image, &unsigned)?;
-    // The firmware refuses it, and there is nothing else. The control is the same machine with the signed file.
+    // The firmware refuses it, and there is nothing else. The control is the same machine with the
+    // signed file.
     vm.wait_for("No bootable option", READY_LIMIT).context("without its signature")?;
     ensure!(!vm.console().contains("EFI stub"), "it was started without its signature");
     drop(vm);
@@ -96,7 +98,7 @@ pub fn flipped_byte_is_caught(image: &ImageFiles) -> Result<Verdict> {
     anyhow::bail!("dm-verity saw the changed byte, but the machine goes on")
 }
 
-/// What a production root must not have.
+/// Programs that a production root must not have.
 const WAYS_IN: [&str; 11] = [
     "bin/bash",
     "bin/dash",
@@ -155,7 +157,8 @@ pub fn production_has_no_way_in(_: &ImageFiles) -> Result<Verdict> {
     )))
 }
 
-/// The most exposure that a unit of ours may have, in tenths, as `systemd-analyze security` counts it.
+/// The most exposure that a unit of ours may have, in tenths, as `systemd-analyze security` counts
+/// it.
 const EXPOSURE_MAX: &str = "20";
 
 /// Units that are privileged by what they are for; docs/operating.md has the reasons.

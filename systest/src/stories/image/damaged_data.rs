@@ -1,5 +1,5 @@
-//! A damaged data partition: repaired without asking where that can be done, and else the host restarts
-//! instead of waiting for somebody at its console.
+//! A damaged data partition: repaired without asking where that can be done, and else the host
+//! restarts instead of waiting for somebody at its console.
 
 use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::ImageFiles;
@@ -7,7 +7,8 @@ use crate::harness::vm::{Machine, Vm};
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
-/// Makes the disk what the first boot makes of it: slots and a data partition. `$start` is its first byte.
+/// Makes the disk what the first boot makes of it: slots and a data partition. `$start` is its
+/// first byte.
 const PARTITION: &str = "disk=/vm/changed.raw; truncate -s 6G $disk; \
     systemd-repart --definitions=/slots --dry-run=no --seed=random $disk > /dev/null 2>&1; \
     start=$(($(sfdisk -d $disk | sed -n '/quietcore-var/s/.*start= *\\([0-9]*\\),.*/\\1/p') * 512)); ";
@@ -23,7 +24,7 @@ fn machine(commands: &str) -> Machine {
     Machine { esp: Some(format!("{PARTITION}{commands}")), ..Machine::default() }
 }
 
-/// The story.
+/// Proves that a damaged data partition is repaired, or else makes the host restart.
 pub fn damaged_data_never_hangs_a_host(image: &ImageFiles) -> Result<Verdict> {
     let mut booted = boot(image, &machine(DAMAGED))?;
     booted.shell.wait_status("the host is ready", READY_LIMIT, |status| status["ready"] == true)?;

@@ -1,6 +1,7 @@
-//! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep stands with its
-//! reason in `kernel-config/hardening.toml`, and nothing else is found. The configurations of Debian's kernels are compared
-//! with what our own kernel's fragments ask for, in the same way.
+//! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep
+//! stands with its reason in `kernel-config/hardening.toml`, and nothing else is found. The
+//! configurations of Debian's kernels are compared with what our own kernel's fragments ask for, in
+//! the same way.
 
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::{ImageFiles, root};
@@ -19,7 +20,7 @@ const NOT_TO_BE_HAD: i32 = 3;
 #[serde(deny_unknown_fields)]
 struct Exemption {
     reason: String,
-    /// Which of [`FLAVOURS`]; none means all.
+    /// Names of [`FLAVOURS`] that the exemption is for; empty for all.
     #[serde(default)]
     flavours: Vec<String>,
     names: Vec<String>,
@@ -60,7 +61,8 @@ fn kept(file: &str, flavour: &str) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// What is found of a flavour must be what a file of `kernel-config` keeps; returns how much that is.
+/// Checks that a flavour's findings are exactly those that a file of `kernel-config` keeps; returns
+/// their number.
 fn compare(found: &BTreeSet<String>, file: &str, flavour: &str) -> Result<usize> {
     let kept = kept(file, flavour)?;
     let difference = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
@@ -83,7 +85,8 @@ fn options(text: &str) -> BTreeMap<&str, &str> {
     lines.filter_map(|line| line.split_once('=')).collect()
 }
 
-/// The lines of our fragments that a configuration does not have so. Where we build in, a module will do.
+/// The lines of our fragments that a configuration does not have so. Where we build in, a module
+/// will do.
 fn not_as_ours(fragments: &str, config: &str) -> BTreeSet<String> {
     let theirs = options(config);
     let differs = |(option, wanted): &(&str, &str)| {
@@ -108,8 +111,9 @@ const SYSCTL: &str = r#"cd /proc/sys; find . -type f -readable | while read -r f
     name=${file#./}; if read -r value < "$file"; then echo "${name//\//.} = $value"; fi 2> /dev/null
 done; true"#;
 
-/// A module of the image without the signature behind it, compressed again, in base64. Behind the signature stand its
-/// length, in the last four of twelve bytes, and a line (`struct module_signature`, include/linux/module_signature.h).
+/// A module of the image without the signature behind it, compressed again, in base64. Behind the
+/// signature stand its length, in the last four of twelve bytes, and a line (`struct
+/// module_signature`, include/linux/module_signature.h).
 const WITHOUT_SIGNATURE: &str = r#"cd /tmp
 xz -dc /base/usr/lib/modules/*/kernel/drivers/net/dummy.ko.xz > dummy.ko
 tail -c 28 dummy.ko | grep -q '^~Module signature appended~$'
@@ -118,7 +122,8 @@ truncate -s -$((28 + 12 + length)) dummy.ko
 xz --check=crc32 -c dummy.ko | base64 -w0
 "#;
 
-/// Loads a module of Debian's, and tries to load it without its signature; what the kernel said to that.
+/// Loads a module of Debian's, and tries to load it without its signature; what the kernel said to
+/// that.
 fn unsigned_module(image: &ImageFiles, booted: &mut Booted) -> Result<String> {
     let base = std::fs::read_to_string(image.directory.join("base"))?;
     let base = std::path::Path::new(base.trim()).join("base");
@@ -137,7 +142,8 @@ fn unsigned_module(image: &ImageFiles, booted: &mut Booted) -> Result<String> {
     Ok(said)
 }
 
-/// The story.
+/// Proves that the kernel passes kernel-hardening-checker, except for findings kept with a reason,
+/// and refuses an unsigned module.
 pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
     let image = ImageFiles::find("debug")?;
     let directory = booted.vm.directory.join("hardening");

@@ -1,5 +1,5 @@
-//! The production image on a host of its own: its configuration comes by credentials, from the ESP, SMBIOS and
-//! fw_cfg, and one that can't be used is named and left.
+//! The production image on a host of its own: its configuration comes by credentials, from the ESP,
+//! SMBIOS and fw_cfg, and one that can't be used is named and left.
 
 use crate::harness::booted::{READY_LIMIT, Verdict};
 use crate::harness::checkout::{ImageFiles, root};
@@ -19,8 +19,8 @@ gateway = "10.0.2.2"
 servers = ["10.0.2.2"]
 "#;
 
-/// Onto the ESP, where systemd-stub finds it for every UKI. Without a TPM and Secure Boot, systemd takes what is
-/// encrypted with no key.
+/// Onto the ESP, where systemd-stub finds it for every UKI. Without a TPM and Secure Boot, systemd
+/// takes what is encrypted with no key.
 const ONTO_THE_ESP: &str = "systemd-creds encrypt --with-key=null --name=quietcore.host /vm/host.toml /vm/host.cred 2> /dev/null; \
     mmd -D s $esp ::/loader/credentials; mcopy -o $esp /vm/host.cred ::/loader/credentials/quietcore.host.cred";
 
@@ -34,7 +34,7 @@ pub fn base64(text: &str) -> Result<String> {
     Ok(String::from_utf8(child.wait_with_output()?.stdout)?)
 }
 
-/// The story.
+/// Proves that credentials from the ESP, SMBIOS and fw_cfg configure a production host.
 pub fn credentials_make_a_host(_: &ImageFiles) -> Result<Verdict> {
     let image = ImageFiles::build("production")?;
     let engine = std::fs::read_to_string(root().join("engine/config/demo.toml"))?;

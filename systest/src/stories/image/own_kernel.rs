@@ -1,5 +1,5 @@
-//! Our own kernel (`KERNEL=quietcore` or `rt`): it boots from a stick in a USB port, its tracers judge the hot cores, and
-//! the files that its drivers ask for are there.
+//! Our own kernel (`KERNEL=quietcore` or `rt`): it boots from a stick in a USB port, its tracers
+//! judge the hot cores, and the files that its drivers ask for are there.
 
 use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::{ImageFiles, is_own};
@@ -27,7 +27,7 @@ until grep -s target /sys/fs/cgroup/quietcore-containers/prompt-*/io.latency; do
 qctl apply /etc/quietcore/compose.yaml > /dev/null
 "#;
 
-/// What the UKI's initrd begins with, uncompressed.
+/// Microcode files at the start of the UKI's initrd, uncompressed.
 const MICROCODE: [&str; 2] =
     ["kernel/x86/microcode/AuthenticAMD.bin", "kernel/x86/microcode/GenuineIntel.bin"];
 
@@ -43,7 +43,8 @@ fn has_microcode(image: &ImageFiles) -> Result<()> {
     Ok(())
 }
 
-/// The story.
+/// Proves that our own kernel boots from a USB disk, with its firmware, microcode and noise
+/// tracers.
 pub fn own_kernel_boots_from_a_stick(image: &ImageFiles) -> Result<Verdict> {
     ensure!(
         is_own(image),

@@ -1,5 +1,6 @@
-//! A host with Secure Boot and a TPM: what we signed boots and nothing else; its data is sealed, opens by itself for a boot that we signed and for no other, and with
-//! the recovery key for whoever has that.
+//! A host with Secure Boot and a TPM: what we signed boots and nothing else; its data is sealed,
+//! opens by itself for a boot that we signed and for no other, and with the recovery key for
+//! whoever has that.
 
 use crate::harness::booted::{READY_LIMIT, Verdict, boot};
 use crate::harness::checkout::{ImageFiles, keys};
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The image's own UKI, which firmware and kernel take since both signatures are ours, with a signature over the same boot for
-/// the TPM by another key.
+/// The image's own UKI, which firmware and kernel take since both signatures are ours, with a
+/// signature over the same boot for the TPM by another key.
 const STRANGER: &str = r#"cd /tmp
 openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out pcr.key 2> /dev/null
 openssl pkey -in pcr.key -pubout -out pcr.pub
@@ -57,7 +58,7 @@ fn recovery_key(console: &str) -> Option<String> {
     keys.find(is_key).map(str::to_owned)
 }
 
-/// The story.
+/// Proves that the data partition is sealed, and opens by itself only for a boot that we signed.
 pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
     let esp = Some(secure_boot::addons());
     let machine =
@@ -95,7 +96,8 @@ pub fn data_is_sealed(image: &ImageFiles) -> Result<Verdict> {
     )];
     let recovering = Machine { smbios, ..stranger };
     booted.vm.cut_power(image, &recovering)?;
-    // It has no hot cores, since QEMU hands it over without the ESP's addon, and so it does not trade.
+    // It has no hot cores, since QEMU hands it over without the ESP's addon, and so it does not
+    // trade.
     let mut shell = Shell::connect(&mut booted.vm, READY_LIMIT).context("with the recovery key")?;
     let mounted = shell.check("grep ' /var ' /proc/mounts", LIMIT)?;
     ensure!(

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Words that addons put on the kernel's command line: one that we signed, one that a stranger signed.
+/// Words that addons put on the kernel's command line: one that we signed, one that a stranger
+/// signed.
 const OWN_WORD: &str = "quietcore.story=own";
 const STRANGE_WORD: &str = "quietcore.story=strange";
 
-/// Commands that put an addon with this word into the UKI's directory of addons, signed by the key in `directory`.
+/// Commands that put an addon with this word into the UKI's directory of addons, signed by the key
+/// in `directory`.
 fn addon(word: &str, directory: &str) -> String {
     format!(
         "ukify build --cmdline={word} --output=/tmp/{word}.efi 2> /dev/null; \
@@ -68,8 +70,8 @@ pub fn ensure_only_what_is_signed(shell: &mut Shell) -> Result<()> {
     Ok(())
 }
 
-/// The story: what is not signed by us is refused. Its control is [`ensure_only_what_is_signed`], with the keys that these
-/// machines have.
+/// The story: what is not signed by us is refused. Its control is [`ensure_only_what_is_signed`],
+/// with the keys that these machines have.
 pub fn unsigned_is_refused(image: &ImageFiles) -> Result<Verdict> {
     let put = "mcopy -o $esp /tmp/uki.efi $(mdir -b $esp ::/EFI/Linux/ | tr -d '\\r')";
     for (what, make) in [

@@ -1,4 +1,5 @@
-//! The ways onto a disk: a stick that installs, a netboot UKI that was told a disk, and `qctl flash`.
+//! The ways onto a disk: a stick that installs, a netboot UKI that was told a disk, and `qctl
+//! flash`.
 
 use crate::harness::booted::{READY_LIMIT, Verdict};
 use crate::harness::checkout::{ImageFiles, program};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What the machine is told, by its host configuration.
+/// Host configuration that orders an installation onto `/dev/vda`.
 const ORDER: &str = "version = 1\n[install]\ndisk = \"/dev/vda\"\n";
 
 /// A file that only looks like an image, and the disk that the host runs from.
@@ -19,7 +20,8 @@ const FLASH_OWN: &str = "truncate -s 2M /run/image.raw; printf 'EFI PART' | dd o
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The story.
+/// Proves that a stick installs the image, and that disks in use or with partitions are left as
+/// they are.
 pub fn disk_is_installed(image: &ImageFiles) -> Result<Verdict> {
     let stick = Some(image.directory.join("installer.raw"));
     let machine = Machine { empty_disk: true, stick, ..Machine::default() };

@@ -2,7 +2,7 @@
 
 /// Installation to disk and flashing of sticks.
 pub mod installer;
-/// Network boot.
+/// Network boot by UEFI HTTP and by iPXE.
 pub mod netboot;
 /// Operating-system updates and their rollback.
 pub mod updates;

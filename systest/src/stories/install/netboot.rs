@@ -9,13 +9,13 @@ use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::Duration;
 
-/// What the host is told: to install itself.
+/// Host configuration that orders an installation onto `/dev/vda`.
 const ORDER: &str = "version = 1\n[install]\ndisk = \"/dev/vda\"\n";
 
-/// What iPXE says by our script.
+/// Text that our iPXE script prints if `netboot.efi` can't be fetched or started.
 const FAILURE: &str = "could not be fetched or started";
 
-/// The story.
+/// Proves that hosts boot from a network by UEFI HTTP and by iPXE.
 pub fn network_boots(image: &ImageFiles) -> Result<Verdict> {
     if !Path::new("/dev/net/tun").exists() {
         return Ok(Verdict::Skipped("this kernel has no tap devices (/dev/net/tun)".into()));

@@ -1,5 +1,5 @@
-//! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not tried
-//! again, a stranger's is refused.
+//! Updates: a good release is taken and proves itself, a broken one falls back by itself and is not
+//! tried again, a stranger's is refused.
 
 use crate::harness::booted::{Booted, READY_LIMIT, Verdict, ready_machine, ready_with};
 use crate::harness::checkout::{ImageFiles, root};
@@ -94,8 +94,8 @@ impl Host {
         bail!("{expected} does not run after {}", deadline.name())
     }
 
-    /// A release that breaks at its boot: after its tries the host is back on `good` by itself, and does not
-    /// take it again.
+    /// A release that breaks at its boot: after its tries the host is back on `good` by itself, and
+    /// does not take it again.
     fn falls_back(&mut self, bad: &Bad, good: Version) -> Result<()> {
         self.stage(&bad.release)?;
         let (version, tries) = (bad.version, bad.tries);
@@ -123,11 +123,11 @@ struct Bad {
     version: Version,
     /// Boots that it gets.
     tries: usize,
-    /// What the console says each time.
+    /// Text on the console at each of its boots.
     words: &'static str,
 }
 
-/// The story.
+/// Proves that a good update is blessed and a broken one falls back.
 pub fn updates_prove_themselves_or_fall_back(image: &ImageFiles) -> Result<Verdict> {
     let versions = (1..=5).map(version_after).collect::<Result<Vec<_>>>()?;
     let [good, bad_root, bad_preflight, bad_initrd, other] = versions[..] else {

@@ -1,5 +1,5 @@
-//! No container reaches a hot core: a program that tries it in every way that it knows, in a container that has everything
-//! that one can be given; and files that ask for more than that.
+//! No container reaches a hot core: a program that tries it in every way that it knows, in a
+//! container that has everything that one can be given; and files that ask for more than that.
 
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::http;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// What a compose file may not ask for, and what is said.
+/// Keys that a compose file may not have, each with a part of the refusal.
 const KEYS: [(&str, &str); 26] = [
     ("cpuset: \"2\"", "is hot"),
     ("cpuset: \"1-2\"", "is hot"),
@@ -40,8 +40,8 @@ const KEYS: [(&str, &str); 26] = [
     ("cpu_rt_runtime: 950000", "cpu_rt_runtime"),
 ];
 
-/// A container with all that one can have; it tries CPU 2, or, as the control, one of its own. The control may have a huge
-/// page, and writes to the disk as fast as it is told.
+/// A container with all that one can have; it tries CPU 2, or, as the control, one of its own. The
+/// control may have a huge page, and writes to the disk as fast as it is told.
 fn service(cpu: u32) -> String {
     let more = match cpu {
         1 => {
@@ -72,7 +72,7 @@ fn refuse(booted: &mut Booted) -> Result<()> {
     Ok(())
 }
 
-/// The story.
+/// Proves that a container with all that one can be given reaches no hot core.
 pub fn no_container_reaches_a_hot_core(booted: &mut Booted) -> Result<Verdict> {
     refuse(booted)?;
     let directory = std::env::temp_dir().join(format!("quietcore-intrude-{}", std::process::id()));

@@ -1,6 +1,7 @@
-//! The hot cores are quiet: nothing but the engine runs on them, and the timer does not tick. Counted by
-//! the kernel's own scheduler trace and by its interrupt counters, over ten seconds, while the engine
-//! trades. The control boots the same image without the isolation words and must fail the same check.
+//! The hot cores are quiet: nothing but the engine runs on them, and the timer does not tick.
+//! Counted by the kernel's own scheduler trace and by its interrupt counters, over ten seconds,
+//! while the engine trades. The control boots the same image without the isolation words and must
+//! fail the same check.
 
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::ImageFiles;
@@ -9,12 +10,12 @@ use crate::measure::noise::{Noise, START_LIMIT, control_noise, measure};
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
-/// Timer interrupts on the engine's core in ten seconds of trading, at most. Traced, they are TCP's own
-/// timers, which the engine's sends start on its core (kernel 6.12 moves them away from idle cores only):
-/// 0 to 8 were seen.
+/// Timer interrupts on the engine's core in ten seconds of trading, at most. Traced, they are TCP's
+/// own timers, which the engine's sends start on its core (kernel 6.12 moves them away from idle
+/// cores only): 0 to 8 were seen.
 const TIMER_MAX: u64 = 25;
 
-/// What a control core must show at least, for the check to be able to tell.
+/// Least timer interrupts of the control core in ten seconds; with fewer the check proves nothing.
 const TIMER_CONTROL_MIN: u64 = 1000;
 
 fn check(noise: &Noise) -> Result<()> {
@@ -34,7 +35,8 @@ fn check(noise: &Noise) -> Result<()> {
     Ok(())
 }
 
-/// The story.
+/// Proves that hot cores have no foreign context switch and few timer interrupts in ten seconds of
+/// trading.
 pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
     let partition = booted.shell.check(
         "cat /sys/fs/cgroup/hot.slice/hot-engine.slice/cpuset.cpus.partition",
@@ -53,7 +55,7 @@ pub fn hot_cores_are_quiet(booted: &mut Booted) -> Result<Verdict> {
     )))
 }
 
-/// The control.
+/// Proves, as the control, that the same check fails without the isolation words.
 pub fn without_isolation_they_are_not(image: &ImageFiles) -> Result<Verdict> {
     let (noise, mut booted) = control_noise(image)?;
     let quiet = check(&noise).is_ok();

@@ -1,14 +1,14 @@
-//! A busy loop on each hot core while the housekeeping cores work: containers are pulled, a disk is filled,
-//! and the network is used as fast as it goes. Every interrupt that a hot core takes in ten seconds, and
-//! every switch to somebody else, is counted by the kernel.
+//! A busy loop on each hot core while the housekeeping cores work: containers are pulled, a disk is
+//! filled, and the network is used as fast as it goes. Every interrupt that a hot core takes in ten
+//! seconds, and every switch to somebody else, is counted by the kernel.
 
 use crate::harness::booted::{Booted, Verdict};
 use crate::harness::checkout::is_own;
 use crate::measure::load::{FILL_MIB, LIMIT, TEN_SECONDS, WORK, count, give_images, start};
 use anyhow::{Result, ensure};
 
-/// The story. A second time of counting is granted: in the first the core may still have had to do with the engine that
-/// was stopped there.
+/// The story. A second time of counting is granted: in the first the core may still have had to do
+/// with the engine that was stopped there.
 pub fn hot_cores_are_quiet_under_load(booted: &mut Booted) -> Result<Verdict> {
     let own = is_own(&booted.image);
     let (_registry, images) = give_images(booted)?;

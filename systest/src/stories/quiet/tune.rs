@@ -7,7 +7,7 @@ use crate::measure::mistune::{LIMIT, mistune, verify};
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
-/// The story.
+/// Proves that a booted host is tuned, and that each seeded deviation is named.
 pub fn host_is_tuned(booted: &mut Booted) -> Result<Verdict> {
     let (code, text) = verify(booted)?;
     ensure!(code == 0, "a host that was just booted is not tuned: {text}");
@@ -26,7 +26,7 @@ pub fn host_is_tuned(booted: &mut Booted) -> Result<Verdict> {
 /// A host with one core more for housekeeping, and a word that changes nothing.
 const OWN: &str = "version = 1\n[cores]\nhot = \"3-N\"\n[kernel]\nwords = [\"audit=0\"]\n";
 
-/// Which registry it may ask.
+/// Image policy of the host: one registry, without signatures.
 const POLICY: &str = "version = 1\n[[registry]]\nname = \"registry.example\"\nunsigned = true\n";
 
 /// An image of that registry is admitted, one of another is not.

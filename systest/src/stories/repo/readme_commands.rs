@@ -10,10 +10,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long each `make run` goes on after the host is ready.
+/// Seconds that each `make run` goes on after the host is ready.
 const SECONDS_TO_RUN: &str = "5";
 
-/// What asks the machine of [`RUN`], while that runs.
+/// Prefix of the README's commands that query the machine of [`RUN`] while it runs.
 const ASK: &str = "target/run/qctl ";
 const RUN: &str = "make run";
 /// From an empty target directory.
@@ -22,8 +22,8 @@ const RUN_LIMIT: Duration = Duration::from_secs(1800);
 /// Its command that is a story of its own, since it can be told beside others.
 const REPRODUCIBLE: &str = "make reproducible";
 
-/// The commands in the README's code blocks but [`REPRODUCIBLE`] and those that run anyway: `make test`, which is what runs us,
-/// `make sim`, and a story. Those that measure, or the others.
+/// The commands in the README's code blocks but [`REPRODUCIBLE`] and those that run anyway: `make
+/// test`, which is what runs us, `make sim`, and a story. Those that measure, or the others.
 fn commands(measure: bool) -> Result<Vec<String>> {
     let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
     ensure!(readme.lines().any(|line| line == REPRODUCIBLE), "no {REPRODUCIBLE} in the README");
@@ -33,7 +33,7 @@ fn commands(measure: bool) -> Result<Vec<String>> {
     Ok(lines.filter(|line| measures(line) == measure).map(Into::into).collect())
 }
 
-/// The story.
+/// Proves that the README's commands work, except those that measure.
 pub fn commands_work(_: &ImageFiles) -> Result<Verdict> {
     work(&commands(false)?)
 }
@@ -74,7 +74,8 @@ fn work(commands: &[String]) -> Result<Verdict> {
     )))
 }
 
-/// The image that is built twice and compared, where something has changed that the builds depend on.
+/// The image that is built twice and compared, where something has changed that the builds depend
+/// on.
 pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
     let known = Command::new(root().join("image/reproducible")).arg("--is-known").status()?;
     if known.success() {
@@ -87,7 +88,8 @@ pub fn builds_are_reproducible(_: &ImageFiles) -> Result<Verdict> {
     Ok(Verdict::Proved(verdict.context("make reproducible gave no verdict")?.to_owned()))
 }
 
-/// Runs the demonstration, asks it what the README does, and ends it with Ctrl-C; returns its standard output.
+/// Runs the demonstration, asks it what the README does, and ends it with Ctrl-C; returns its
+/// standard output.
 fn run_and_ask() -> Result<String> {
     let readme = std::fs::read_to_string(root().join("README.md")).context("read README.md")?;
     let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with(ASK)).collect();

@@ -11,7 +11,7 @@ fn engine(status: &serde_json::Value, counter: &str) -> i64 {
     status["engines"][0]["counters"][counter].as_i64().unwrap_or(0)
 }
 
-/// The story.
+/// Proves that the kill switch cancels every order and holds across a restart until resumed.
 pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
     booted.shell.wait_status("orders are open", Duration::from_secs(120), |status| {
         engine(status, "orders_open") > 0
@@ -46,7 +46,7 @@ pub fn kill_switch_cancels_everything(booted: &mut Booted) -> Result<Verdict> {
 /// The recording at so many percent of its speed: 30 minutes in one.
 const SPEED: u32 = 3000;
 
-/// The story.
+/// Proves that a recording is traded, with each best bid and offer equal to the reference file's.
 pub fn recording_is_traded_state_for_state(booted: &mut Booted) -> Result<Verdict> {
     let Some((itch, expected)) = recording() else {
         return Ok(Verdict::Skipped("no recording in ../shared/data on this machine".into()));

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// What the exchange says about the account.
+/// Account's session as the exchange reports it: orders, position, executions.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub sides: BTreeMap<UserRefNum, Side>,
@@ -27,7 +27,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Logs in as the account, after the engine, and reads the whole session from its first message.
+    /// Logs in as the account, after the engine, and reads the whole session from its first
+    /// message.
     pub fn read(port: u16) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("reach the exchange");
         let text = |text| Alpha::new(text).expect("fits the field");

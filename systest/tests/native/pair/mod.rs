@@ -12,7 +12,7 @@ use systest::harness::checkout::root;
 /// Generous: the machine may be busy with other tests.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// What the tests start.
+/// Programs that the tests start.
 const PROGRAMS: [&str; 3] = ["quietcore-engine", "quietcore-exchange", "quietcore-dropcopy"];
 
 /// Builds the programs once and says where they are.
@@ -89,8 +89,8 @@ impl Bench {
         self.engine = Some(child.expect("start the engine"));
     }
 
-    /// The page of the engine that runs, or else of the one that ran: a killed engine's page says that it
-    /// trades until the next one starts.
+    /// The page of the engine that runs, or else of the one that ran: a killed engine's page says
+    /// that it trades until the next one starts.
     pub fn page(&self) -> Option<CountersPage> {
         let page = CountersPage::open(&self.path("pages").join("counters")).ok()?;
         let pid = self.engine.as_ref().map(|engine| u64::from(engine.id()));
