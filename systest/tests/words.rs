@@ -91,8 +91,9 @@ fn comments_are_as_narrow_as_code() {
             let is_comment = line.trim_start().starts_with("//");
             seen += usize::from(is_comment);
             let columns = line.chars().count();
-            // An address has no place to break.
-            let breaks = line.trim_start().split_whitespace().count() > 2;
+            // A picture is as wide as it is; an address has no place to break.
+            let is_picture = line.contains(['│', '┌', '└', '┴']);
+            let breaks = !is_picture && line.split_whitespace().count() > 2;
             assert!(
                 !is_comment || columns <= COLUMNS_MAX || !breaks,
                 "{}:{} has {columns} columns",
@@ -126,4 +127,39 @@ fn the_glossary_names_each_term_once() {
     terms.sort_unstable();
     terms.dedup();
     assert_eq!(terms.len(), count, "a term stands there twice");
+}
+
+/// Paths that a document names in backticks or as a link, and that do not exist.
+fn missing_paths(document: &Path, text: &str) -> Vec<String> {
+    let spans = text.split('`').skip(1).step_by(2);
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let folder = root().join(document.parent().unwrap_or(Path::new("")));
+    let is_path = |span: &&str| {
+        let ends = [".rs", ".md", ".toml", ".yaml", "/"].iter().any(|end| span.ends_with(end));
+        let is_ours = ["abi/", "agent/", "containers/", "docs/", "engine/", "exchange/", "image/"]
+            .iter()
+            .chain(&["examples/", "kernel-config/", "simulator/", "systemd/", "systest/"])
+            .any(|start| span.starts_with(start));
+        ends && is_ours && !span.contains(['*', ' ', '{'])
+    };
+    let spans = spans.filter(is_path).map(|span| (span, root().join(span)));
+    let is_here = |link: &&str| !link.is_empty() && !link.contains("://");
+    let links = links.filter(is_here).map(|link| (link, folder.join(link)));
+    let missing = spans.chain(links).filter(|(_, path)| !path.exists());
+    missing.map(|(name, _)| format!("{} names {name}", document.display())).collect()
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let listed = git(&["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]);
+    let mut missing = Vec::new();
+    // The log of changes names what was.
+    for path in listed.lines().filter(|path| *path != "CHANGELOG.md") {
+        let text = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+        missing.extend(missing_paths(Path::new(path), &text));
+    }
+    assert_eq!(missing, Vec::<String>::new());
+    let text = "`engine/core/src/desk.rs` and [a guide](HACKING.md), [another](GUIDE.md#x)";
+    let found = missing_paths(Path::new("docs/X.md"), text);
+    assert_eq!(found, ["docs/X.md names engine/core/src/desk.rs", "docs/X.md names GUIDE.md"]);
 }
