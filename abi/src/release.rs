@@ -3,7 +3,8 @@
 //!
 //! ```json
 //! {"format": 1, "image": "quietcore", "variant": "production", "version": "0.2.0",
-//!  "artefacts": [{"name": "quietcore_0.2.0.efi", "size": 12724696, "sha256": "64 hexadecimal digits"}, ...]}
+//!  "artefacts": [{"name": "quietcore_0.2.0.efi", "size": 12724696,
+//!                 "sha256": "64 hexadecimal digits"}, ...]}
 //! ```
 //!
 //! `release.json.sig` beside it is the Ed25519 signature of its bytes, 64 bytes long.

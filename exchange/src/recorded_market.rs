@@ -2,14 +2,15 @@
 //! orders are matched against the book that it makes.
 //!
 //! What is assumed, for a recording cannot answer an order that was not there:
-//! - Nothing we do changes the recording. Our orders are not published, and shares that we take stay
-//!   in the recorded book, so that taking the same quote again and again is possible here and not in life.
-//! - An order that crosses the recorded touch trades at once, at the recorded prices, with at most the
-//!   shares shown there.
-//! - The rest queues behind all shares shown at its price at that moment. Executions at its price use up
-//!   that queue first; cancels shorten it only when fewer shares are left than it was long.
-//! - An execution at a worse price, or a recorded order that arrives at or through ours, would have met
-//!   our order first: it fills, with as many shares.
+//! - Nothing we do changes the recording. Our orders are not published, and shares that we take
+//!   stay in the recorded book, so that taking the same quote again and again is possible here and
+//!   not in life.
+//! - An order that crosses the recorded touch trades at once, at the recorded prices, with at most
+//!   the shares shown there.
+//! - The rest queues behind all shares shown at its price at that moment. Executions at its price
+//!   use up that queue first; cancels shorten it only when fewer shares are left than it was long.
+//! - An execution at a worse price, or a recorded order that arrives at or through ours, would have
+//!   met our order first: it fills, with as many shares.
 //! - Trades against hidden orders (`P`) at a price through ours fill it likewise.
 
 use crate::market::{DayTime, Event, Market, NewOrder, OrderRef};

@@ -1,7 +1,8 @@
 //! FIX messages as bytes. Source: "FIX 4.4 with Errata 20030618", volume 1, "FIX tag=value syntax".
 //!
 //! ```text
-//! 8=FIX.4.4␁9=<bytes from after this field to before 10=>␁35=<type>␁…␁10=<sum of all bytes before, mod 256>␁
+//! 8=FIX.4.4␁9=<bytes from after this field to before 10=>␁35=<type>␁…␁
+//! 10=<sum of all bytes before, mod 256>␁
 //! ```
 
 use std::fmt::Display;
