@@ -98,6 +98,11 @@ fn serve(
     out.flush()
 }
 
+/// Error of the last attempt, as the agent reads it.
+fn wrong(paths: &VaultPaths) -> Option<String> {
+    paths.report_file().read().ok().flatten()?.error
+}
+
 /// Starts one; its address and who vouches for it.
 fn start(vault: Arc<Mutex<Vault>>) -> (String, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -156,16 +161,18 @@ fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
     let vault = Arc::new(Mutex::new(vault));
     let (url, authority) = start(vault.clone());
     let (directory, paths) = read_into("vault", &url, &authority, "84896a0c");
-    let fetched = wait(&directory, || paths.read().ok());
+    let fetched = wait(&directory, || paths.fetched_file().read().ok().flatten());
     // The password, and the two bytes 00 ff.
     assert_eq!((fetched["feed"].as_str(), fetched["bytes"].as_str()), ("c3dvcmRmaXNo", "AP8="));
-    assert_eq!((paths.wrong(), vault.lock().unwrap().logins), (None, 1));
+    assert_eq!((wrong(&paths), vault.lock().unwrap().logins), (None, 1));
     {
         let mut vault = vault.lock().unwrap();
         (vault.password, vault.token) = ("herring".into(), "taken back".into());
     }
-    wait(&directory, || paths.read().ok().filter(|it| it["feed"] == "aGVycmluZw=="));
-    assert_eq!((paths.wrong(), vault.lock().unwrap().logins), (None, 2));
+    wait(&directory, || {
+        paths.fetched_file().read().ok().flatten().filter(|it| it["feed"] == "aGVycmluZw==")
+    });
+    assert_eq!((wrong(&paths), vault.lock().unwrap().logins), (None, 2));
     remove(&directory);
 }
 
@@ -175,13 +182,13 @@ fn what_vault_says_is_told_and_a_stranger_is_not_believed() {
     let vault = Arc::new(Mutex::new(vault));
     let (url, authority) = start(vault.clone());
     let (directory, paths) = read_into("vault-wrong", &url, &authority, "guessed");
-    let said = wait(&directory, || paths.wrong());
+    let said = wait(&directory, || wrong(&paths));
     assert!(said.contains("log in by AppRole: status 400: invalid role or secret ID"), "{said}");
     assert!(!paths.fetched.exists());
     remove(&directory);
     // One for whom nobody vouches is told no secret.
     let (directory, paths) = read_into("vault-stranger", &url, "", "84896a0c");
-    let said = wait(&directory, || paths.wrong());
+    let said = wait(&directory, || wrong(&paths));
     assert!(said.contains("certificate") && vault.lock().unwrap().logins == 0, "{said}");
     remove(&directory);
 }

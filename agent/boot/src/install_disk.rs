@@ -7,12 +7,12 @@ use agent_core::limits::{DISK_WAIT, INSTALLED_LEN_MIN};
 use agent_host::flash::disk::{Disk, list};
 use agent_host::flash::source::Parts;
 use agent_host::flash::{Progress, Source, write};
+use agent_host::systemd::systemctl_blocking;
 use anyhow::{Context, Result, ensure};
 use procfs::process::Process;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 /// Where our init puts the parts of the disk image that the netboot UKI carries.
@@ -58,9 +58,7 @@ pub fn run(configured: &Path) -> Result<()> {
     let (mut target, mut progress) = (disk.open()?, Progress::new(source.size()));
     write(&source, &mut target, |step, done| progress.tell(step, done))?;
     println!("quietcore: installed; the host restarts, let its firmware boot from the disk");
-    let status = Command::new("systemctl").arg("reboot").status().context("start systemctl")?;
-    ensure!(status.success(), "restart the host: systemctl ended with {status}");
-    Ok(())
+    systemctl_blocking(&["reboot"]).context("restart the host").map(drop)
 }
 
 /// The device that the running root is on.

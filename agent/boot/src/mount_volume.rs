@@ -5,7 +5,9 @@
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote, Session};
 use agent_core::digest::hex;
 use agent_host::files::write_whole;
-use agent_host::volume_mounts::{Wanted, file, mounted, mounts};
+use agent_host::systemd::{is_active, systemctl_blocking};
+use agent_host::volume_mounts::{mounted, mounts, report_file, request_file};
+use agent_host::worker_file::WorkerReport;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -23,30 +25,29 @@ const INITIATOR: &str = "quietcore-iscsid.service";
 const HAS_SESSION: i32 = 15;
 const NO_SESSION: i32 = 21;
 
-/// The unit's work.
+/// Mounts or unmounts a volume as the agent requested, and reports the result to it.
 ///
 /// # Errors
-/// It can't be done; the agent finds why beside what it wrote.
+/// The request can't be read or fulfilled; the report has the reason.
 pub fn fulfil_request(id: &str) -> Result<()> {
+    ensure!(!id.contains('/') && !id.starts_with('.'), "{id} is no volume");
     let done = mount_or_unmount(id);
-    if let Err(error) = &done {
-        write_whole(&file(id, "wrong"), &format!("{error:#}"))?;
+    if done.is_err() {
+        report_file(id).write(&WorkerReport::of(&done))?;
     }
     done
 }
 
 fn mount_or_unmount(id: &str) -> Result<()> {
-    ensure!(!id.contains('/') && !id.starts_with('.'), "{id} is no volume");
-    let path = file(id, "json");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let wanted: Wanted = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let request = request_file(id);
+    let wanted = request.read()?.with_context(|| format!("nothing is requested of {id}"))?;
     match (wanted.remote, mounted()?.contains(id)) {
         (Some(remote), false) => mount(id, &remote),
         (Some(_), true) => Ok(()),
         (None, is_mounted) => {
             unmount(id, is_mounted)?;
-            // Until here somebody may have to come again.
-            std::fs::remove_file(&path).with_context(|| path.display().to_string())
+            // Until here the unit may have to be started again.
+            request.remove()
         }
     }
 }
@@ -87,15 +88,14 @@ fn reason(unit: &str) -> Option<String> {
 fn unmount(id: &str, is_mounted: bool) -> Result<()> {
     let place = format!("{REMOTE_VOLUMES}{id}");
     if is_mounted {
-        run(Command::new("systemctl").args(["stop", &place]), &[])?;
+        systemctl_blocking(&["stop", &place])?;
     }
     let _ = std::fs::remove_dir(&place);
     let has_disks = mounts()?.iter().any(|(_, file_system)| file_system == "ext4");
-    let is_active = Command::new("systemctl").args(["is-active", "--quiet", INITIATOR]).status();
-    if !has_disks && is_active.is_ok_and(|status| status.success()) {
+    if !has_disks && is_active(INITIATOR) {
         run(Command::new("iscsiadm").args(["-m", "session", "--logout"]), &[NO_SESSION])?;
         run(Command::new("iscsiadm").args(["-m", "node", "-o", "delete"]), &[NO_SESSION])?;
-        run(Command::new("systemctl").args(["stop", INITIATOR]), &[])?;
+        systemctl_blocking(&["stop", INITIATOR])?;
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ fn log_in(session: &Session, disk: &Path) -> Result<()> {
     if disk.exists() {
         return Ok(());
     }
-    run(Command::new("systemctl").args(["start", INITIATOR]), &[])?;
+    systemctl_blocking(&["start", INITIATOR])?;
     let portal = session.portal.to_string();
     let node = |rest: &[&str]| {
         let mut command = Command::new("iscsiadm");

@@ -9,7 +9,7 @@ use crate::desired::window::Windows;
 use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX, DESIRED_INTERVAL_MIN,
 };
-use crate::web_url;
+use crate::{versioned, web_url};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -100,7 +100,8 @@ pub struct Config {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    version: u32,
+    #[serde(rename = "version")]
+    _version: u32,
     name: String,
     url: Option<String>,
     keys: Vec<String>,
@@ -119,8 +120,7 @@ impl Config {
     /// # Errors
     /// What is wrong, and the remedy.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = toml::from_str(text)?;
-        ensure!(file.version == 1, "version {}: this release knows version 1", file.version);
+        let file: File = versioned::parse(text)?;
         if let Some(url) = &file.url {
             check_url(url)?;
         }

@@ -35,5 +35,7 @@ pub mod runtime_spec;
 pub mod status;
 /// Progress of an operating-system update.
 pub mod update_progress;
+/// Versioned TOML configurations.
+pub mod versioned;
 /// Syntax check of URLs of web servers.
 pub mod web_url;

@@ -9,7 +9,7 @@ use agent_host::events::EventLog;
 use agent_host::images::archive::{self, Image};
 use agent_host::images::policy::Policy;
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted::{self, ImagePaths};
+use agent_host::images::wanted::ImagePaths;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ impl ImageManager {
         let store = Store::with_loaded(&paths.store, &paths.loaded);
         store.prepare()?;
         let wanted = BTreeSet::new();
-        wanted::write(&paths.wanted, &wanted)?;
+        paths.want(&wanted)?;
         Ok(Self {
             archives,
             paths,
@@ -126,7 +126,7 @@ impl ImageManager {
             }
         }
         let failed = self.want(&wanted).err().map(|error| format!("{error:#}"));
-        let progress = wanted::progress(&self.paths.progress);
+        let progress = self.paths.progress_file().read().ok().flatten().unwrap_or_default();
         for name in wanted {
             let how_far = progress.get(&name);
             let missing = match (&failed, how_far) {
@@ -145,7 +145,7 @@ impl ImageManager {
 
     fn want(&mut self, wanted: &BTreeSet<String>) -> Result<()> {
         if self.wanted != *wanted {
-            wanted::write(&self.paths.wanted, wanted)?;
+            self.paths.want(wanted)?;
             self.wanted.clone_from(wanted);
         }
         Ok(())

@@ -4,10 +4,11 @@ use agent_core::limits::UPDATE_END_WAIT;
 use agent_core::status::Engine;
 use agent_core::update_progress::{Progress, Stage};
 use agent_core::web_url;
-use agent_host::files::write_whole;
 use agent_host::systemd::systemctl;
 use agent_host::update::history::{History, boot_id};
-use agent_host::update::progress_files::{read_progress, report_failure, write_progress};
+use agent_host::update::progress_files::{
+    read_progress, report_failure, request_file, write_progress,
+};
 use agent_host::update::{Request, Running, UpdatePaths};
 use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
@@ -62,8 +63,7 @@ pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
         "the version that runs has not proved itself yet; wait until qctl status says so"
     );
     wait_until_idle().await?;
-    let request = serde_json::to_string(&Request { url: url.into() })?;
-    write_whole(&paths.request, &request)?;
+    request_file(paths).write(&Request { url: url.into() })?;
     info!(url, "update from {url}");
     let detail = format!("{url} was asked for");
     let asked = Progress { stage: Stage::Fetching, version: None, detail };

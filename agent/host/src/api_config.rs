@@ -1,8 +1,10 @@
 //! Configuration of the network API, the credential `quietcore.api`: address, certificate, key and
 //! CA of clients.
 
+use crate::credentials::read_file;
 use agent_core::limits::API_CONFIG_LEN_MAX;
-use anyhow::{Context, Result, ensure};
+use agent_core::versioned;
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,8 +33,7 @@ impl Config {
     /// # Errors
     /// One line: the file, and what is wrong with it.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = crate::files::read_up_to(path, API_CONFIG_LEN_MAX)?;
-        Self::parse(&String::from_utf8_lossy(&bytes)).with_context(|| path.display().to_string())
+        read_file(path, API_CONFIG_LEN_MAX, Self::parse)
     }
 
     /// Reads its text.
@@ -40,9 +41,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text)?;
-        ensure!(config.version == 1, "version {}, not 1", config.version);
-        Ok(config)
+        versioned::parse(text)
     }
 }
 

@@ -29,8 +29,18 @@ pub fn read_credential<T>(
     parse: impl Fn(&str) -> Result<T>,
 ) -> Result<Option<T>> {
     let Some(path) = directory.and_then(|own| credential(own, name)) else { return Ok(None) };
-    let text = read_up_to(&path, len_max)?;
-    parse(&String::from_utf8_lossy(&text)).with_context(|| path.display().to_string()).map(Some)
+    read_file(&path, len_max, parse).map(Some)
+}
+
+/// Reads and parses a configuration file of at most `len_max` bytes of UTF-8.
+///
+/// # Errors
+/// The file, and what is wrong with it.
+pub fn read_file<T>(path: &Path, len_max: u64, parse: impl Fn(&str) -> Result<T>) -> Result<T> {
+    let named = || path.display().to_string();
+    let bytes = read_up_to(path, len_max)?;
+    let text = String::from_utf8(bytes).context("no UTF-8 text").with_context(named)?;
+    parse(&text).with_context(named)
 }
 
 /// Where things are put.

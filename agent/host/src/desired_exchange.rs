@@ -2,12 +2,12 @@
 //! both.
 
 use crate::credentials::read_credential;
+use crate::worker_file::{WorkerFile, WorkerReport};
 use agent_core::desired::{CREDENTIAL, Config};
 use agent_core::limits::{
     DESIRED_CONFIG_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, METADATA_LEN_MAX,
 };
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub fn read_config(credentials: Option<&Path>) -> Result<Option<Config>> {
 pub struct DesiredPaths {
     /// File of the envelope that was fetched.
     pub envelope: PathBuf,
-    /// File of the [`Progress`] of the last fetch.
+    /// File of the result of the last fetch.
     pub progress: PathBuf,
 }
 
@@ -37,28 +37,23 @@ impl Default for DesiredPaths {
     }
 }
 
-/// Result of the last fetch of the desired state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Why nothing came, if so.
-    pub error: Option<String>,
-}
+impl DesiredPaths {
+    /// File of the result of the last fetch.
+    pub fn report_file(&self) -> WorkerFile<WorkerReport> {
+        WorkerFile::new(&self.progress, METADATA_LEN_MAX)
+    }
 
-impl Progress {
     /// Returns the error of the last fetch, or that no fetch has been reported for too long; `None`
     /// if there is no problem. `started` is the time since the host could have begun to fetch.
-    pub fn wrong(paths: &DesiredPaths, config: &Config, started: Duration) -> Option<String> {
+    pub fn wrong(&self, config: &Config, started: Duration) -> Option<String> {
         config.url.as_ref()?;
         let longest = 2 * (config.interval.max(DESIRED_PAUSE_MAX) + DESIRED_TIMEOUT);
-        let told = paths.progress.metadata().and_then(|file| file.modified()).ok();
-        let age = told.map_or(started, |at| at.elapsed().unwrap_or_default());
+        let reported = self.report_file().written();
+        let age = reported.map_or(started, |at| at.elapsed().unwrap_or_default());
         if age > longest {
             let minutes = age.as_secs() / 60;
-            return Some(format!(
-                "nobody has looked for {minutes} min; see quietcore-follow.service"
-            ));
+            return Some(format!("no fetch for {minutes} min; see quietcore-follow.service"));
         }
-        let text = crate::files::read_up_to(&paths.progress, METADATA_LEN_MAX).unwrap_or_default();
-        serde_json::from_slice::<Self>(&text).unwrap_or_default().error
+        self.report_file().read().ok().flatten().unwrap_or_default().error
     }
 }

@@ -40,3 +40,5 @@ pub mod update;
 pub mod vault_exchange;
 /// Requests to mount and unmount remote volumes.
 pub mod volume_mounts;
+/// Values that the agent and its workers hand over in files.
+pub mod worker_file;

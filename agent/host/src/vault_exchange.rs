@@ -1,13 +1,13 @@
 //! Files between the agent and the Vault worker, and the configuration of both.
 
 use crate::credentials::read_credential;
-use crate::files::read_up_to;
+use crate::worker_file::{WorkerFile, WorkerReport};
 use agent_core::compose::top_level::is_name;
 use agent_core::limits::{
     METADATA_LEN_MAX, SECRET_LEN_MAX, SECRETS_MAX, VAULT_CONFIG_LEN_MAX, VAULT_INTERVAL,
     VAULT_INTERVAL_MAX, VAULT_INTERVAL_MIN,
 };
-use agent_core::web_url;
+use agent_core::{versioned, web_url};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,8 +54,7 @@ impl Config {
     /// # Errors
     /// What is wrong, and the remedy.
     pub fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text)?;
-        ensure!(config.version == 1, "version {}: this release knows version 1", config.version);
+        let config: Self = versioned::parse(text)?;
         web_url::check_url(&config.url).context("url")?;
         // The client would not say what is wrong with it.
         url::Url::parse(&config.url).with_context(|| format!("url: {}", config.url))?;
@@ -127,8 +126,8 @@ pub fn default_mount() -> String {
 pub struct VaultPaths {
     /// File of the secrets that were read, by name, in base64.
     pub fetched: PathBuf,
-    /// Why it could not, if so: a line.
-    pub failed: PathBuf,
+    /// File of the result of the last attempt.
+    pub report: PathBuf,
     /// File of the CA certificates that the Vault client accepts.
     pub authority: PathBuf,
 }
@@ -138,7 +137,7 @@ impl VaultPaths {
     pub fn in_directory(directory: &Path) -> Self {
         Self {
             fetched: directory.join("secrets.json"),
-            failed: directory.join("failed"),
+            report: directory.join("report.json"),
             authority: directory.join("authority.pem"),
         }
     }
@@ -151,24 +150,18 @@ impl Default for VaultPaths {
 }
 
 impl VaultPaths {
-    /// Why nothing comes, if it is so.
-    pub fn wrong(&self) -> Option<String> {
-        let said = read_up_to(&self.failed, METADATA_LEN_MAX).ok()?;
-        Some(String::from_utf8_lossy(&said).trim().to_owned()).filter(|said| !said.is_empty())
+    /// File of the secrets that were read, by name, in base64.
+    pub fn fetched_file(&self) -> WorkerFile<Fetched> {
+        WorkerFile::new(&self.fetched, SECRETS_MAX as u64 * (2 * SECRET_LEN_MAX))
     }
 
-    /// Reads the secrets that the Vault worker wrote.
-    ///
-    /// # Errors
-    /// The file is not what this process writes.
-    pub fn read(&self) -> Result<Fetched> {
-        let len_max = SECRETS_MAX as u64 * (2 * SECRET_LEN_MAX);
-        let text = read_up_to(&self.fetched, len_max)?;
-        serde_json::from_slice(&text).with_context(|| self.fetched.display().to_string())
+    /// File of the result of the last attempt.
+    pub fn report_file(&self) -> WorkerFile<WorkerReport> {
+        WorkerFile::new(&self.report, METADATA_LEN_MAX)
     }
 }
 
-/// Names and secrets.
+/// Secrets in base64, by name.
 pub type Fetched = BTreeMap<String, String>;
 
 #[cfg(test)]

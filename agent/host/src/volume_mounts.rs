@@ -1,15 +1,17 @@
 //! Requests of the agent to `quietcore-volume@.service` to mount and unmount remote volumes, and
 //! what is mounted.
 
-use crate::files::write_whole;
+use crate::systemd::systemctl;
+use crate::worker_file::{WorkerFile, WorkerReport};
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
+use agent_core::limits::METADATA_LEN_MAX;
 use anyhow::{Context, Result, bail};
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Where what is wanted is written down: `ID.json`, and `ID.wrong` for what went wrong.
+/// Directory of requests, `ID.json`, and of reports, `ID.report`.
 pub const WANTED: &str = "/run/quietcore/volumes";
 
 /// Requested state of a volume.
@@ -51,23 +53,29 @@ pub fn mounts() -> Result<Vec<(String, String)>> {
     Ok(ours.collect())
 }
 
-pub fn file(id: &str, extension: &str) -> PathBuf {
+/// File of the requested state of a volume.
+pub fn request_file(id: &str) -> WorkerFile<Wanted> {
     // Not with_extension: a volume's name may have dots.
-    Path::new(WANTED).join(format!("{id}.{extension}"))
+    WorkerFile::new(Path::new(WANTED).join(format!("{id}.json")), METADATA_LEN_MAX)
 }
 
-/// Has it mounted, or no longer; returns once that is so.
+/// File of the result of the unit's last attempt.
+pub fn report_file(id: &str) -> WorkerFile<WorkerReport> {
+    WorkerFile::new(Path::new(WANTED).join(format!("{id}.report")), METADATA_LEN_MAX)
+}
+
+/// Requests a volume to be mounted, or no longer; returns once that is so.
 ///
 /// # Errors
-/// What the unit says.
-pub async fn ask(id: &str, remote: Option<Remote>) -> Result<()> {
+/// What the unit reports.
+pub async fn request(id: &str, remote: Option<Remote>) -> Result<()> {
     std::fs::create_dir_all(WANTED).with_context(|| format!("make {WANTED}"))?;
-    let _ = std::fs::remove_file(file(id, "wrong"));
-    write_whole(&file(id, "json"), &serde_json::to_string(&Wanted { remote })?)?;
+    report_file(id).remove()?;
+    request_file(id).write(&Wanted { remote })?;
     let unit = format!("quietcore-volume@{id}.service");
-    let started = crate::systemd::systemctl(&["start", &unit]).await;
-    match std::fs::read_to_string(file(id, "wrong")) {
-        Ok(why) => bail!("{why}"),
-        Err(_) => started.map(drop),
+    let started = systemctl(&["start", &unit]).await;
+    match report_file(id).read()?.and_then(|report| report.error) {
+        Some(why) => bail!("{why}"),
+        None => started.map(drop),
     }
 }

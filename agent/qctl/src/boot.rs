@@ -3,9 +3,9 @@
 
 use crate::client::Client;
 use crate::hosts::Target;
-use anyhow::{Context, Result, ensure};
+use agent_host::systemd::systemctl_blocking;
+use anyhow::{Context, Result};
 use std::io::Write;
-use std::process::Command;
 use std::time::Duration;
 
 /// Pause between two looks: each starts a program on a host that is busy with its boot.
@@ -36,15 +36,9 @@ pub fn wait_for_agent(target: &Target) -> Result<Client> {
     }
 }
 
-fn systemctl(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("systemctl").args(arguments).output().context("start systemctl")?;
-    ensure!(output.status.success(), "systemctl: {}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 fn progress() -> Result<String> {
-    let all = systemctl(&["show", "--property=NInstalledJobs", "--value"])?;
-    let jobs = systemctl(&["list-jobs", "--no-legend", "--plain", "--no-pager"])?;
+    let all = systemctl_blocking(&["show", "--property=NInstalledJobs", "--value"])?;
+    let jobs = systemctl_blocking(&["list-jobs", "--no-legend", "--plain", "--no-pager"])?;
     Ok(line(all.trim().parse().context("systemd's number of jobs")?, &jobs))
 }
 

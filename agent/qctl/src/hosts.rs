@@ -1,6 +1,7 @@
 //! The hosts that an operator knows: a file of his own, with where each is, who vouches for it, and
 //! who he is there.
 
+use agent_core::versioned;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,8 +45,7 @@ fn path() -> Result<PathBuf> {
 fn read(path: &Path) -> Result<Hosts> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read {}; qctl hosts add makes it", path.display()))?;
-    let mut hosts: Hosts = toml::from_str(&text).with_context(|| path.display().to_string())?;
-    ensure!(hosts.version == 1, "{}: version {}, not 1", path.display(), hosts.version);
+    let mut hosts: Hosts = versioned::parse(&text).with_context(|| path.display().to_string())?;
     let directory = path.parent().unwrap_or(Path::new(""));
     for host in hosts.hosts.values_mut() {
         host.authority = directory.join(&host.authority);

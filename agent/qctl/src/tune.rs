@@ -12,6 +12,7 @@ pub mod noise_tracers;
 mod tests;
 
 use abi::hostplan::{CorePlan, CpuSet, HostPlan};
+use agent_core::versioned;
 use anyhow::{Context, Result, ensure};
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,8 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    version: u32,
+    #[serde(rename = "version")]
+    _version: u32,
     value: Vec<Value>,
 }
 
@@ -188,8 +190,7 @@ impl Plan {
     /// # Errors
     /// A text that is not of its schema, or cores that the host does not have.
     pub fn new(tuning: &str, host_plan: &str, online: &str) -> Result<Self> {
-        let file: File = toml::from_str(tuning).context("tuning.toml")?;
-        ensure!(file.version == 1, "tuning.toml: version {}, this program reads 1", file.version);
+        let file: File = versioned::parse(tuning).context("tuning.toml")?;
         file.value.iter().try_for_each(Value::check).context("tuning.toml")?;
         let plan = HostPlan::parse(host_plan)?;
         let online = parse_list(online).context("the host's CPUs")?;

@@ -9,9 +9,9 @@ use agent_core::update_progress::{Progress, Stage};
 use agent_core::web_url;
 use agent_host::files::{free_bytes, write_whole_bytes};
 use agent_host::images::archive::sha256;
-use agent_host::update::progress_files::{report_failure, write_progress};
+use agent_host::update::UpdatePaths;
+use agent_host::update::progress_files::{report_failure, request_file, write_progress};
 use agent_host::update::trust::{RELEASE, ReleaseVerifier, SIGNATURE};
-use agent_host::update::{Request, UpdatePaths};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -63,9 +63,7 @@ pub fn run(paths: &UpdatePaths) -> Result<()> {
 }
 
 fn work(paths: &UpdatePaths) -> Result<()> {
-    let text = std::fs::read_to_string(&paths.request);
-    let text = text.with_context(|| format!("read {}", paths.request.display()))?;
-    let request: Request = serde_json::from_str(&text).context("the request")?;
+    let request = request_file(paths).read()?.context("no release was requested")?;
     let tell = |version, detail: String, stage| {
         write_progress(&Progress { stage, version, detail }, &paths.fetching)
     };

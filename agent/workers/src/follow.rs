@@ -3,10 +3,11 @@
 
 use crate::{http_client, pull};
 use agent_core::desired::{Config, ENVELOPE_TYPE};
-use agent_core::limits::{DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT, EVENT_TEXT_MAX};
-use agent_host::desired_exchange::{DesiredPaths, Progress};
-use agent_host::files::{cut, write_whole_bytes};
+use agent_core::limits::{DESIRED_LEN_MAX, DESIRED_PAUSE_MAX, DESIRED_TIMEOUT};
+use agent_host::desired_exchange::DesiredPaths;
+use agent_host::files::write_whole_bytes;
 use agent_host::images::policy::Policy;
+use agent_host::worker_file::WorkerReport;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,25 +30,24 @@ pub async fn run(config: &Config, credentials: Option<&Path>, paths: &DesiredPat
             },
             None => get(config, url),
         };
-        let error = match found {
-            Ok(envelope) => {
+        // A registry says what it likes.
+        let found = found.with_context(|| url.clone());
+        let report = WorkerReport::of(&found);
+        match (found, &report.error) {
+            (Ok(envelope), _) => {
                 if envelope != last {
                     write_whole_bytes(&paths.envelope, &envelope)?;
                     info!("something new from {url}");
                     last = envelope;
                 }
                 pause = config.interval;
-                None
             }
-            Err(error) => {
-                // A registry says what it likes.
-                let error = cut(&format!("{url}: {error:#}"), EVENT_TEXT_MAX);
-                warn!("{error}");
+            (Err(_), error) => {
+                warn!("{}", error.as_deref().unwrap_or_default());
                 pause = (pause * 2).min(DESIRED_PAUSE_MAX.max(config.interval));
-                Some(error)
             }
-        };
-        write_whole_bytes(&paths.progress, &serde_json::to_vec(&Progress { error })?)?;
+        }
+        paths.report_file().write(&report)?;
         tokio::time::sleep(pause).await;
     }
 }

@@ -9,7 +9,9 @@ use agent_core::limits::{
     FORWARD_LINES_WAITING, FORWARD_PAUSE, FORWARD_PAUSE_MAX, FORWARD_TIMEOUT,
 };
 use agent_core::log_entry::{Entry, Kind, Taken};
-use agent_host::files::{read_up_to, write_whole};
+use agent_core::versioned;
+use agent_host::credentials::read_file;
+use agent_host::files::write_whole;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +27,8 @@ use tracing::{info, warn};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    version: u32,
+    #[serde(rename = "version")]
+    _version: u32,
     target: Vec<Target>,
 }
 
@@ -57,9 +60,7 @@ fn default_index() -> String {
 impl Config {
     fn read(path: &Path) -> Result<Self> {
         let named = || path.display().to_string();
-        let text = read_up_to(path, FORWARD_CONFIG_LEN_MAX)?;
-        let config: Self = toml::from_slice(&text).with_context(named)?;
-        ensure!(config.version == 1, "{}: version {}, not 1", named(), config.version);
+        let config: Self = read_file(path, FORWARD_CONFIG_LEN_MAX, versioned::parse)?;
         let names: std::collections::BTreeSet<&str> =
             config.target.iter().map(|target| target.name.as_str()).collect();
         ensure!(names.len() == config.target.len(), "{}: two targets have one name", named());

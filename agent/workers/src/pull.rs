@@ -7,11 +7,11 @@ use agent_core::digest::{digest_of, hex};
 use agent_core::limits::{
     CONNECT_TIMEOUT, DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_SILENCE,
 };
-use agent_host::files::{free_bytes, write_whole};
+use agent_host::files::free_bytes;
 use agent_host::images::archive::{is_index, this_machines};
 use agent_host::images::policy::{Policy, Registry};
 use agent_host::images::store::{Named, Store};
-use agent_host::images::wanted::{self, AllProgress, ImagePaths, Progress};
+use agent_host::images::wanted::{AllProgress, ImagePaths, Progress};
 use anyhow::{Context, Result, bail, ensure};
 use oci_client::client::{
     BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream,
@@ -20,6 +20,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ pub async fn run(paths: &ImagePaths, policy: &Policy) -> Result<()> {
     store.prepare()?;
     let mut progress = AllProgress::new();
     let mut pause = PULL_PAUSE;
-    while let Some(wanted) = wanted::read(&paths.wanted) {
+    while let Some(wanted) = wanted(paths) {
         progress.retain(|name, _| wanted.contains(name));
         let mut failed = false;
         for name in wanted.iter().filter(|name| store.find(name).is_none()) {
@@ -54,7 +55,7 @@ pub async fn run(paths: &ImagePaths, policy: &Policy) -> Result<()> {
                 let told = progress.entry(name.clone()).or_default();
                 (told.done, told.of) = (done, of);
                 // The next one says it again.
-                let _ = write_progress(paths, &progress);
+                let _ = paths.progress_file().write(&progress);
             };
             match pull(&store, policy, name, &mut tell).await {
                 Ok(()) => info!(image = name, "image {name} was fetched"),
@@ -66,20 +67,21 @@ pub async fn run(paths: &ImagePaths, policy: &Policy) -> Result<()> {
                     told.error = Some(format!("{error:#}"));
                 }
             }
-            write_progress(paths, &progress)?;
+            paths.progress_file().write(&progress)?;
         }
         pause = if failed { (pause * 2).min(PULL_PAUSE_MAX) } else { PULL_PAUSE };
         // A new wish is not made to wait for an old one's failures.
         let start = Instant::now();
-        while start.elapsed() < pause && wanted::read(&paths.wanted).as_ref() == Some(&wanted) {
+        while start.elapsed() < pause && self::wanted(paths).as_ref() == Some(&wanted) {
             tokio::time::sleep(PULL_PAUSE).await;
         }
     }
     Ok(())
 }
 
-fn write_progress(paths: &ImagePaths, progress: &AllProgress) -> Result<()> {
-    write_whole(&paths.progress, &serde_json::to_string(progress)?)
+/// Names of the images that the agent wants; none if it wants nothing more.
+fn wanted(paths: &ImagePaths) -> Option<BTreeSet<String>> {
+    paths.wanted_file().read().ok().flatten()
 }
 
 /// Fetches one image from the first of its mirrors that has it, or from its registry.

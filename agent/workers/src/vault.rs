@@ -3,9 +3,10 @@
 //! the network and nothing else. Source: Vault's API, "AppRole auth method" and "KV secrets engine,
 //! version 2".
 
-use agent_core::limits::{DESIRED_PAUSE_MAX, EVENT_TEXT_MAX, SECRET_LEN_MAX, VAULT_TIMEOUT};
-use agent_host::files::{cut, write_whole};
+use agent_core::limits::{DESIRED_PAUSE_MAX, SECRET_LEN_MAX, VAULT_TIMEOUT};
+use agent_host::files::write_whole;
 use agent_host::vault_exchange::{Config, Fetched, VaultPaths, Wanted};
+use agent_host::worker_file::WorkerReport;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,26 +33,25 @@ pub async fn run(config: &Config, paths: &VaultPaths) -> Result<()> {
         let asked = timeout(VAULT_TIMEOUT, read_with_login(config, paths, &mut session)).await;
         let asked = asked
             .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", VAULT_TIMEOUT.as_secs())));
-        let failed = match asked {
-            Ok(fetched) => {
+        let asked = asked.with_context(|| config.url.clone());
+        let report = WorkerReport::of(&asked);
+        match (asked, &report.error) {
+            (Ok(fetched), _) => {
                 if fetched != last {
-                    write_whole(&paths.fetched, &serde_json::to_string(&fetched)?)?;
+                    paths.fetched_file().write(&fetched)?;
                     info!("{} secrets from {}", fetched.len(), config.url);
                     last = fetched;
                 }
                 pause = config.interval();
-                String::new()
             }
-            Err(error) => {
-                // Whatever was wrong with it, the next look begins anew.
+            (Err(_), error) => {
+                // Whatever was wrong with the session, the next attempt begins anew.
                 session = None;
-                let error = cut(&format!("{}: {error:#}", config.url), EVENT_TEXT_MAX);
-                warn!("{error}");
+                warn!("{}", error.as_deref().unwrap_or_default());
                 pause = (pause * 2).min(DESIRED_PAUSE_MAX.max(config.interval()));
-                error
             }
-        };
-        write_whole(&paths.failed, &failed)?;
+        }
+        paths.report_file().write(&report)?;
         tokio::time::sleep(pause).await;
     }
 }

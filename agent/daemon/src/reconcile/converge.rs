@@ -15,6 +15,7 @@ use agent_core::status::{Container, Engine};
 use agent_host::container_output::{self, Origin};
 use agent_host::files::write_whole;
 use agent_host::hot_partition::CGROUPS;
+use agent_host::systemd::is_stopping;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -290,8 +291,7 @@ impl Agent {
     /// Containers outlive the agent, but not the host: when it goes down they get their signal and
     /// their time, instead of being killed with whatever is left.
     pub(super) async fn leave(&mut self) {
-        let stopping = tokio::process::Command::new("systemctl").arg("is-system-running").output();
-        let is_stopping = stopping.await.is_ok_and(|output| output.stdout.starts_with(b"stopping"));
+        let is_stopping = is_stopping().await;
         let Some(containerd) = self.containerd.as_ref().filter(|_| is_stopping) else { return };
         // The engines cancel their orders first, perhaps through a container.
         let start = Instant::now();

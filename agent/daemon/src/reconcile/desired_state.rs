@@ -8,7 +8,7 @@ use agent_core::compose::{self, Service};
 use agent_core::desired::{CREDENTIAL, Config, Report, Step};
 use agent_core::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
 use agent_core::protocol::types::Level;
-use agent_host::desired_exchange::{self, DesiredPaths, read_config};
+use agent_host::desired_exchange::{DesiredPaths, read_config};
 use agent_host::files::read_up_to;
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
@@ -94,8 +94,7 @@ impl Agent {
         self.apply_due();
         let DesiredSync { refused, failed, paths, keeper, .. } = &self.follower;
         let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
-        let looked =
-            || desired_exchange::Progress::wrong(paths, keeper.as_ref()?.config(), self.now());
+        let looked = || paths.wrong(keeper.as_ref()?.config(), self.now());
         let said = said.or_else(looked);
         self.problem(ABOUT, said);
     }

@@ -77,7 +77,7 @@ impl Agent {
         }
         let (wake, asked) = (self.wake.clone(), id.to_owned());
         let job = tokio::spawn(async move {
-            let done = volume_mounts::ask(&asked, remote).await;
+            let done = volume_mounts::request(&asked, remote).await;
             wake.notify_one();
             done
         });

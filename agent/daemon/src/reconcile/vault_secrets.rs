@@ -45,9 +45,9 @@ impl VaultSync {
 
     /// Looks at what was written since.
     fn look(&mut self) -> Result<()> {
-        let written = self.paths.fetched.metadata().and_then(|file| file.modified()).ok();
+        let written = self.paths.fetched_file().written();
         if written.is_some() && written != self.seen {
-            self.fetched = self.paths.read()?;
+            self.fetched = self.paths.fetched_file().read()?.unwrap_or_default();
             self.fetched.retain(|name, _| self.names.contains(name));
             self.postponed.clear();
             self.seen = written;
@@ -68,7 +68,7 @@ impl VaultSync {
         let postponed = self.postponed.iter().map(|(name, (why, _))| format!("{name}: {why}"));
         let postponed: Vec<String> = postponed.collect();
         let said = (!postponed.is_empty()).then(|| postponed.join("; "));
-        said.or_else(|| self.paths.wrong())
+        said.or_else(|| self.paths.report_file().read().ok().flatten()?.error)
     }
 }
 
@@ -119,28 +119,28 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_taken_one_at_a_time_and_again_after_a_while() {
-        let directory = std::env::temp_dir().join(format!("quietcore-desk-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("quietcore-sync-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let names = ["a", "b"].map(ToOwned::to_owned).into();
-        let mut desk = VaultSync {
+        let mut sync = VaultSync {
             names,
             paths: vault_exchange::VaultPaths::in_directory(&directory),
             ..VaultSync::default()
         };
-        desk.look().unwrap();
-        assert_eq!(desk.next(Duration::ZERO), None);
+        sync.look().unwrap();
+        assert_eq!(sync.next(Duration::ZERO), None);
         let brought = r#"{"a":"QQ==","b":"Qg==","quietcore.api":"QQ=="}"#;
-        std::fs::write(&desk.paths.fetched, brought).unwrap();
-        desk.look().unwrap();
-        assert_eq!(desk.fetched.len(), 2, "somebody brought what nobody asked for");
+        std::fs::write(&sync.paths.fetched, brought).unwrap();
+        sync.look().unwrap();
+        assert_eq!(sync.fetched.len(), 2, "somebody brought what nobody asked for");
         let pair = |name: &str, secret: &str| Some((name.to_owned(), secret.to_owned()));
-        assert_eq!(desk.next(Duration::ZERO), pair("a", "QQ=="));
+        assert_eq!(sync.next(Duration::ZERO), pair("a", "QQ=="));
         let later = Duration::from_secs(60);
-        desk.postponed.insert("a".into(), ("no room".into(), later));
-        assert_eq!(desk.next(Duration::ZERO), pair("b", "Qg=="));
-        desk.kept.insert("b".into(), digest("Qg=="));
-        assert_eq!((desk.next(Duration::ZERO), desk.wrong()), (None, Some("a: no room".into())));
-        assert_eq!(desk.next(later), pair("a", "QQ=="));
+        sync.postponed.insert("a".into(), ("no room".into(), later));
+        assert_eq!(sync.next(Duration::ZERO), pair("b", "Qg=="));
+        sync.kept.insert("b".into(), digest("Qg=="));
+        assert_eq!((sync.next(Duration::ZERO), sync.wrong()), (None, Some("a: no room".into())));
+        assert_eq!(sync.next(later), pair("a", "QQ=="));
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

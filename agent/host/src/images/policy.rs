@@ -3,6 +3,7 @@
 //! of `qctl image load`.
 
 use agent_core::cosign::{self, Signature};
+use agent_core::versioned;
 use oci_spec::distribution::{ParseError, Reference};
 use serde::Deserialize;
 use std::path::Path;
@@ -104,7 +105,8 @@ pub struct Registry {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    version: u32,
+    #[serde(rename = "version")]
+    _version: u32,
     #[serde(default)]
     registry: Vec<Registry>,
 }
@@ -141,10 +143,7 @@ impl Policy {
     /// # Errors
     /// One line: where, what, the remedy.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-        if file.version != 1 {
-            return Err(format!("version {}: this release knows version 1", file.version));
-        }
+        let file: File = versioned::parse(text).map_err(|error| error.to_string())?;
         for registry in &file.registry {
             registry.check().map_err(|what| format!("registry {:?}: {what}", registry.name))?;
         }

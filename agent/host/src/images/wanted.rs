@@ -2,12 +2,12 @@
 //! has no network access, and the pull worker. systemd starts the worker as long as the first file
 //! exists.
 
-use crate::files::{read_up_to, write_whole};
+use crate::worker_file::WorkerFile;
 use agent_core::limits::METADATA_LEN_MAX;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where the files are.
 #[derive(Debug, Clone)]
@@ -61,29 +61,25 @@ impl Progress {
 /// Progress of all wanted images, by name.
 pub type AllProgress = BTreeMap<String, Progress>;
 
-/// The images that are wanted; nothing if there is no such file.
-pub fn read(path: &Path) -> Option<BTreeSet<String>> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
-}
-
-/// Wants these images and no others.
-///
-/// # Errors
-/// The file can't be written or removed.
-pub fn write(path: &Path, names: &BTreeSet<String>) -> Result<()> {
-    if names.is_empty() {
-        return match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", path.display()))
-            }
-            _ => Ok(()),
-        };
+impl ImagePaths {
+    /// File of the names of wanted images; there is none while nothing is wanted.
+    pub fn wanted_file(&self) -> WorkerFile<BTreeSet<String>> {
+        WorkerFile::new(&self.wanted, METADATA_LEN_MAX)
     }
-    write_whole(path, &serde_json::to_string(names)?)
-}
 
-/// Reads the progress of each image; empty if the file is missing or damaged.
-pub fn progress(path: &Path) -> AllProgress {
-    let text = read_up_to(path, METADATA_LEN_MAX).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    /// File of the progress of each image.
+    pub fn progress_file(&self) -> WorkerFile<AllProgress> {
+        WorkerFile::new(&self.progress, METADATA_LEN_MAX)
+    }
+
+    /// Requests these images and no others of the pull worker.
+    ///
+    /// # Errors
+    /// The file can't be written or removed.
+    pub fn want(&self, names: &BTreeSet<String>) -> Result<()> {
+        match names.is_empty() {
+            true => self.wanted_file().remove(),
+            false => self.wanted_file().write(names),
+        }
+    }
 }

@@ -1,32 +1,40 @@
 //! Files in which the agent and the two update units say how far an update is.
 
-use crate::update::UpdatePaths;
 use crate::update::history::History;
+use crate::update::{Request, UpdatePaths};
+use crate::worker_file::WorkerFile;
+use agent_core::limits::METADATA_LEN_MAX;
 use agent_core::update_progress::{Progress, Stage, Update};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// Writes progress for readers, atomically but not durably: it is about this boot only.
+/// File of the agent's or one unit's progress.
+fn progress_file(path: &Path) -> WorkerFile<Progress> {
+    WorkerFile::new(path, METADATA_LEN_MAX)
+}
+
+/// Writes progress for readers.
 ///
 /// # Errors
 /// File system errors, with the path.
 pub fn write_progress(progress: &Progress, path: &Path) -> Result<()> {
-    let next = path.with_extension("next");
-    std::fs::write(&next, serde_json::to_string(progress)?)
-        .and_then(|()| std::fs::rename(&next, path))
-        .with_context(|| format!("write {}", path.display()))
+    progress_file(path).write(progress)
 }
 
 /// Reads the most recent progress of the agent and the two units; the default if there is none.
 pub fn read_progress(paths: &UpdatePaths) -> Progress {
     let read = |path: &PathBuf| {
-        let at = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
-        let progress: Progress = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-        Some((at, progress))
+        let file = progress_file(path);
+        Some((file.written()?, file.read().ok()??))
     };
     let said = [&paths.asking, &paths.fetching, &paths.installing].map(read);
     let youngest = said.into_iter().flatten().max_by_key(|(at, _)| *at);
     youngest.map(|(_, progress)| progress).unwrap_or_default()
+}
+
+/// File of the agent's request to the update units.
+pub fn request_file(paths: &UpdatePaths) -> WorkerFile<Request> {
+    WorkerFile::new(&paths.request, METADATA_LEN_MAX)
 }
 
 /// Reads the update's part of the status. An unreadable history counts as empty here; the agent

@@ -5,6 +5,7 @@
 
 use crate::tune::Line;
 use abi::hostplan::CpuSet;
+use agent_host::systemd::systemctl_blocking;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -227,7 +228,8 @@ impl Spinners {
 impl Drop for Spinners {
     fn drop(&mut self) {
         // They end by themselves after a while.
-        let _ = Command::new("systemctl").arg("stop").args(&self.0).output();
+        let units = self.0.iter().map(String::as_str);
+        let _ = systemctl_blocking(&["stop"].into_iter().chain(units).collect::<Vec<_>>());
     }
 }
 
