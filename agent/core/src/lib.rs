@@ -7,6 +7,8 @@
 pub mod api_routes;
 /// Compose files: schema, validation and meaning of every accepted key.
 pub mod compose;
+/// Wanted and observed containers, and what follows from both.
+pub mod container_table;
 /// Verification of cosign image signatures with known keys.
 pub mod cosign;
 /// Desired state of a group of hosts in a signed DSSE envelope (GitOps).

@@ -11,8 +11,12 @@ pub mod audit_log;
 pub mod block_devices;
 /// Client of the containerd API: containers, tasks, snapshots and events.
 pub mod containerd;
+/// Connection to containerd, kept up.
+pub mod containerd_link;
 /// Interrupts and context switches per core, from /proc and debugfs.
 pub mod core_interference;
+/// Growth of interrupts and context switches per core, for the status.
+pub mod core_sampler;
 /// ImageManager of images for declared services: shipped archives, store, or wanted of the pull
 /// worker.
 pub mod image_manager;
@@ -22,6 +26,8 @@ pub mod journal_archive;
 pub mod orphan_cgroups;
 /// Client of the packet capture unit.
 pub mod pcap_client;
+/// Problems of the host, in the log and the status.
+pub mod problems;
 /// Main loop: applies requests, converges containers, reports the status.
 pub mod reconcile;
 /// `/etc/resolv.conf` of containers, from the name servers of networkd.

@@ -19,32 +19,28 @@ mod vault_secrets;
 
 use crate::agent_socket::{self, PendingRequest, SocketContext};
 use crate::audit_log::AuditLog;
-use crate::containerd::Containerd;
+use crate::containerd_link::ContainerdLink;
+use crate::core_sampler::CoreSampler;
 use crate::image_manager::ImageManager;
+use crate::problems::Problems;
 use crate::reconcile::apply::How;
 use crate::reconcile::debug_containers::DebugContainer;
 use crate::reconcile::desired_state::DesiredSync;
 use crate::reconcile::remote_volumes::VolumeMounts;
+use crate::reconcile::rollouts::Rollouts;
 use crate::reconcile::vault_secrets::VaultSync;
 use crate::secrets::{self, Secrets};
-use crate::{core_interference, journal_archive, resolver, update_request};
+use crate::{journal_archive, resolver, update_request};
 use abi::control::ControlPage;
 use abi::hostplan::CorePlan;
 use abi::shards::alive_pages;
-use agent_core::compose::Service;
-use agent_core::health::{HealthTable, ProbeResult};
-use agent_core::instance::Instance;
-use agent_core::limits::{
-    CONTAINERD_RETRY, EVENT_TEXT_MAX, HEARTBEAT_INTERVAL, RECONCILE_INTERVAL,
-};
-use agent_core::plan::{History, Observed};
-use agent_core::protocol::types::{CoreCounts, Level};
+use agent_core::container_table::ContainerTable;
+use agent_core::health::ProbeResult;
+use agent_core::limits::{HEARTBEAT_INTERVAL, RECONCILE_INTERVAL};
 use agent_core::protocol::{Request, Response};
-use agent_core::rollout::RolloutState;
-use agent_core::status::{Container, Core, Engine, Status};
+use agent_core::status::{Container, Engine, Status};
 use agent_host::engine_pages::Events;
 use agent_host::events::EventLog;
-use agent_host::files::cut;
 use agent_host::images::policy::Policy;
 use agent_host::images::wanted;
 use agent_host::update::progress_files::read_update;
@@ -53,20 +49,9 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
-
-/// A version of a service that is to prove itself.
-#[derive(Debug, Clone, Default)]
-struct Trial {
-    fingerprint: String,
-    since: Duration,
-    starts: u32,
-    not_made: u32,
-}
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -111,42 +96,28 @@ pub struct Paths {
     pub update: update::UpdatePaths,
 }
 
-/// The running agent.
+/// The running agent: each part owns its state, and the main loop brings them together.
 pub struct Agent {
     paths: Paths,
     cores: CorePlan,
-    declared: Vec<Service>,
-    /// Instances to run: the declared services, without versions that have failed, and with those
-    /// on trial beside them.
-    wanted: Vec<Instance>,
-    secrets: Secrets,
-    versions: RolloutState,
-    /// Trials of services: the version, when it began, how often it was started.
-    trials: BTreeMap<String, Trial>,
-    health: HealthTable,
-    probe_results: mpsc::Sender<ProbeResult>,
+    started: Instant,
+    log: EventLog,
+    problems: Problems,
+    /// What is declared, and the versions of it.
+    rollouts: Rollouts,
+    /// What is to run, and what does.
+    table: ContainerTable,
+    link: ContainerdLink,
     image_manager: ImageManager,
+    secrets: Secrets,
     follower: DesiredSync,
     vault: VaultSync,
     remote: VolumeMounts,
-    /// Containers that are thrown away, by name.
-    throwaways: BTreeMap<String, DebugContainer>,
-    /// When what was applied on trial is taken back.
-    try_until: Option<Duration>,
-    containerd: Option<Containerd>,
-    observed: BTreeMap<String, Observed>,
-    history: BTreeMap<String, History>,
-    problems: BTreeMap<String, String>,
-    started: Instant,
-    counts: BTreeMap<u32, CoreCounts>,
-    engine_pids: Vec<u32>,
-    engine_switches: BTreeMap<u32, u64>,
-    core_status: Vec<Core>,
-    events: Events,
-    log: EventLog,
-    wake: Arc<Notify>,
-    retrying: Option<JoinHandle<()>>,
-    watching: Option<JoinHandle<()>>,
+    /// Ephemeral debug containers, by name.
+    debug_containers: BTreeMap<String, DebugContainer>,
+    probe_results: mpsc::Sender<ProbeResult>,
+    sampler: CoreSampler,
+    engine_events: Events,
 }
 
 /// Runs until a signal.
@@ -166,7 +137,7 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let refused = Default::default();
     let terminals = terminal::directory(&socket);
     let prepared = terminal::prepare(&terminals, network);
-    agent.problem("terminals", prepared.err().map(|error| format!("{error:#}")));
+    agent.problems.set("terminals", prepared.err().map(|error| format!("{error:#}")));
     let context =
         SocketContext { pages: pages.clone(), terminals, to_agent, audit, network, refused };
     // Heartbeat and socket have threads of their own: they wait for nothing that the others wait
@@ -177,8 +148,8 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let wake = agent.wake.clone();
-    agent.problem("API", agent.start_api().err().map(|error| format!("{error:#}")));
+    let wake = agent.link.wake.clone();
+    agent.problems.set("API", agent.start_api().err().map(|error| format!("{error:#}")));
     update_request::record_boot_outcome(&agent.paths.update);
     hot_partition::guard(agent.cores.clone(), agent.log.clone());
     notify_systemd("READY=1");
@@ -237,42 +208,31 @@ impl Agent {
         let follower = paths.versions.with_file_name("desired.json");
         let follower = DesiredSync::new(paths.credentials.as_deref(), &follower);
         let vault = VaultSync::new(paths.credentials.as_deref());
+        let link = ContainerdLink::new(paths.containerd.clone());
         let mut agent = Self {
-            secrets,
             paths,
             cores,
-            declared: Vec::new(),
-            wanted: Vec::new(),
-            versions: RolloutState::default(),
-            trials: BTreeMap::new(),
-            health: HealthTable::default(),
-            probe_results,
+            started: Instant::now(),
+            problems: Problems::new(log.clone()),
+            log,
+            rollouts: Rollouts::default(),
+            table: ContainerTable::default(),
+            link,
             image_manager,
+            secrets,
             follower,
             vault,
             remote: VolumeMounts::default(),
-            throwaways: BTreeMap::new(),
-            try_until: None,
-            containerd: None,
-            observed: BTreeMap::new(),
-            history: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            started: Instant::now(),
-            counts: BTreeMap::new(),
-            engine_pids: Vec::new(),
-            engine_switches: BTreeMap::new(),
-            core_status: Vec::new(),
-            events: Events::default(),
-            log,
-            wake: Arc::new(Notify::new()),
-            retrying: None,
-            watching: None,
+            debug_containers: BTreeMap::new(),
+            probe_results,
+            sampler: CoreSampler::default(),
+            engine_events: Events::default(),
         };
         let is_another = agent.finish_staged();
-        agent.declared = agent.load()?;
+        agent.rollouts.services = agent.load()?;
         agent.remember();
         if is_another {
-            agent.versions.declare(&agent.declared);
+            agent.rollouts.versions.declare(&agent.rollouts.services);
             if let Err(error) = agent.write_versions() {
                 warn!("{error:#}");
             }
@@ -286,7 +246,7 @@ impl Agent {
     }
 
     async fn tick(&mut self) {
-        self.sample();
+        self.sampler.sample(&self.engines(), self.cores.hot());
         self.end_try();
         self.end_debugs();
         self.follow();
@@ -295,54 +255,24 @@ impl Agent {
         self.take_from_vault().await;
     }
 
-    /// Says a problem once, not every second.
-    fn problem(&mut self, about: &str, what: Option<String>) {
-        let what = what.map(|text| cut(&text, EVENT_TEXT_MAX));
-        let before = self.problems.get(about);
-        if before != what.as_ref() {
-            match &what {
-                Some(text) => self.log.record(Level::Error, about, text),
-                None => self.log.record(Level::Info, about, "is well again"),
-            }
-        }
-        match what {
-            Some(text) => self.problems.insert(about.into(), text),
-            None => self.problems.remove(about),
-        };
-    }
-
-    /// Looks again soon; one such look is enough.
-    fn retry(&mut self) {
-        if self.retrying.as_ref().is_some_and(|retry| !retry.is_finished()) {
-            return;
-        }
-        let wake = self.wake.clone();
-        let retry = async move {
-            tokio::time::sleep(CONTAINERD_RETRY).await;
-            wake.notify_one();
-        };
-        self.retrying = Some(tokio::spawn(retry));
-    }
-
     async fn reconcile(&mut self) {
         let plan = hot_partition::check_plan(&self.paths.host_plan, &self.cores);
-        self.problem("host plan", plan.err());
+        self.problems.set("host plan", plan.err());
         let partition = if hot_partition::stands(&self.cores) {
             Ok(())
         } else {
             hot_partition::apply(&self.cores)
         };
-        self.problem("hot partition", partition.err().map(|error| error.to_string()));
+        self.problems.set("hot partition", partition.err().map(|error| error.to_string()));
         let resolver = resolver::update();
-        self.problem("name servers", resolver.err().map(|error| format!("{error:#}")));
+        self.problems.set("name servers", resolver.err().map(|error| format!("{error:#}")));
         let done = self.reconcile_containers().await;
         if done.is_err() {
-            self.containerd = None;
-            self.retry();
+            self.link.lose();
         }
         self.mend_api();
-        self.problem("containers", done.err().map(|error| format!("{error:#}")));
-        self.events.report(&self.paths.pages);
+        self.problems.set("containers", done.err().map(|error| format!("{error:#}")));
+        self.engine_events.report(&self.paths.pages);
     }
 
     /// The engines that run.
@@ -350,43 +280,6 @@ impl Agent {
         let pages =
             alive_pages(&self.paths.pages, agent_host::engine_pages::monotonic_ns()).into_iter();
         pages.map(|(shard, page)| Engine::read(shard, &page)).collect()
-    }
-
-    /// Takes the counts of every core and what they grew by.
-    fn sample(&mut self) {
-        let counts = core_interference::sample();
-        let engines = self.engines();
-        let pids: Vec<u32> = engines.iter().map(|engine| engine.pid).collect();
-        let engine_cpus: Vec<u32> = engines.iter().filter_map(|engine| engine.cpu).collect();
-        let mut own = BTreeMap::new();
-        for (cpu, switches) in
-            pids.iter().flat_map(|pid| core_interference::switches_of(*pid as i32))
-        {
-            *own.entry(cpu).or_default() += switches;
-        }
-        let same_engine = pids == self.engine_pids;
-        let before: BTreeMap<u32, u64> =
-            self.core_status.drain(..).map(|core| (core.cpu, core.foreign_switches)).collect();
-        for (cpu, now) in &counts {
-            let was = self.counts.get(cpu).copied().unwrap_or(*now);
-            let grown = |map: &BTreeMap<u32, u64>| map.get(cpu).copied().unwrap_or(0);
-            let own_now = grown(&own).saturating_sub(grown(&self.engine_switches));
-            let switches = now.switches.saturating_sub(was.switches);
-            let foreign =
-                core_interference::foreign_switches(switches, own_now, engine_cpus.contains(cpu));
-            let foreign = if same_engine { foreign } else { 0 };
-            self.core_status.push(Core {
-                cpu: *cpu,
-                hot: self.cores.hot().contains(*cpu),
-                counts: *now,
-                foreign_switches: if same_engine { grown(&before) + foreign } else { 0 },
-                timer_per_second: now.timer.saturating_sub(was.timer),
-                foreign_per_second: foreign,
-            });
-        }
-        self.counts = counts;
-        self.engine_pids = pids;
-        self.engine_switches = own;
     }
 
     async fn answer(&mut self, request: Request) -> Response {
@@ -410,7 +303,7 @@ impl Agent {
             Request::Deliver { envelope } => self.deliver(&envelope),
             Request::Desired { step } => self.step_desired(step),
             Request::LoadImage { archive } => {
-                return match &mut self.containerd {
+                return match &mut self.link.client {
                     None => Response::Error("containerd does not answer".into()),
                     Some(containerd) => match self.image_manager.load(containerd, &archive).await {
                         Ok(name) => Response::Loaded(name),
@@ -425,8 +318,12 @@ impl Agent {
             Request::Secrets {} => return Response::Secrets(self.secrets.names()),
             Request::SetSecret { name, secret } => self.set_secret(&name, &secret).await,
             Request::RemoveSecret { name } => self.remove_secret(&name),
-            Request::Images {} => return Response::Images(self.image_manager.list(&self.declared)),
-            Request::RemoveImage { name } => self.image_manager.remove(&name, &self.declared),
+            Request::Images {} => {
+                return Response::Images(self.image_manager.list(&self.rollouts.services));
+            }
+            Request::RemoveImage { name } => {
+                self.image_manager.remove(&name, &self.rollouts.services)
+            }
             Request::Update { url } => update_request::start(&self.paths.update, &url).await,
             Request::Reboot { holding } => update_request::reboot(&self.engines(), holding).await,
             Request::Control { .. }
@@ -443,12 +340,12 @@ impl Agent {
     fn status(&self) -> Status {
         let engines = self.engines();
         let containers: Vec<Container> =
-            self.wanted.iter().map(|instance| self.container(instance)).collect();
+            self.table.wanted.iter().map(|instance| self.container_status(instance)).collect();
         let partition = hot_partition::stands(&self.cores);
         // A shard that does not run has pages, but none that lives.
         let expected = abi::shards::shard_pages(&self.paths.pages).len().max(1);
         let trading = engines.iter().filter(|engine| engine.state == "trading").count() == expected;
-        let running = self.wanted.iter().all(|instance| self.is_up(instance));
+        let running = self.table.all_up();
         let running_version = update::Running::read(&self.paths.update.os_release);
         let version =
             running_version.map_or(env!("CARGO_PKG_VERSION").into(), |it| it.version.to_string());
@@ -462,13 +359,9 @@ impl Agent {
             sealed: agent_host::data_partition::is_sealed(),
             partition,
             engines,
-            cores: self.core_status.clone(),
+            cores: self.sampler.cores().to_vec(),
             containers,
-            problems: self
-                .problems
-                .iter()
-                .map(|(about, what)| format!("{about}: {what}"))
-                .collect(),
+            problems: self.problems.lines(),
         }
     }
 }

@@ -100,10 +100,10 @@ impl Agent {
     pub(super) fn apply(&mut self, text: &str, how: How) -> Result<Vec<String>> {
         let services = compose::parse(text, &self.cores)?;
         for service in &services {
-            self.image_manager.check(self.containerd.as_ref(), &service.image)?;
+            self.image_manager.check(self.link.client.as_ref(), &service.image)?;
         }
         check_host(&services)?;
-        let changes = changes(&self.declared, &services);
+        let changes = changes(&self.rollouts.services, &services);
         let try_for = match how {
             How::DryRun => return Ok(changes),
             How::Staged => {
@@ -115,10 +115,10 @@ impl Agent {
         };
         // The last word counts.
         self.forget_staged();
-        if try_for.is_some() && self.try_until.is_none() {
+        if try_for.is_some() && self.rollouts.try_until.is_none() {
             // Empty if it is the image's own: that of the next release is to be its own again.
             let applied = std::fs::read_to_string(&self.paths.applied).unwrap_or_default();
-            let versions = serde_json::to_string_pretty(&self.versions)?;
+            let versions = serde_json::to_string_pretty(&self.rollouts.versions)?;
             write_whole(&self.versions_before_try(), &versions)?;
             write_whole(&self.before_try(), &applied)?;
         }
@@ -133,7 +133,7 @@ impl Agent {
         self.log.record(Level::Info, "compose", &said);
         self.declare(services)?;
         match try_for {
-            Some(time) => self.try_until = Some(self.now() + time),
+            Some(time) => self.rollouts.try_until = Some(self.now() + time),
             None => self.forget_try(),
         }
         self.note_drift();
@@ -141,19 +141,19 @@ impl Agent {
     }
 
     fn declare(&mut self, services: Vec<Service>) -> Result<()> {
-        self.declared = services;
-        self.versions.declare(&self.declared);
-        self.wanted = self.instances();
-        self.trials.clear();
-        self.problems.retain(|about, _| !about.starts_with("rollout "));
+        self.rollouts.services = services;
+        self.rollouts.versions.declare(&self.rollouts.services);
+        self.table.wanted = self.instances();
+        self.rollouts.trials.clear();
+        self.problems.forget(|about| about.starts_with("rollout "));
         self.image_manager.changed();
-        self.wake.notify_one();
+        self.link.wake.notify_one();
         self.write_versions()
     }
 
     /// Keeps the compose file that was applied on trial.
     pub(super) fn keep(&mut self) -> Result<()> {
-        ensure!(self.try_until.is_some(), "nothing is applied on trial");
+        ensure!(self.rollouts.try_until.is_some(), "nothing is applied on trial");
         self.forget_try();
         self.log.record(Level::Info, "compose", "is kept");
         Ok(())
@@ -161,19 +161,19 @@ impl Agent {
 
     /// Takes back what was applied on trial, if its time is over.
     pub(super) fn end_try(&mut self) {
-        if self.try_until.is_none_or(|until| self.now() < until) {
+        if self.rollouts.try_until.is_none_or(|until| self.now() < until) {
             return;
         }
-        self.try_until = None;
+        self.rollouts.try_until = None;
         let back = self.load();
         match back {
             Ok(services) => {
-                self.declared = services;
+                self.rollouts.services = services;
                 self.remember();
-                self.trials.clear();
-                self.problems.retain(|about, _| !about.starts_with("rollout "));
+                self.rollouts.trials.clear();
+                self.problems.forget(|about| about.starts_with("rollout "));
                 self.image_manager.changed();
-                self.wake.notify_one();
+                self.link.wake.notify_one();
                 self.log.record(
                     Level::Warning,
                     "compose",
@@ -187,7 +187,7 @@ impl Agent {
 
     pub(super) fn restore(&mut self) -> Result<()> {
         let before = self.before_try();
-        if !before.exists() || self.try_until.is_some() {
+        if !before.exists() || self.rollouts.try_until.is_some() {
             return Ok(());
         }
         let versions = self.versions_before_try();
@@ -207,7 +207,7 @@ impl Agent {
     }
 
     fn forget_try(&mut self) {
-        self.try_until = None;
+        self.rollouts.try_until = None;
         let _ = std::fs::remove_file(self.before_try());
         let _ = std::fs::remove_file(self.versions_before_try());
     }

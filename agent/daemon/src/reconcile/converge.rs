@@ -5,11 +5,11 @@ use crate::image_manager::Missing;
 use crate::reconcile::Agent;
 use crate::reconcile::probe_client::probe;
 use crate::{orphan_cgroups, volumes};
-use agent_core::compose::{self, Service};
+use agent_core::compose::Service;
 use agent_core::health::ProbeResult;
 use agent_core::instance::Instance;
 use agent_core::limits::ENGINE_STOP_WAIT;
-use agent_core::plan::{self, Action, Ending, Observed, Task, container_of, is_over};
+use agent_core::plan::{self, Action, Observed, Task, container_of};
 use agent_core::protocol::types::Level;
 use agent_core::status::{Container, Engine};
 use agent_host::container_output::{self, Origin};
@@ -24,55 +24,51 @@ use tracing::{info, warn};
 
 impl Agent {
     pub(super) async fn reconcile_containers(&mut self) -> Result<()> {
-        let mut containerd = match self.containerd.take() {
+        let mut containerd = match self.link.client.take() {
             Some(containerd) => containerd,
             None => self.connect().await?,
         };
         let result = self.converge(&mut containerd).await;
-        self.containerd = Some(containerd);
+        self.link.client = Some(containerd);
         result
     }
 
     async fn connect(&mut self) -> Result<Containerd> {
-        let mut containerd = Containerd::connect(&self.paths.containerd).await?;
         self.image_manager.read_shipped()?;
-        containerd.adopt().await?;
-        let (watcher, wake) = (containerd.watcher(), self.wake.clone());
-        let watching = tokio::spawn(async move {
-            watcher.watch(|| wake.notify_one()).await;
-            // That containerd went away is something that happened, too.
-            wake.notify_one();
-        });
-        if let Some(before) = self.watching.replace(watching) {
-            before.abort();
-        }
-        Ok(containerd)
+        self.link.connect().await
     }
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
         let groups = orphan_cgroups::names(Path::new(CGROUPS));
-        self.observed = containerd.observe().await?;
+        self.table.observed = containerd.observe().await?;
         self.end_strays(&groups);
-        let living: Vec<&str> = self.observed.keys().map(String::as_str).collect();
+        let living: Vec<&str> = self.table.observed.keys().map(String::as_str).collect();
         let ended = container_output::end_all_but(&self.paths.logs, &living);
-        self.problem("output", ended.err().map(|error| format!("{error:#}")));
+        self.problems.set("output", ended.err().map(|error| format!("{error:#}")));
         self.advance_trials();
-        self.wanted = self.instances();
+        self.table.wanted = self.instances();
         self.bring_images(containerd).await;
         self.look_for_secrets();
         let mounts = self.mount_volumes().await;
-        self.problem("volumes", mounts.err().map(|error| format!("{error:#}")));
+        self.problems.set("volumes", mounts.err().map(|error| format!("{error:#}")));
         self.tell_ports();
         let may_start = |instance: &Instance| {
             containerd.has_image(&instance.service.image)
                 && self.secrets.missing(&instance.service).is_empty()
                 && self.remote.has_all(instance)
-                && self.is_its_turn(&instance.service)
+                && self.table.has_dependencies(&instance.service)
         };
-        let is_unwell = |it: &Instance| self.health.of(&it.id, &it.fingerprint) == Some(false);
+        let is_unwell =
+            |it: &Instance| self.table.health.of(&it.id, &it.fingerprint) == Some(false);
         let now = self.now();
-        let actions =
-            plan::plan(&self.wanted, &self.observed, &self.history, &may_start, &is_unwell, now);
+        let actions = plan::plan(
+            &self.table.wanted,
+            &self.table.observed,
+            &self.table.history,
+            &may_start,
+            &is_unwell,
+            now,
+        );
         let mut stuck = BTreeSet::new();
         for action in &actions {
             let instance = match action {
@@ -91,19 +87,19 @@ impl Agent {
             }
             // That the old one is gone does not say that the new one runs.
             if done.is_some() || matches!(action, Action::Create(_)) {
-                self.problem(&format!("container {instance}"), done);
+                self.problems.set(&format!("container {instance}"), done);
             }
         }
         if !actions.is_empty() {
-            self.observed = containerd.observe().await?;
+            self.table.observed = containerd.observe().await?;
         }
         self.forget_others();
         self.look_around();
-        if self.wanted.iter().all(|instance| self.is_up(instance)) {
-            let proven = self.versions.proven(&self.cores);
+        if self.table.all_up() {
+            let proven = self.rollouts.versions.proven(&self.cores);
             let wanted: Vec<Service> =
-                self.wanted.iter().map(|instance| instance.service.clone()).collect();
-            let services = [self.declared.as_slice(), &wanted, &proven];
+                self.table.wanted.iter().map(|instance| instance.service.clone()).collect();
+            let services = [self.rollouts.services.as_slice(), &wanted, &proven];
             self.image_manager.collect(containerd, &services).await?;
         }
         Ok(())
@@ -112,7 +108,7 @@ impl Agent {
     /// Ends what runs in containers' cgroups that were there before containerd was asked, and of
     /// which it knows nothing.
     fn end_strays(&self, groups: &BTreeSet<String>) {
-        for name in groups.iter().filter(|name| !self.observed.contains_key(*name)) {
+        for name in groups.iter().filter(|name| !self.table.observed.contains_key(*name)) {
             let about = format!("container {}", container_output::instance_of(name));
             match orphan_cgroups::end(Path::new(CGROUPS), name) {
                 Ok(0) => {}
@@ -128,39 +124,38 @@ impl Agent {
     /// Returns the instances to run: those of the declared services, and ephemeral debug
     /// containers.
     pub(super) fn instances(&self) -> Vec<Instance> {
-        let mut all = self.versions.instances(&self.declared, &self.cores);
-        all.extend(self.throwaways.values().map(|throwaway| throwaway.instance.clone()));
+        let mut all = self.rollouts.versions.instances(&self.rollouts.services, &self.cores);
+        all.extend(self.debug_containers.values().map(|throwaway| throwaway.instance.clone()));
         all
     }
 
     /// The images of what is to run, and what keeps them from being here.
     async fn bring_images(&mut self, containerd: &mut Containerd) {
         let images: BTreeSet<String> =
-            self.wanted.iter().map(|instance| instance.service.image.clone()).collect();
+            self.table.wanted.iter().map(|instance| instance.service.image.clone()).collect();
         let missing = self.image_manager.bring(containerd, &images).await;
-        self.problems.retain(|about, _| {
-            about.strip_prefix("image ").is_none_or(|image| images.contains(image))
-        });
+        let is_gone = |image: &str| !images.contains(image);
+        self.problems.forget(|about| about.strip_prefix("image ").is_some_and(is_gone));
         for image in images {
             let about = format!("image {image}");
             match missing.get(&image) {
-                Some(Missing::Refused(why)) => self.problem(&about, Some(why.clone())),
+                Some(Missing::Refused(why)) => self.problems.set(&about, Some(why.clone())),
                 Some(Missing::Fetching(how_far)) => {
-                    self.problems.insert(about, how_far.clone());
+                    self.problems.set_transient(about, how_far.clone());
                 }
-                None => self.problem(&about, None),
+                None => self.problems.set(&about, None),
             }
         }
     }
 
     fn look_for_secrets(&mut self) {
-        for instance in self.wanted.clone() {
+        for instance in self.table.wanted.clone() {
             let missing = self.secrets.missing(&instance.service);
             let said = (!missing.is_empty()).then(|| {
                 let names = missing.join(", ");
                 format!("{names} not on this host; bring it with qctl secret set")
             });
-            self.problem(&format!("secrets of {}", instance.id), said);
+            self.problems.set(&format!("secrets of {}", instance.id), said);
         }
     }
 
@@ -168,7 +163,7 @@ impl Agent {
     /// goes.
     fn tell_ports(&mut self) {
         let directory = self.paths.ports.clone();
-        for instance in self.wanted.iter().filter(|instance| instance.serving) {
+        for instance in self.table.wanted.iter().filter(|instance| instance.serving) {
             let (ports, path) = (instance.ports(), directory.join(&instance.service.name));
             let is_told = std::fs::read_to_string(&path).is_ok_and(|told| told == ports);
             if ports.is_empty() {
@@ -194,30 +189,30 @@ impl Agent {
         match action {
             Action::Remove(name) => {
                 let id = container_output::instance_of(name);
-                let ending = self.ending(name);
-                self.health.forget(id);
-                if self.observed.get(name).is_some_and(Observed::is_orphan) {
+                let ending = self.table.ending(name);
+                self.table.health.forget(id);
+                if self.table.observed.get(name).is_some_and(Observed::is_orphan) {
                     containerd.create_placeholder(name).await?;
                 }
                 containerd.remove(name, ending).await?;
-                if !self.wanted.iter().any(|instance| instance.id == id) {
+                if !self.table.wanted.iter().any(|instance| instance.id == id) {
                     self.secrets.withdraw(id);
                 }
-                self.log.record(Level::Info, &format!("container {id}"), &self.end_of(name));
+                self.log.record(Level::Info, &format!("container {id}"), &self.table.removal(name));
                 Ok(())
             }
             Action::Create(id) => {
                 let now = self.now();
-                let instance = self.wanted.iter().find(|instance| instance.id == *id);
+                let instance = self.table.wanted.iter().find(|instance| instance.id == *id);
                 let instance = instance.expect("planned from what is wanted").clone();
-                let found = container_of(&self.observed, &instance);
+                let found = container_of(&self.table.observed, &instance);
                 let task = found.and_then(|(_, observed)| observed.task);
                 // A task that is not there was taken away by a kill of its shim, or of containerd.
                 let ended_by_itself = matches!(task, Some(Task::Stopped(_) | Task::Running));
-                self.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
+                self.table.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
                 let pid = self.create(containerd, &instance).await?;
                 if self.is_on_trial(&instance) {
-                    let trial = self.trial_of(&instance);
+                    let trial = self.rollouts.trial_of(&instance, now);
                     trial.not_made = 0;
                     trial.starts += u32::from(ended_by_itself || trial.starts == 0);
                 }
@@ -250,7 +245,7 @@ impl Agent {
             service: service.name.clone(),
             image: service.image.clone(),
             digest: self.image_manager.digest(&service.image).unwrap_or_default(),
-            generation: self.versions.generation_of(&service.name, &instance.fingerprint),
+            generation: self.rollouts.generation_of(instance),
             ended: false,
         };
         let files = container_output::Files::begin(&self.paths.logs, &origin).map_err(prepare)?;
@@ -267,24 +262,23 @@ impl Agent {
     }
 
     fn note_not_made(&mut self, id: &str) {
-        self.history.entry(id.to_owned()).or_default().note_not_made();
-        let instance = self.wanted.iter().find(|instance| instance.id == id).cloned();
+        self.table.history.entry(id.to_owned()).or_default().note_not_made();
+        let instance = self.table.wanted.iter().find(|instance| instance.id == id).cloned();
         if let Some(instance) = instance.filter(|instance| self.is_on_trial(instance)) {
-            self.trial_of(&instance).not_made += 1;
+            let now = self.now();
+            self.rollouts.trial_of(&instance, now).not_made += 1;
         }
     }
 
     /// Drops problems and opened secrets of instances that are neither wanted nor observed.
     fn forget_others(&mut self) {
-        let observed = self.observed.values().map(|found| found.instance.clone());
-        let ids: BTreeSet<String> =
-            self.wanted.iter().map(|it| it.id.clone()).chain(observed).collect();
-        let gone = |about: &String| {
+        let ids = self.table.ids();
+        let is_gone = |about: &str| {
             let of = ["health of ", "secrets of ", "container "];
             let id = of.iter().find_map(|start| about.strip_prefix(start));
             id.is_some_and(|id| !ids.contains(id.trim_end_matches(" metrics")))
         };
-        self.problems.retain(|about, _| !gone(about));
+        self.problems.forget(is_gone);
         self.secrets.keep_only(&ids);
     }
 
@@ -292,7 +286,7 @@ impl Agent {
     /// their time, instead of being killed with whatever is left.
     pub(super) async fn leave(&mut self) {
         let is_stopping = is_stopping().await;
-        let Some(containerd) = self.containerd.as_ref().filter(|_| is_stopping) else { return };
+        let Some(containerd) = self.link.client.as_ref().filter(|_| is_stopping) else { return };
         // The engines cancel their orders first, perhaps through a container.
         let start = Instant::now();
         let runs = |engine: Engine| PathBuf::from(format!("/proc/{}", engine.pid)).exists();
@@ -300,9 +294,9 @@ impl Agent {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let mut stops = tokio::task::JoinSet::new();
-        let names: Vec<String> = self.observed.keys().cloned().collect();
+        let names: Vec<String> = self.table.observed.keys().cloned().collect();
         for name in names {
-            let (containerd, ending) = (containerd.watcher(), self.ending(&name));
+            let (containerd, ending) = (containerd.watcher(), self.table.ending(&name));
             stops.spawn(async move {
                 let stopped = containerd.remove(&name, ending).await;
                 info!(container = name, "the host stops: {name}: {stopped:?}");
@@ -311,112 +305,40 @@ impl Agent {
         stops.join_all().await;
     }
 
-    /// Describes the removal of a container, with its exit status if it had ended.
-    fn end_of(&self, name: &str) -> String {
-        match self.observed.get(name).and_then(|observed| observed.task) {
-            Some(Task::Stopped(status)) => format!("taken away; it had ended with {status}"),
-            Some(Task::Running) => "taken away".into(),
-            Some(Task::Created) | None => "taken away; it did not run".into(),
-        }
-    }
-
-    pub(super) fn ending(&self, name: &str) -> Ending {
-        let found = self.observed.get(name);
-        found.map_or_else(Ending::default, |found| plan::ending(&self.wanted, found))
-    }
-
-    /// Whether everything that a service waits for is as it wants it.
-    fn is_its_turn(&self, service: &Service) -> bool {
-        service.policy.depends_on.iter().all(|(name, condition)| {
-            let other = self.serving(name);
-            other.is_some_and(|other| match condition {
-                compose::Condition::ServiceStarted => self.task(other).is_some(),
-                compose::Condition::ServiceHealthy => {
-                    self.health.of(&other.id, &other.fingerprint) == Some(true)
-                }
-                compose::Condition::ServiceCompletedSuccessfully => {
-                    self.task(other) == Some(Task::Stopped(0))
-                }
-            })
-        })
-    }
-
-    /// The instance of a service that others rely on.
-    fn serving(&self, name: &str) -> Option<&Instance> {
-        self.wanted.iter().find(|it| it.service.name == name && it.serving)
-    }
-
-    pub(super) fn task(&self, instance: &Instance) -> Option<Task> {
-        let (_, observed) = container_of(&self.observed, instance)?;
-        observed.task.filter(|_| observed.fingerprint.as_ref() == Some(&instance.fingerprint))
-    }
-
     /// Starts the results that are due; what they bring comes back to the main loop.
     fn look_around(&mut self) {
         let now = self.now();
-        let running = self.wanted.iter().filter(|it| self.task(it) == Some(Task::Running));
+        let running =
+            self.table.wanted.iter().filter(|it| self.table.task(it) == Some(Task::Running));
         let subjects = running.flat_map(|instance| {
-            let is_well = self.health.of(&instance.id, &instance.fingerprint) == Some(true);
+            let is_well = self.table.health.of(&instance.id, &instance.fingerprint) == Some(true);
             let waits = instance.service.policy.health.is_some() && !is_well;
             let metrics = instance.metrics_name();
             // Who is not well yet has no metrics that say something.
             instance.subjects().into_iter().filter(move |it| !waits || it.name != metrics)
         });
         let subjects = subjects.collect();
-        for subject in self.health.due(subjects, now) {
+        for subject in self.table.health.due(subjects, now) {
             let results = self.probe_results.clone();
             tokio::spawn(async move { results.send(probe(subject).await).await });
         }
     }
 
     pub(super) fn note_probe(&mut self, result: &ProbeResult) {
-        let subjects = self.wanted.iter().flat_map(Instance::subjects);
+        let subjects = self.table.wanted.iter().flat_map(Instance::subjects);
         let Some(subject) = subjects.into_iter().find(|subject| subject.name == result.name) else {
             return;
         };
         let now = self.now();
-        if self.health.note(result, &subject.health, now) {
-            self.problem(&format!("health of {}", result.name), result.wrong.clone());
-            self.wake.notify_one();
+        if self.table.health.note(result, &subject.health, now) {
+            self.problems.set(&format!("health of {}", result.name), result.wrong.clone());
+            self.link.wake.notify_one();
         }
     }
 
-    /// Whether a service runs as it is wanted, and well, or has done what it was to do. One on
-    /// trial beside another keeps nobody waiting.
-    pub(super) fn is_up(&self, instance: &Instance) -> bool {
-        let task = self.task(instance);
-        let healthy = self.health.of(&instance.id, &instance.fingerprint);
-        let is_well = instance.service.policy.health.is_none() || healthy == Some(true);
-        !instance.serving
-            || task == Some(Task::Running) && is_well
-            || task.is_some() && is_over(&instance.service, task)
-    }
-
-    pub(super) fn container(&self, instance: &Instance) -> Container {
-        let service = &instance.service;
-        let found = container_of(&self.observed, instance);
-        let task = found.and_then(|(_, observed)| observed.task);
-        Container {
-            name: instance.id.clone(),
-            image: service.image.clone(),
-            state: match task {
-                Some(Task::Running) => "running".into(),
-                Some(Task::Created) => "created".into(),
-                Some(Task::Stopped(status)) => format!("stopped ({status})"),
-                None => "absent".into(),
-            },
-            up: self.is_up(instance),
-            health: service.policy.health.as_ref().map(|_| {
-                match self.health.of(&instance.id, &instance.fingerprint) {
-                    None => "starting".into(),
-                    Some(true) => "healthy".into(),
-                    Some(false) => "unhealthy".into(),
-                }
-            }),
-            rollout: self.rollout_of(instance),
-            restarts: self.history.get(&instance.id).map_or(0, |history| history.restarts),
-            cpuset: service.cpuset.clone(),
-            generation: self.versions.generation_of(&service.name, &instance.fingerprint),
-        }
+    /// Status of an instance.
+    pub(super) fn container_status(&self, instance: &Instance) -> Container {
+        let generation = self.rollouts.generation_of(instance);
+        self.table.status(instance, self.rollout_of(instance), generation)
     }
 }

@@ -31,18 +31,18 @@ impl Agent {
     ) -> Result<String> {
         ensure!((1..=DEBUG_SECONDS_MAX).contains(&seconds), "seconds: 1 to {DEBUG_SECONDS_MAX}");
         ensure!(
-            self.throwaways.len() < DEBUGS_MAX,
+            self.debug_containers.len() < DEBUGS_MAX,
             "there are {DEBUGS_MAX} already; qctl debug --end NAME ends one"
         );
         let mut services = compose::parse(compose, &self.cores)?;
         let one = services.pop().filter(|_| services.is_empty());
         let mut service = one.context("a compose file with one service is expected")?;
-        self.image_manager.check(self.containerd.as_ref(), &service.image)?;
+        self.image_manager.check(self.link.client.as_ref(), &service.image)?;
         check_host(std::slice::from_ref(&service))?;
         // No name of a service has a point. In the journal it is another one each time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let names = (now..).map(|number| format!("debug.{number}"));
-        let mut names = names.filter(|name| !self.throwaways.contains_key(name));
+        let mut names = names.filter(|name| !self.debug_containers.contains_key(name));
         let name = names.next().context("a number that is free")?;
         let RuntimePolicy { stop_signal, stop_grace, .. } = service.policy;
         service.policy = RuntimePolicy { stop_signal, stop_grace, ..RuntimePolicy::default() };
@@ -59,7 +59,8 @@ impl Agent {
         let pipes = terminal.clone().map(Pipes::make).transpose()?;
         instance.terminal = terminal;
         let until = self.now() + Duration::from_secs(seconds);
-        self.throwaways.insert(name.clone(), DebugContainer { instance, until, _pipes: pipes });
+        self.debug_containers
+            .insert(name.clone(), DebugContainer { instance, until, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
         self.log.record(Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
@@ -68,10 +69,10 @@ impl Agent {
 
     /// Somebody looks at the terminal of one, in this size.
     pub(super) async fn show_terminal(&self, name: &str, size: Option<Size>) -> Result<()> {
-        let there = self.throwaways.get(name).filter(|it| it.instance.terminal.is_some());
+        let there = self.debug_containers.get(name).filter(|it| it.instance.terminal.is_some());
         let there = there.with_context(|| format!("there is no {name} with a terminal"))?;
-        let found = container_of(&self.observed, &there.instance);
-        if let (Some(size), Some((name, _)), Some(containerd)) = (size, found, &self.containerd) {
+        let found = container_of(&self.table.observed, &there.instance);
+        if let (Some(size), Some((name, _)), Some(containerd)) = (size, found, &self.link.client) {
             containerd.resize(name, size).await?;
         }
         Ok(())
@@ -79,7 +80,7 @@ impl Agent {
 
     /// Throws one away.
     pub(super) fn end_debug(&mut self, name: &str) -> Result<()> {
-        let there = self.throwaways.remove(name);
+        let there = self.debug_containers.remove(name);
         there.with_context(|| format!("there is no {name}; qctl status shows those that run"))?;
         self.change_throwaways();
         Ok(())
@@ -87,16 +88,16 @@ impl Agent {
 
     /// Throws away those whose time is over.
     pub(super) fn end_debugs(&mut self) {
-        let (now, before) = (self.now(), self.throwaways.len());
-        self.throwaways.retain(|_, throwaway| now < throwaway.until);
-        if self.throwaways.len() < before {
+        let (now, before) = (self.now(), self.debug_containers.len());
+        self.debug_containers.retain(|_, throwaway| now < throwaway.until);
+        if self.debug_containers.len() < before {
             self.change_throwaways();
         }
     }
 
     fn change_throwaways(&mut self) {
-        self.wanted = self.instances();
+        self.table.wanted = self.instances();
         self.image_manager.changed();
-        self.wake.notify_one();
+        self.link.wake.notify_one();
     }
 }

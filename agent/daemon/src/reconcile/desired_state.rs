@@ -79,7 +79,7 @@ impl Agent {
     /// Once a second.
     pub(super) fn follow(&mut self) {
         if self.follower.keeper.is_none() {
-            return self.problem(ABOUT, self.follower.broken.clone());
+            return self.problems.set(ABOUT, self.follower.broken.clone());
         }
         if let Some((seen, arrived)) = self.follower.arrived() {
             match arrived.and_then(|envelope| self.take(&envelope, false)) {
@@ -96,7 +96,7 @@ impl Agent {
         let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
         let looked = || paths.wrong(keeper.as_ref()?.config(), self.now());
         let said = said.or_else(looked);
-        self.problem(ABOUT, said);
+        self.problems.set(ABOUT, said);
     }
 
     /// Says why it is not taken.
@@ -118,7 +118,8 @@ impl Agent {
     /// [`REFUSED_PAUSE`] after a failure at the earliest.
     fn apply_due(&mut self) {
         let due = self.follower.keeper.as_ref().and_then(|keeper| keeper.due());
-        let Some(serial) = due.filter(|_| self.try_until.is_none()).map(|due| due.serial) else {
+        let Some(serial) = due.filter(|_| self.rollouts.try_until.is_none()).map(|due| due.serial)
+        else {
             self.follower.failed = None;
             return;
         };
@@ -163,9 +164,9 @@ impl Agent {
     pub(super) fn note_drift(&mut self) {
         let cores = &self.cores;
         let parse = |text: &str| Ok(compose::parse(text, cores)?);
-        self.follower.compare(&self.declared, parse);
+        self.follower.compare(&self.rollouts.services, parse);
         let drift = self.follower.drift.join("; ");
-        self.problem("drift from desired state", (!drift.is_empty()).then_some(drift));
+        self.problems.set("drift from desired state", (!drift.is_empty()).then_some(drift));
     }
 
     /// Takes an envelope that an operator delivered; it waits for its window like any other.
@@ -195,7 +196,7 @@ impl Agent {
     pub(super) fn desired_report(&self) -> Option<Report> {
         let keeper = self.follower.keeper.as_ref()?;
         let mut report = keeper.report(&self.follower.drift);
-        if report.waiting.is_some() && self.try_until.is_some() {
+        if report.waiting.is_some() && self.rollouts.try_until.is_some() {
             report.waits_for.get_or_insert_with(|| "the end of what is on trial".into());
         }
         Some(report)

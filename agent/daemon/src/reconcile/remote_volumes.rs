@@ -45,7 +45,7 @@ fn volumes(instance: &Instance) -> impl Iterator<Item = (String, &Remote)> {
 impl Agent {
     pub(super) async fn mount_volumes(&mut self) -> Result<()> {
         let wanted: BTreeMap<String, Remote> =
-            self.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
+            self.table.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
         let before = std::mem::replace(&mut self.remote.mounted, volume_mounts::mounted()?);
         self.remote.known = volume_mounts::known()?;
         for id in self.remote.mounted.difference(&before).filter(|id| wanted.contains_key(*id)) {
@@ -57,7 +57,9 @@ impl Agent {
             self.ask_volume(id, Some(remote.clone()));
         }
         // A disk goes with its session, whoever still uses it.
-        if !plan::has_others(&self.wanted, &self.observed) && self.remote.under_way.is_empty() {
+        if !plan::has_others(&self.table.wanted, &self.table.observed)
+            && self.remote.under_way.is_empty()
+        {
             let left = self.remote.mounted.union(&self.remote.known);
             let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
             // One after the other: the last of them ends the sessions.
@@ -75,7 +77,7 @@ impl Agent {
         if is_so || self.is_postponed(id) || self.remote.under_way.contains_key(id) {
             return;
         }
-        let (wake, asked) = (self.wake.clone(), id.to_owned());
+        let (wake, asked) = (self.link.wake.clone(), id.to_owned());
         let job = tokio::spawn(async move {
             let done = volume_mounts::request(&asked, remote).await;
             wake.notify_one();
@@ -109,14 +111,16 @@ impl Agent {
             true => !mounted.contains(id),
             false => mounted.contains(id) || known.contains(id),
         };
-        self.problems.retain(|about, _| about.strip_prefix(ABOUT).is_none_or(is_open));
+        self.problems.forget(|about| about.strip_prefix(ABOUT).is_some_and(|id| !is_open(id)));
         postponed.retain(|id, _| is_open(id));
         for (id, (why, _)) in postponed.clone() {
-            self.problem(&format!("{ABOUT}{id}"), Some(why));
+            self.problems.set(&format!("{ABOUT}{id}"), Some(why));
         }
         for id in wanted.keys().filter(|id| !self.remote.mounted.contains(*id)) {
             let about = format!("{ABOUT}{id}");
-            self.problems.entry(about).or_insert_with(|| "is being mounted".into());
+            if !self.problems.has(&about) {
+                self.problems.set_transient(about, "is being mounted".into());
+            }
         }
     }
 }

@@ -67,9 +67,9 @@ impl Agent {
 
     /// Tries again what failed.
     pub(super) fn mend_api(&mut self) {
-        if self.problems.contains_key("API") {
+        if self.problems.has("API") {
             let failed = self.bring_api().err().map(|error| format!("{error:#}"));
-            self.problem("API", failed);
+            self.problems.set("API", failed);
         }
     }
 
@@ -90,10 +90,10 @@ impl Agent {
         let about = format!("secret {name}");
         self.log.record(Level::Info, &about, "is kept");
         let uses = |instance: &&Instance| {
-            let runs = self.task(instance) == Some(Task::Running);
+            let runs = self.table.task(instance) == Some(Task::Running);
             runs && instance.service.secrets.iter().any(|secret| secret.source == name)
         };
-        let users: Vec<Instance> = self.wanted.iter().filter(uses).cloned().collect();
+        let users: Vec<Instance> = self.table.wanted.iter().filter(uses).cloned().collect();
         let mut failed = Vec::new();
         for instance in users {
             match self.give(&instance).await {
@@ -105,7 +105,7 @@ impl Agent {
                 Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
             }
         }
-        self.wake.notify_one();
+        self.link.wake.notify_one();
         ensure!(failed.is_empty(), "it is kept, but not given to {}", failed.join(", "));
         Ok(())
     }
@@ -115,17 +115,17 @@ impl Agent {
         let (secrets, wanted) = (self.secrets.clone(), instance.clone());
         let deliver = move || secrets.deliver(&wanted.id, &wanted.service);
         tokio::task::spawn_blocking(deliver).await??;
-        let containerd = self.containerd.as_ref().context("containerd does not answer")?;
-        let found = container_of(&self.observed, instance);
+        let containerd = self.link.client.as_ref().context("containerd does not answer")?;
+        let found = container_of(&self.table.observed, instance);
         let (container, _) = found.context("there is no container")?;
         if let Some(signal) = instance.service.policy.secret_signal {
             containerd.signal(container, signal).await?;
             return Ok(format!("with signal {signal}"));
         }
-        containerd.remove(container, self.ending(container)).await?;
+        containerd.remove(container, self.table.ending(container)).await?;
         // It did not end by itself: neither its trial nor its health begins with that.
-        self.health.forget(&instance.id);
-        if let Some(trial) = self.trials.get_mut(&instance.service.name) {
+        self.table.health.forget(&instance.id);
+        if let Some(trial) = self.rollouts.trials.get_mut(&instance.service.name) {
             trial.starts = trial.starts.saturating_sub(1);
         }
         Ok("which is made anew".into())
@@ -135,7 +135,7 @@ impl Agent {
         let uses = |instance: &&Instance| {
             instance.service.secrets.iter().any(|secret| secret.source == name)
         };
-        if let Some(instance) = self.wanted.iter().find(uses) {
+        if let Some(instance) = self.table.wanted.iter().find(uses) {
             bail!("secret {name} is used by the service {}", instance.service.name);
         }
         self.secrets.remove(name)?;

@@ -80,7 +80,7 @@ impl Agent {
     /// Once a second, one secret: systemd may take its time for each.
     pub(super) async fn take_from_vault(&mut self) {
         if self.vault.names.is_empty() {
-            return self.problem(ABOUT, self.vault.broken.clone());
+            return self.problems.set(ABOUT, self.vault.broken.clone());
         }
         let looked = self.vault.look().err().map(|error| format!("{error:#}"));
         let now = self.now();
@@ -97,7 +97,7 @@ impl Agent {
             }
         }
         let said = looked.or_else(|| self.vault.wrong());
-        self.problem(ABOUT, said);
+        self.problems.set(ABOUT, said);
     }
 
     /// Keeps it and gives it to its containers, unless it is what this host has. One that could not
