@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn orders_outlive_the_process_that_read_them() {
-        let path = std::env::temp_dir().join(format!("quietcore-control-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let agent = ControlPage::open(&path).unwrap();
         let before = agent.generation();
         agent.set(Orders { kill: true, ..Orders::default() });
@@ -185,12 +186,12 @@ mod tests {
         assert_ne!(engine.generation(), before);
         std::fs::write(&path, [1; PAGE_WORDS * 8]).unwrap();
         assert!(matches!(ControlPage::open(&path), Err(PageError::Foreign { .. })));
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn limits_are_read_whole_or_not_at_all() {
-        let path = std::env::temp_dir().join(format!("quietcore-limits-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let (agent, engine) =
             (ControlPage::open(&path).unwrap(), ControlPage::open(&path).unwrap());
         assert_eq!(engine.limits::<2>(engine.limits_generation()), None);
@@ -199,7 +200,6 @@ mod tests {
         assert_eq!(engine.limits(generation), Some(([7, 8], [1, 2])));
         agent.set_limits(&[9, 8], &[1, 2]);
         assert_eq!(engine.limits::<2>(generation), None);
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn two_mappings_see_one_page() {
-        let path = std::env::temp_dir().join(format!("quietcore-page-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let writer = Page::create(&path, 8).unwrap();
         let reader = Page::open_readonly(&path, 8).unwrap();
         writer[7].store(42, Relaxed);

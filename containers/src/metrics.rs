@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn every_counter_is_exported_once_and_promtool_could_read_it() {
-        let path = std::env::temp_dir().join(format!("quietcore-metrics-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let page = CountersPage::create(&path).unwrap();
         page.set(Counter::PnlTicks, -3i64 as u64);
         page.record_tick_to_order(5_000);
@@ -145,6 +146,5 @@ mod tests {
         assert!(text.contains("quietcore_engine_pnl_ticks{shard=\"b\"} -3\n"));
         assert!(text.contains("tick_to_order_seconds_bucket{shard=\"a\",le=\"+Inf\"} 1\n"));
         assert_eq!(render(&[]).lines().last(), Some("quietcore_engine_up 0"));
-        std::fs::remove_file(path).unwrap();
     }
 }

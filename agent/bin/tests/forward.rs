@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -82,9 +82,8 @@ fn start(root: &Path) -> Child {
 
 #[test]
 fn every_entry_is_there_once_though_the_target_was_away_and_the_process_killed() {
-    let root: PathBuf =
-        std::env::temp_dir().join(format!("quietcore-forward-{}", std::process::id()));
-    std::fs::create_dir_all(&root).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().to_path_buf();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let index = Arc::new(Mutex::new(Index { refusals: 1, ..Index::default() }));
@@ -127,5 +126,4 @@ fn every_entry_is_there_once_though_the_target_was_away_and_the_process_killed()
     assert_eq!(index.documents.len(), ENTRIES);
     let lines: std::collections::BTreeSet<&String> = index.documents.values().collect();
     assert_eq!(lines.len(), ENTRIES, "one document stands for two entries");
-    std::fs::remove_dir_all(root).unwrap();
 }

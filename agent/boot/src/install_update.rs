@@ -162,9 +162,8 @@ mod tests {
 
     #[test]
     fn only_the_running_versions_entries_stay() {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-entries-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let names = [
             "quietcore_0.2.0.efi",
             "quietcore_0.2.1+0-3.efi",
@@ -178,18 +177,17 @@ mod tests {
             std::fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["quietcore_0.2.0.efi", "rescue.efi"]);
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn a_partition_is_read_back_as_it_was_signed() {
-        let path = std::env::temp_dir().join(format!("quietcore-slot-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         std::fs::write(&path, [[1; 4096], [9; 4096]].concat()).unwrap();
         let sha256 = sha256(&[1; 4096][..]).unwrap();
         let artefact = Artefact { name: "root".into(), size: 4096, sha256 };
         check(&path, &artefact).unwrap();
         std::fs::write(&path, [[1; 4095], [9; 4095]].concat()).unwrap();
         assert!(check(&path, &artefact).unwrap_err().to_string().contains("not those"));
-        std::fs::remove_file(path).unwrap();
     }
 }

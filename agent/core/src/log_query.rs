@@ -1,7 +1,5 @@
 //! A question for containers' lines, as qctl asks it here and over the network.
 
-use std::fmt::Write;
-
 /// Query for the log of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -38,19 +36,15 @@ impl Query {
         self.lines.map_or("all".into(), |lines| lines.to_string())
     }
 
-    /// Encodes the query as that of a URL, without the container's name.
+    /// Returns the query of a URL that asks for this.
     pub fn encode(&self) -> String {
-        let mut text = format!("lines={}&follow={}", self.lines_text(), self.follow);
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("lines", &self.lines_text());
+        query.append_pair("follow", if self.follow { "true" } else { "false" });
         if let Some(since) = &self.since {
-            text.push_str("&since=");
-            for byte in since.bytes() {
-                match byte.is_ascii_alphanumeric() {
-                    true => text.push(byte as char),
-                    false => write!(text, "%{byte:02X}").expect("a string takes everything"),
-                }
-            }
+            query.append_pair("since", since);
         }
-        text
+        query.finish()
     }
 
     /// The other way round.
@@ -76,29 +70,9 @@ impl Query {
     }
 }
 
-/// Names and values of a query.
+/// Parses the query of a URL into names and values (`application/x-www-form-urlencoded`).
 pub fn pairs(query: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut rest = text.bytes();
-        while let Some(byte) = rest.next() {
-            bytes.push(match byte {
-                b'+' => b' ',
-                b'%' => {
-                    let digits = [rest.next().unwrap_or(b'?'), rest.next().unwrap_or(b'?')];
-                    let digits = std::str::from_utf8(&digits).unwrap_or_default().to_owned();
-                    u8::from_str_radix(&digits, 16).unwrap_or(b'?')
-                }
-                other => other,
-            });
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let pair = |text: &str| {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        (decode(name), decode(value))
-    };
-    query.split('&').filter(|text| !text.is_empty()).map(pair).collect()
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 #[cfg(test)]

@@ -225,8 +225,8 @@ mod tests {
     /// The way to a main loop that nobody runs: this thread does not even have a runtime.
     #[test]
     fn the_kill_switch_is_pulled_while_the_main_loop_hangs() {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-server-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("it");
         let (pages, path) = (directory.join("pages"), directory.join("agent.sock"));
         std::fs::create_dir_all(&pages).unwrap();
         let control = ControlPage::open(&pages.join("control")).unwrap();
@@ -247,6 +247,5 @@ mod tests {
         BufReader::new(&socket).read_line(&mut answer).unwrap();
         assert_eq!(serde_json::from_str::<Response>(&answer).unwrap(), Response::Done);
         assert!(control.orders().kill);
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

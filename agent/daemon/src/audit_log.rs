@@ -70,8 +70,8 @@ mod tests {
 
     #[test]
     fn a_record_that_is_changed_or_taken_out_is_noticed() {
-        let root = std::env::temp_dir().join(format!("quietcore-audit-{}", std::process::id()));
-        std::fs::create_dir_all(&root).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().to_path_buf();
         let path = root.join("audit.jsonl");
         for who in ["root", "ann", "bob"] {
             // Over restarts.
@@ -101,6 +101,5 @@ mod tests {
         log.write("root", json!({ "method": "keep" }), None).unwrap();
         assert_eq!(verify(&log.last(10)), Ok(()));
         assert_eq!(log.last(1)[0].number, 5);
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

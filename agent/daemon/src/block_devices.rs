@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn huge_pages_and_disks_are_read_and_an_unknown_disk_is_named() {
-        let sys = std::env::temp_dir().join(format!("quietcore-facts-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let sys = temporary.path().join("it");
         for directory in ["fs/cgroup", "block/vda", "kernel/mm/hugepages/hugepages-2048kB"] {
             std::fs::create_dir_all(sys.join(directory)).unwrap();
         }
@@ -112,6 +113,5 @@ mod tests {
         // A kernel without the controller.
         std::fs::write(sys.join("fs/cgroup/cgroup.controllers"), "cpu\n").unwrap();
         assert!(read_facts(&service("/dev/vda"), &sys).unwrap().huge_pages.is_empty());
-        std::fs::remove_dir_all(sys).unwrap();
     }
 }

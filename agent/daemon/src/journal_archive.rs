@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_round_copies_what_the_engine_left_behind() {
-        let root = std::env::temp_dir().join(format!("quietcore-archive-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("it");
         let (journal, archive) = (root.join("journal"), root.join("archive"));
         keep_all(&journal, &archive).unwrap();
         std::fs::create_dir_all(&journal).unwrap();
@@ -177,6 +178,5 @@ mod tests {
         assert_eq!(copies(&archive.join("shard")).unwrap().len(), 1);
         let first = std::fs::read(archive.join(copy_name(name(0, 5)))).unwrap();
         assert_eq!((first.len(), first[8191]), (8192, 0));
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -67,7 +67,8 @@ mod tests {
     /// files stays.
     #[test]
     fn what_is_in_a_cgroup_is_ended_whichever_version_it_has() {
-        let root = std::env::temp_dir().join(format!("quietcore-strays-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("it");
         for (group, file) in [
             ("quietcore-containers/a-1", Some("cgroup.kill")),
             ("pids/quietcore-containers/b-2", None),
@@ -94,6 +95,5 @@ mod tests {
         fs::write(procs, format!("{}\n", child.id())).unwrap();
         assert_eq!(end(&root, "b-2").unwrap(), 1);
         assert!(!child.wait().unwrap().success());
-        fs::remove_dir_all(&root).unwrap();
     }
 }

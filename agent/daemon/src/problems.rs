@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_recorded_when_it_begins_and_ends() {
-        let path = std::env::temp_dir().join(format!("quietcore-pb-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let log = EventLog::at(&path);
         let mut problems = Problems::new(log.clone());
         problems.set("x", None);
@@ -77,6 +78,5 @@ mod tests {
         assert!(!problems.has("x") && problems.lines().is_empty());
         let texts: Vec<String> = log.after(0, 10).into_iter().map(|event| event.text).collect();
         assert_eq!(texts, ["broken", "is well again"]);
-        std::fs::remove_file(path).unwrap();
     }
 }

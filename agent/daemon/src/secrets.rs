@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn secrets_are_kept_sealed_and_delivered_with_owner_and_mode() {
-        let root = std::env::temp_dir().join(format!("quietcore-secrets-{}", std::process::id()));
-        std::fs::create_dir_all(&root).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().to_path_buf();
         let listener = UnixListener::bind(root.join("sealer")).unwrap();
         std::thread::spawn(|| seal(listener));
         let secrets =
@@ -255,6 +255,5 @@ mod tests {
         let long = vec![0; SECRET_LEN_MAX as usize + 1];
         assert!(secrets.set("long", &long).unwrap_err().to_string().contains("at most"));
         secrets.remove("key").unwrap();
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn a_volume_is_made_once_and_left_alone() {
-        let root = std::env::temp_dir().join(format!("quietcore-volumes-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("it");
         let me = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         prepare_one(&root.join("dropcopy"), me).unwrap();
         std::fs::write(root.join("dropcopy/kept"), "x").unwrap();
@@ -60,6 +61,5 @@ mod tests {
         assert!(root.join("dropcopy/kept").exists());
         let error = prepare_one(&root.join("dropcopy/kept/below"), me).unwrap_err();
         assert!(error.to_string().contains("dropcopy/kept/below"), "{error}");
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

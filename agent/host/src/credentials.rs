@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_credential_is_applied_whole_or_not_at_all() {
-        let directory = std::env::temp_dir().join(format!("quietcore-host-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("it");
         let (systemd, host) = (directory.join("systemd"), directory.join("host"));
         let (encrypted, decrypted) = (directory.join("encrypted"), directory.join("decrypted"));
         let paths = HostPaths { encrypted, decrypted, systemd, host };
@@ -202,6 +203,5 @@ mod tests {
         assert!(paths.plan().exists() && !paths.release_key().exists());
         let network = paths.systemd.join("network/10-quietcore-00.network");
         assert!(std::fs::read_to_string(network).unwrap().contains("Name=eth0"));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn a_shard_is_named_if_there_are_several() {
-        let root = std::env::temp_dir().join(format!("quietcore-engines-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("it");
         std::fs::create_dir_all(root.join("b")).unwrap();
         assert!(pages_of(&root, None).unwrap_err().contains("has not run"));
         ControlPage::open(&root.join("b/control")).unwrap();
@@ -76,6 +77,5 @@ mod tests {
         assert!(pages_of(&root, None).unwrap_err().contains("a, b"));
         assert_eq!(pages_of(&root, Some("a")), Ok(root.join("a")));
         assert!(pages_of(&root, Some("c")).unwrap_err().contains("there are a, b"));
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn numbers_go_on_over_restarts_and_the_file_is_bounded() {
-        let root = std::env::temp_dir().join(format!("quietcore-events-{}", std::process::id()));
-        std::fs::create_dir_all(&root).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().to_path_buf();
         let path = root.join("events.jsonl");
         let log = EventLog::at(&path);
         log.record(Level::Info, "compose", "applied");
@@ -76,6 +76,5 @@ mod tests {
             [&path, &path.with_extension("old")].iter().map(|p| p.metadata().unwrap().len()).sum();
         assert!(bytes < 2 * EVENTS_LEN_MAX + 2000, "{bytes}");
         assert_eq!(log.after(0, 5).last().unwrap().number, 3003);
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn the_plan_and_the_kernel_are_compared() {
-        let path = std::env::temp_dir().join(format!("quietcore-plan-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         fs::write(&path, include_str!("../../../image/files/host-plan.toml")).unwrap();
         let booted = |hot| CorePlan::from_kernel("0-3", hot).unwrap();
         assert_eq!(check_plan(&path, &booted("2-3")), Ok(()));

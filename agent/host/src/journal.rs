@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn an_entry_has_its_fields() {
-        let path = std::env::temp_dir().join(format!("quietcore-journal-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let journald = UnixDatagram::bind(&path).unwrap();
         let mut journal = Journal::connect(&path).unwrap();
         let origin = Origin {
@@ -142,6 +143,5 @@ mod tests {
         );
         drop(journald);
         assert!(journal.line(&Head::new(&origin, "a", Kind::Out), b"x", 1).is_err());
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn torn_lines_are_left_out_and_the_files_are_bounded() {
-        let root = std::env::temp_dir().join(format!("quietcore-lines-{}", std::process::id()));
-        std::fs::create_dir_all(&root).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().to_path_buf();
         let lines = JsonLines::at(&root.join("lines.jsonl"), 100);
         lines.append(&1, false).unwrap();
         // A power cut in the middle of a line.
@@ -103,6 +103,5 @@ mod tests {
         let sizes = [lines.path(), &lines.older()].map(|path| path.metadata().unwrap().len());
         assert!(sizes.iter().all(|size| *size < 110), "{sizes:?}");
         assert_eq!(lines.last::<u32>(2, |_| true), [298, 299]);
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_read_once_and_nobody_reaches_another_file() {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-terminal-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("it");
         prepare(&directory, None).unwrap();
         let size = Size { rows: 24, columns: 80 };
         let terminal = terminal_of(&directory, "debug.7", size).unwrap();

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn os_release_says_what_runs() {
-        let path = std::env::temp_dir().join(format!("quietcore-os-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         std::fs::write(&path, "ID=quietcore\nIMAGE_VERSION=\"0.3.1\"\nVARIANT_ID=debug\n").unwrap();
         let running = Running::read(&path).unwrap();
         assert_eq!(
@@ -120,6 +121,5 @@ mod tests {
         );
         std::fs::write(&path, "ID=debian\n").unwrap();
         assert!(Running::read(&path).unwrap_err().to_string().contains("IMAGE_VERSION"));
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn what_the_other_side_wrote_is_bounded_and_a_plain_file() {
-        let directory = std::env::temp_dir().join(format!("quietcore-wf-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let file = WorkerFile::<WorkerReport>::new(directory.join("report.json"), 100);
         assert_eq!(file.read().unwrap(), None);
         let report = WorkerReport::of::<()>(&Err(anyhow::anyhow!("no answer")));
@@ -113,6 +113,5 @@ mod tests {
         }
         nix::unistd::mkfifo(file.path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(file.read().unwrap_err().to_string().contains("no file"));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -24,7 +24,8 @@ mod tests {
 
     #[test]
     fn an_error_has_the_line_of_the_file_as_it_is_written() {
-        let file = std::env::temp_dir().join(format!("qctl-lines-{}.yaml", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let file = temporary.path().join("it");
         std::fs::write(&file, "services:\n  a:\n    extends: {service: b}\n    cpus: 9\n").unwrap();
         for (said, shown) in [
             ("line 49: services.a.cpus: \"9\": no", ":4: services.a.cpus: \"9\": no"),
@@ -34,6 +35,5 @@ mod tests {
             let error = in_file(&file, &anyhow!("{said}")).to_string();
             assert_eq!(error, format!("{}{shown}", file.display()));
         }
-        std::fs::remove_file(file).unwrap();
     }
 }

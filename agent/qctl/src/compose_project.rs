@@ -385,8 +385,8 @@ mod tests {
 
     #[test]
     fn a_file_is_made_to_stand_for_itself() {
-        let root = std::env::temp_dir().join(format!("quietcore-project-{}", std::process::id()));
-        std::fs::create_dir_all(&root).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().to_path_buf();
         let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
         write(
             "base.yaml",
@@ -426,6 +426,5 @@ mod tests {
         // What leaves nothing open is sent as it is, and its lines are right.
         write("compose.yaml", "services: # as it is\n  a: {image: x}\n");
         assert!(resolve(&file, &surroundings).unwrap().contains("# as it is"));
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

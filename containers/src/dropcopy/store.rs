@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn numbers_and_reports_survive_a_crash_at_any_byte() {
-        let path = std::env::temp_dir().join(format!("quietcore-store-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let _ = std::fs::remove_file(&path);
         let mut store = Store::open(&path).unwrap();
         store.add_session_message(1);

@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn crates_of_a_tree_are_those_of_the_lock() {
-        let path = std::env::temp_dir().join(format!("quietcore-lock-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         let text = "version = 4\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nchecksum = \"ab\"\n[[package]]\nname = \"own\"\nversion = \"0.1.0\"\n";
         std::fs::write(&path, text).unwrap();
         let crates = Crates::of_lock(&path).unwrap();
@@ -228,6 +229,5 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].checksum.as_deref(), Some("ab"));
         assert!(crates.named_in("b v1.0.0").unwrap_err().to_string().contains("Cargo.lock"));
-        std::fs::remove_file(path).unwrap();
     }
 }

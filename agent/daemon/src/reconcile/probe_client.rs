@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn a_file_is_judged_by_its_age() {
-        let path = std::env::temp_dir().join(format!("quietcore-age-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("it");
         std::fs::write(&path, "").unwrap();
         let probe = |max_age| probe_file(&path.display().to_string(), max_age);
         probe(Duration::from_secs(60)).unwrap();
@@ -67,7 +68,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_worker_answers_or_is_missing() {
-        let socket = std::env::temp_dir().join(format!("quietcore-pc-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let socket = temporary.path().join("it");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let probe = Probe::Tcp { port: 1 };
         let answers = ["{\"wrong\":null}", "{\"wrong\":\"port 1: no\"}", "nonsense"];

@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_taken_one_at_a_time_and_again_after_a_while() {
-        let directory = std::env::temp_dir().join(format!("quietcore-sync-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let names = ["a", "b"].map(ToOwned::to_owned).into();
         let mut sync = VaultSync {
             names,
@@ -141,6 +141,5 @@ mod tests {
         sync.kept.insert("b".into(), digest("Qg=="));
         assert_eq!((sync.next(Duration::ZERO), sync.wrong()), (None, Some("a: no room".into())));
         assert_eq!(sync.next(later), pair("a", "QQ=="));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

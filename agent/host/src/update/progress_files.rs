@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn what_was_said_before_the_last_question_does_not_count() {
-        let directory = std::env::temp_dir().join(format!("quietcore-said-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let [asking, fetching, installing] =
             ["asking", "fetching", "installing"].map(|name| directory.join(name));
         let paths = UpdatePaths { asking, fetching, installing, ..UpdatePaths::default() };
@@ -83,6 +83,5 @@ mod tests {
         assert_eq!(read_progress(&paths).stage, Stage::Fetching);
         say(&paths.fetching, Stage::Fetched, "here it is", 3);
         assert_eq!(read_progress(&paths).detail, "here it is");
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

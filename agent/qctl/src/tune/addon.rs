@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn an_addon_that_was_not_made_is_no_file() {
-        let output = std::env::temp_dir().join(format!("quietcore-{}.efi", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let output = temporary.path().join("it");
         let error = make(&[], None, &output).unwrap_err().to_string();
         assert!(error.contains(".addon.efi") && !output.exists(), "{error}");
     }

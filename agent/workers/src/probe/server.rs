@@ -64,7 +64,8 @@ mod tests {
             }
         });
         let http = Probe::Http { port, path: "/metrics".into() };
-        let socket = std::env::temp_dir().join(format!("quietcore-p-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let socket = temporary.path().join("it");
         let path = socket.clone();
         tokio::spawn(async move { serve(&path).await });
         while !socket.exists() {
@@ -77,6 +78,5 @@ mod tests {
         assert!(ask(&socket, &Probe::Tcp { port }).await.is_some());
         let file = Probe::File { path: "/etc/passwd".into(), max_age: PROBE_TIME_MAX };
         assert!(ask(&socket, &file).await.unwrap().contains("no file"));
-        std::fs::remove_file(&socket).unwrap();
     }
 }

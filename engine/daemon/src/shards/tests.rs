@@ -72,7 +72,8 @@ fn what_does_not_fit_together_is_named() {
 
 #[test]
 fn a_kill_switch_stays_on_when_the_shards_change() {
-    let root = std::env::temp_dir().join(format!("quietcore-shards-{}", std::process::id()));
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().join("it");
     let page = |name: &str| ControlPage::open_existing(&root.join(name).join("control")).unwrap();
     prepare_pages(&root, &[]).unwrap();
     prepare_pages(&root, &[]).unwrap();
@@ -84,5 +85,4 @@ fn a_kill_switch_stays_on_when_the_shards_change() {
     assert!(page("c").orders().kill && !root.join("a/control").exists());
     prepare_pages(&root, &[]).unwrap();
     assert!(page("").orders().kill);
-    std::fs::remove_dir_all(root).unwrap();
 }
