@@ -6,6 +6,8 @@
 /// declaration.
 #[macro_use]
 pub mod wire;
+/// Signed payloads in envelopes (DSSE).
+pub mod dsse;
 /// Field types of the exchange protocols: alpha, prices, time stamps, sides.
 pub mod field;
 /// GLIMPSE 5.0: the state of all books, for who has missed too much.

@@ -28,7 +28,7 @@ const SPACE: u64 = 8 << 30;
 const SPACE_LEFT: u64 = 1 << 30;
 
 /// Number of stories that run at once: an emulated machine takes one core.
-const AT_ONCE: usize = 2;
+const LANES: usize = 2;
 
 /// Names of all stories.
 pub fn names() -> Vec<&'static str> {
@@ -148,7 +148,7 @@ pub fn run(prefix: Option<&str>) -> Result<()> {
     let _busy = Busy::start()?;
     let tally = Mutex::new(Tally::default());
     let tell = |story: &Story| StoryProcess::start(story, &scratch.0, &accel);
-    told(&beside, AT_ONCE, &tell, &interrupt, &tally);
+    told(&beside, LANES, &tell, &interrupt, &tally);
     told(&alone, 1, &tell, &interrupt, &tally);
     let mut tally = tally.into_inner().expect("no story panics");
     if interrupt.is_raised() {

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("containers", &["abi", "engine-core"]),
     ("initrd", &[]),
-    ("describe", &[]),
+    ("describe", &["abi"]),
     ("systest", &["abi"]),
 ];
 

@@ -209,12 +209,12 @@ mod tests {
     fn a_journal_is_followed_over_its_segments_as_it_grows() {
         let (root, len) = (directory("follow"), 6 * BLOCK_LEN);
         let mut follower = Follower::new(vec![root.clone(), root.join("copies")]);
-        assert_eq!(sequences(&mut follower), []);
+        assert!(sequences(&mut follower).is_empty());
         let one = Header { segment: 0, run: 9 };
         let path = root.join("00000000.qcj");
         std::fs::write(&path, segment(one, &[batch(one, 1..4)], len)).unwrap();
         assert_eq!(sequences(&mut follower), [1, 2, 3]);
-        assert_eq!(sequences(&mut follower), []);
+        assert!(sequences(&mut follower).is_empty());
         let torn = batch(one, 4..100);
         let mut half = segment(one, &[batch(one, 1..4), torn.clone()], len);
         half[3 * BLOCK_LEN..].fill(0xee);
@@ -225,7 +225,7 @@ mod tests {
         let two = Header { segment: 1, run: 9 };
         let next = segment(two, &[batch(two, 100..103)], len);
         std::fs::write(root.join("00000001.qcj"), next).unwrap();
-        assert_eq!(sequences(&mut follower), []);
+        assert!(sequences(&mut follower).is_empty());
         std::fs::write(&path, segment(one, &[batch(one, 1..4), torn], len)).unwrap();
         let rest = sequences(&mut follower);
         assert_eq!(rest, (some.last().unwrap() + 1..103).collect::<Vec<_>>());

@@ -10,6 +10,7 @@ use crate::limits::{
     COMPOSE_LEN_MAX, DESIRED_INTERVAL, DESIRED_INTERVAL_MAX, DESIRED_INTERVAL_MIN,
 };
 use crate::{versioned, web_url};
+use abi::dsse::{Envelope, signed_bytes};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -37,29 +38,10 @@ pub struct Desired {
     pub compose: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope {
-    payload: String,
-    payload_type: String,
-    signatures: Vec<EnvelopeSignature>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct EnvelopeSignature {
-    sig: String,
-}
-
 /// Each is tried with each key, over all of it, and who carries it says how many there are.
 const SIGNATURES_MAX: usize = 8;
 /// See [`SIGNATURES_MAX`]: the old one and the new one, of a few people.
 const KEYS_MAX: usize = 8;
-
-/// Returns the bytes that are signed: the pre-authentication encoding (PAE) of DSSE.
-fn signed_bytes(payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
-    [head.as_bytes(), payload].concat()
-}
 
 impl Desired {
     /// Signs the desired state and returns its DSSE envelope as JSON.
@@ -68,13 +50,8 @@ impl Desired {
     /// It can't be written as JSON.
     pub fn seal(&self, key: &SigningKey) -> Result<String> {
         let payload = serde_json::to_vec(self)?;
-        let sig = STANDARD.encode(key.sign(&signed_bytes(&payload)).to_bytes());
-        let envelope = Envelope {
-            payload: STANDARD.encode(payload),
-            payload_type: PAYLOAD_TYPE.into(),
-            signatures: vec![EnvelopeSignature { sig }],
-        };
-        Ok(serde_json::to_string(&envelope)?)
+        let sign = |bytes: &[u8]| key.sign(bytes).to_bytes().to_vec();
+        Ok(serde_json::to_string(&Envelope::seal(PAYLOAD_TYPE, &payload, sign))?)
     }
 }
 
@@ -166,8 +143,8 @@ impl Config {
         ensure!(envelope.payload_type == PAYLOAD_TYPE, "its payloadType is not {PAYLOAD_TYPE:?}");
         let count = envelope.signatures.len();
         ensure!(count <= SIGNATURES_MAX, "it has {count} signatures, at most {SIGNATURES_MAX}");
-        let payload = STANDARD.decode(&envelope.payload).context("payload: no base64")?;
-        let signed = signed_bytes(&payload);
+        let payload = envelope.payload().context("payload: no base64")?;
+        let signed = signed_bytes(PAYLOAD_TYPE, &payload);
         let signatures = envelope.signatures.iter().filter_map(|signature| {
             Signature::from_slice(&STANDARD.decode(&signature.sig).ok()?).ok()
         });
@@ -290,14 +267,6 @@ mod tests {
         assert!(refused(many.as_bytes()).contains("9 signatures, at most 8"));
         let long = format!("\"{}\"", "x".repeat(100_000));
         assert!(refused(long.as_bytes()).len() < 200);
-    }
-
-    #[test]
-    fn the_bytes_that_are_signed_are_those_of_the_specification() {
-        // protocol.md, "Signature Definition": PAE("http://example.com/HelloWorld", "hello world").
-        let signed = signed_bytes(b"hello world");
-        let head = format!("DSSEv1 {} {PAYLOAD_TYPE} 11 hello world", PAYLOAD_TYPE.len());
-        assert_eq!(signed, head.as_bytes());
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl RolloutState {
     /// Counts what is declared and was not before.
     pub fn count(&mut self, declared: &[Service]) {
         for service in declared {
-            // Another conduct makes no other version: what comes back has the last one.
+            // Another runtime policy makes no other version: what comes back has the last one.
             if let Some(proven) = self.proven.get_mut(&service.name)
                 && proven.fingerprint == service.fingerprint()
             {

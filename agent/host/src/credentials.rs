@@ -1,6 +1,7 @@
-//! The early step that puts a host's configuration where it is read: for systemd's daemons below
-//! `/run/systemd`, for the agent below `/run/quietcore/host`. What can't be used is refused whole,
-//! and the host asks DHCP.
+//! Credentials that systemd passes to this process, and the early step that puts a host's
+//! configuration (`quietcore.host`) where daemons read it: for systemd's below `/run/systemd`, for
+//! the agent below `/run/quietcore/host`. What can't be used is refused whole, and the host asks
+//! DHCP.
 
 use crate::files::read_up_to;
 use abi::hostconfig::{HOST_CONFIG_LEN_MAX, HostConfig};

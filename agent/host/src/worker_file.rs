@@ -1,5 +1,5 @@
-//! Values that the agent and a worker hand over, each in a JSON file that one of them writes and the
-//! other reads. The file of the other side is hostile until proved: bounded, no link, no pipe.
+//! Values that the agent and a worker hand over, each in a JSON file that one of them writes and
+//! the other reads. The file of the other side is hostile until proved: bounded, no link, no pipe.
 
 use crate::files::{cut, read_up_to, write_whole};
 use agent_core::limits::EVENT_TEXT_MAX;

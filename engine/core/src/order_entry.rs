@@ -439,7 +439,7 @@ impl OrderEntry {
         }
     }
 
-    /// An instrument's symbol and position as the page shows them.
+    /// Profit and loss of an instrument in ticks, its position marked at the BBO's other side.
     pub(crate) fn pnl(&self, id: InstrumentId, market: &Market) -> i64 {
         let position = self.orders.position(id);
         let side = if position.shares >= 0 { Side::Buy } else { Side::Sell };

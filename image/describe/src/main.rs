@@ -8,8 +8,12 @@ mod parts;
 mod provenance;
 mod sbom;
 
+use abi::dsse::Envelope;
+use abi::release::Artefact;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
+use ed25519_dalek::pkcs8::DecodePrivateKey;
+use ed25519_dalek::{Signer, SigningKey};
 use gate::Severity;
 use parts::{Crate, Crates, Package};
 use serde::Deserialize;
@@ -23,9 +27,23 @@ use std::process::{Command, ExitCode};
 enum Arguments {
     /// Write manifest.json and the bills of materials.
     Release(Described),
-    /// Print where a release comes from, as an in-toto Statement with SLSA provenance.
+    /// Print release.json for the artefacts of a directory.
+    Artefacts {
+        /// Profile of the image.
+        #[arg(long)]
+        variant: String,
+        /// Version of the image.
+        #[arg(long)]
+        image_version: String,
+        /// Directory with the artefacts, named quietcore_*.
+        directory: PathBuf,
+    },
+    /// Print the provenance of a release: SLSA in an in-toto Statement in a DSSE envelope.
     Provenance {
-        /// The release, with SHA256SUMS and manifest.json.
+        /// Private key in PEM (Ed25519, PKCS #8) that signs it.
+        #[arg(long)]
+        key: PathBuf,
+        /// Directory of the release, with SHA256SUMS and manifest.json.
         release: PathBuf,
     },
     /// Hold a release back for what is known against its parts. Asks no network. Exit codes: 0
@@ -169,13 +187,46 @@ fn describe(arguments: &Described) -> Result<()> {
     Ok(())
 }
 
-fn provenance(release: &Path) -> Result<()> {
+fn artefacts(directory: &Path, variant: &str, version: &str) -> Result<()> {
+    let named = || directory.display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("quietcore_") {
+            let size = path.metadata().with_context(|| path.display().to_string())?.len();
+            found.push(Artefact { name, size, sha256: parts::hash_of(&path)? });
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    let release = abi::release::Release {
+        format: abi::release::FORMAT,
+        image: abi::release::IMAGE.into(),
+        variant: variant.into(),
+        version: version.parse()?,
+        artefacts: found,
+    };
+    release.check().with_context(named)?;
+    println!("{}", serde_json::to_string_pretty(&release)?);
+    Ok(())
+}
+
+/// Media type of an in-toto Statement.
+const STATEMENT_TYPE: &str = "application/vnd.in-toto+json";
+
+fn provenance(release: &Path, key: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(key).with_context(|| format!("read {}", key.display()))?;
+    let key = SigningKey::from_pkcs8_pem(&text).with_context(|| key.display().to_string())?;
     let read = |name: &str| {
         let path = release.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     };
     let manifest = serde_json::from_str(&read("manifest.json")?).context("manifest.json")?;
-    println!("{}", provenance::of(&read("SHA256SUMS")?, &manifest)?);
+    let statement = provenance::of(&read("SHA256SUMS")?, &manifest)?.to_string() + "\n";
+    // There is neither time nor chance in the signature: signing again gives the same bytes.
+    let sign = |bytes: &[u8]| key.sign(bytes).to_bytes().to_vec();
+    let envelope = Envelope::seal(STATEMENT_TYPE, statement.as_bytes(), sign);
+    println!("{}", serde_json::to_string(&envelope)?);
     Ok(())
 }
 
@@ -210,7 +261,10 @@ fn gate(arguments: &Gated) -> Result<()> {
 fn main() -> ExitCode {
     let done = match Arguments::parse() {
         Arguments::Release(described) => describe(&described),
-        Arguments::Provenance { release } => provenance(&release),
+        Arguments::Artefacts { variant, image_version, directory } => {
+            artefacts(&directory, &variant, &image_version)
+        }
+        Arguments::Provenance { key, release } => provenance(&release, &key),
         Arguments::Gate(gated) => gate(&gated),
     };
     match done {

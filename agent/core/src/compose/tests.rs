@@ -263,7 +263,7 @@ fn extensions_and_merged_keys_are_understood_and_a_source_reads_the_same() {
     assert_eq!(read.memory_bytes, Some(32 << 20));
     assert_eq!(read.environment, ["A=1", "B=2"]);
     assert_eq!(parse_one("a", &read.source, &cores()).unwrap(), read);
-    // Another conduct makes no other container.
+    // Another runtime policy makes no other container.
     let other = parse_one("a", &format!("{}restart: always\n", read.source), &cores()).unwrap();
     assert_eq!(other.fingerprint(), read.fingerprint());
     assert_ne!(other, read);

@@ -126,12 +126,12 @@ impl Checker<'_> {
             pids: self.pids(raw)?,
             disks: disks::read(raw).map_err(refused)?,
             huge_pages: x_quietcore::huge_pages(raw).map_err(refused)?,
-            policy: self.conduct(raw)?,
+            policy: self.runtime_policy(raw)?,
             source,
         })
     }
 
-    fn conduct(&self, raw: &RawService) -> Result<RuntimePolicy, ComposeError> {
+    fn runtime_policy(&self, raw: &RawService) -> Result<RuntimePolicy, ComposeError> {
         let deploy = raw.deploy.as_ref();
         let update = deploy.and_then(|deploy| deploy.update_config.as_ref());
         let canary = canary::read(raw.own.as_ref().and_then(|own| own.canary.as_ref()))

@@ -12,7 +12,7 @@ use std::process::Command;
 const CORES: &str = include_str!("../../../../kernel-config/cores.conf");
 
 /// The signature's time is the image's, so that signing again gives the same bytes.
-const SIGNED_AT: &str = "1760000000";
+const SIGNED_AT: &str = include_str!("../../../../image/source-date-epoch");
 
 /// Signing key in PEM, and its certificate.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +55,17 @@ pub fn make(words: &[String], signer: Option<Signer<'_>>, output: &Path) -> Resu
 fn build(words: &[String], signer: Option<Signer<'_>>, output: &Path) -> Result<()> {
     let mut ukify = Command::new("ukify");
     ukify.arg("build").arg(format!("--cmdline={}", words.join(" ")));
-    ukify.arg("--output").arg(output).env("SOURCE_DATE_EPOCH", SIGNED_AT);
+    ukify.arg("--output").arg(output).env("SOURCE_DATE_EPOCH", SIGNED_AT.trim());
     run(&mut ukify, "systemd-ukify and systemd-boot-efi")?;
     let Some(Signer { key, certificate }) = signer else { return Ok(()) };
     let signed = output.with_extension("signed");
     let mut sign = Command::new("osslsigncode");
     sign.arg("sign").arg("-certs").arg(certificate).arg("-key").arg(key);
-    sign.args(["-h", "sha256", "-time", SIGNED_AT]).arg("-in").arg(output).arg("-out").arg(&signed);
+    sign.args(["-h", "sha256", "-time", SIGNED_AT.trim()])
+        .arg("-in")
+        .arg(output)
+        .arg("-out")
+        .arg(&signed);
     let result = run(&mut sign, "osslsigncode")
         .and_then(|()| std::fs::rename(&signed, output).context("the signed addon"));
     let _ = std::fs::remove_file(&signed);

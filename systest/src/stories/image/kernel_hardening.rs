@@ -1,5 +1,5 @@
 //! The kernel of a booted host, judged by kernel-hardening-checker: what it finds and we keep
-//! stands with its reason in `kernel-config/hardening.toml`, and nothing else is found. The
+//! stands with its reason in `kernel-config/kernel-hardening.toml`, and nothing else is found. The
 //! configurations of Debian's kernels are compared with what our own kernel's fragments ask for, in
 //! the same way.
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// `image/hardening` says so when its mirror has the checker no more.
+/// `image/kernel-hardening` says so when its mirror has the checker no more.
 const NOT_TO_BE_HAD: i32 = 3;
 
 #[derive(Debug, Deserialize)]
@@ -152,18 +152,18 @@ pub fn kernel_is_hardened(booted: &mut Booted) -> Result<Verdict> {
     std::fs::write(directory.join("cmdline"), cmdline.trim())?;
     std::fs::write(directory.join("sysctl"), booted.shell.check(SYSCTL, LIMIT)?)?;
     let packages = std::fs::read_to_string(image.directory.join("packages"))?;
-    let judged = Command::new(root().join("image/hardening"))
+    let judged = Command::new(root().join("image/kernel-hardening"))
         .args([image.tools.as_os_str(), packages.trim().as_ref(), directory.as_os_str()])
         .output()
-        .context("start image/hardening")?;
+        .context("start image/kernel-hardening")?;
     let said = String::from_utf8_lossy(&judged.stderr).trim().to_string();
     if judged.status.code() == Some(NOT_TO_BE_HAD) {
         return Ok(Verdict::Skipped(said));
     }
-    ensure!(judged.status.success(), "image/hardening: {said}");
+    ensure!(judged.status.success(), "image/kernel-hardening: {said}");
     let findings: Vec<Finding> =
         serde_json::from_str(&std::fs::read_to_string(directory.join("result.json"))?)?;
-    let kept = compare(&failed(&findings), "hardening.toml", "cloud")?;
+    let kept = compare(&failed(&findings), "kernel-hardening.toml", "cloud")?;
     let mut debian = Vec::new();
     for (flavour, rt) in FLAVOURS {
         let config = std::fs::read_to_string(directory.join(format!("config-{flavour}")))?;
@@ -188,15 +188,16 @@ mod tests {
 
     #[test]
     fn every_kept_finding_has_a_reason_and_others_are_told() {
-        let kept = kept("hardening.toml", "cloud").unwrap();
+        let kept = kept("kernel-hardening.toml", "cloud").unwrap();
         let finding = |name: &str, ok| Finding { option_name: name.into(), check_result_bool: ok };
         let mut findings: Vec<_> = kept.iter().map(|name| finding(name, false)).collect();
         findings.push(finding("kernel.other", true));
-        let compare = |findings: &[Finding]| compare(&failed(findings), "hardening.toml", "cloud");
+        let compare =
+            |findings: &[Finding]| compare(&failed(findings), "kernel-hardening.toml", "cloud");
         assert_eq!(compare(&findings).unwrap(), kept.len());
         findings.push(finding("kernel.new", false));
         let error = compare(&findings).unwrap_err().to_string();
-        assert!(error.contains("hardening.toml: kernel.new"), "{error}");
+        assert!(error.contains("kernel-hardening.toml: kernel.new"), "{error}");
         findings.retain(|finding| !["lockdown", "kernel.new"].contains(&&*finding.option_name));
         let error = compare(&findings).unwrap_err().to_string();
         assert!(error.contains("not found any more: lockdown"), "{error}");
