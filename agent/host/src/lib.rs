@@ -4,6 +4,8 @@
 
 /// Configuration of the network API (credential `quietcore.api`).
 pub mod api_config;
+/// Directories of other users, in which root follows no link.
+pub mod beneath;
 /// Output files of containers and their names.
 pub mod container_output;
 /// Credentials of systemd, and the host configuration (`quietcore.host`) put where daemons read it.

@@ -275,7 +275,7 @@ impl<'a> Source<'a> {
             std::fs::remove_file(&path)?;
         }
         ensure!(found == digest, "blob {digest}: its bytes have the digest {found}");
-        store.keep(&digest, &path)
+        store.keep(&digest)
     }
 
     /// Waits until so many bytes may have come since the start.

@@ -1,6 +1,7 @@
 //! OCI images as archives: an image layout in a tar file, with one image in it. Every blob's digest
 //! is checked before it is used. Source: OCI Image Format Specification 1.1, "Image Layout".
 
+use crate::beneath::Beneath;
 use agent_core::digest::{digest_of, hex};
 use agent_core::limits::{ARCHIVE_LEN_MAX, METADATA_LEN_MAX};
 use anyhow::{Context, Result, ensure};
@@ -37,7 +38,9 @@ pub enum ArchiveError {
 /// Where a blob's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobLocation {
-    /// File that contains the blob.
+    /// Directory of another user that the file lies beneath, if it does.
+    pub directory: Option<PathBuf>,
+    /// File that contains the blob: in that directory, or a path of its own.
     pub path: PathBuf,
     /// The first byte in it.
     pub offset: u64,
@@ -51,7 +54,10 @@ impl BlobLocation {
     /// # Errors
     /// The file can't be opened.
     pub fn open(&self) -> io::Result<io::Take<File>> {
-        let mut file = File::open(&self.path)?;
+        let mut file = match &self.directory {
+            Some(directory) => Beneath::open(directory)?.read(&self.path)?,
+            None => File::open(&self.path)?,
+        };
         file.seek(SeekFrom::Start(self.offset))?;
         Ok(file.take(self.len))
     }
@@ -103,7 +109,7 @@ pub fn read(path: &Path) -> Result<Image, ArchiveError> {
             }
             locations.insert(
                 format!("sha256:{wanted}"),
-                BlobLocation { path: path.into(), offset, len },
+                BlobLocation { directory: None, path: path.into(), offset, len },
             );
         }
     }

@@ -3,7 +3,8 @@
 //! writes them and is not trusted: every blob is hashed again when it is read, and names of images
 //! loaded by hand are kept in another directory.
 
-use crate::files::{read_up_to, write_whole};
+use crate::beneath::Beneath;
+use crate::files::write_whole;
 use crate::images::archive::{self, BlobLocation, Image};
 use agent_core::cosign::Signature;
 use agent_core::digest;
@@ -13,9 +14,15 @@ use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Directory of blobs, by the digits of their digest.
+const BLOBS: &str = "blobs/sha256";
+/// Directory of blobs on their way.
+const PARTIAL: &str = "partial";
+/// Directory of what names of fetched images mean.
+const NAMES: &str = "names";
 
 /// Entry of the store: an image name and the digest it resolves to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,14 +68,21 @@ impl Store {
     /// # Errors
     /// They can't be made.
     pub fn prepare(&self) -> Result<()> {
-        for directory in ["blobs/sha256", "partial", "names"] {
-            let path = self.root.join(directory);
-            std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        let named = || format!("make {}", self.root.display());
+        std::fs::create_dir_all(&self.root).with_context(named)?;
+        let root = self.beneath()?;
+        for directory in [BLOBS, PARTIAL, NAMES] {
+            root.make_directories(Path::new(directory)).with_context(named)?;
         }
         let mut loaded = self.loaded.iter();
         loaded.try_for_each(|path| {
             std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))
         })
+    }
+
+    /// The store's directory, in which links are not followed: the pull worker owns it.
+    fn beneath(&self) -> Result<Beneath> {
+        Beneath::open(&self.root).with_context(|| format!("open {}", self.root.display()))
     }
 
     /// Where it is, for who asks how much room there is.
@@ -81,7 +95,7 @@ impl Store {
     /// # Errors
     /// The digest is none of SHA-256.
     pub fn blob(&self, digest: &str) -> Result<PathBuf> {
-        Ok(self.root.join("blobs/sha256").join(hex_of(digest)?))
+        Ok(self.root.join(BLOBS).join(hex_of(digest)?))
     }
 
     /// Where a blob grows.
@@ -89,18 +103,22 @@ impl Store {
     /// # Errors
     /// The digest is none of SHA-256.
     pub fn partial(&self, digest: &str) -> Result<PathBuf> {
-        Ok(self.root.join("partial").join(hex_of(digest)?))
+        Ok(self.root.join(PARTIAL).join(hex_of(digest)?))
     }
 
-    /// Makes a blob of a file below the store whose hash the caller has taken.
+    /// Makes a blob of its partial file, whose hash the caller has taken.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn keep(&self, digest: &str, from: &Path) -> Result<()> {
-        let to = self.blob(digest)?;
-        File::open(from).and_then(|file| file.sync_all()).context("sync a blob")?;
-        std::fs::rename(from, &to).with_context(|| format!("keep {}", to.display()))?;
-        File::open(self.root.join("blobs/sha256"))?.sync_all().context("sync the store")
+    pub fn keep(&self, digest: &str) -> Result<()> {
+        self.keep_file(&self.beneath()?, digest, &Path::new(PARTIAL).join(hex_of(digest)?))
+    }
+
+    fn keep_file(&self, root: &Beneath, digest: &str, from: &Path) -> Result<()> {
+        let to = Path::new(BLOBS).join(hex_of(digest)?);
+        root.read(from).and_then(|file| file.sync_all()).context("sync a blob")?;
+        root.rename(from, &to).with_context(|| format!("keep {digest}"))?;
+        root.sync(Path::new(BLOBS)).context("sync the store")
     }
 
     /// Puts a blob in, unless it is there.
@@ -108,12 +126,14 @@ impl Store {
     /// # Errors
     /// It has another digest, or there is no room.
     pub fn put(&self, digest: &str, mut from: impl Read) -> Result<()> {
-        if self.blob(digest)?.exists() {
+        let root = self.beneath()?;
+        if root.read(&Path::new(BLOBS).join(hex_of(digest)?)).is_ok() {
             return Ok(());
         }
         // Not the file that grows over the network: that one may be somebody else's.
-        let path = self.partial(digest)?.with_extension("put");
-        let mut file = File::create(&path).with_context(|| format!("write {}", path.display()))?;
+        let path = Path::new(PARTIAL).join(hex_of(digest)?).with_extension("put");
+        let named = || format!("write {}", self.root.join(&path).display());
+        let mut file = root.create(&path).with_context(named)?;
         let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 18]);
         loop {
             let len = from.read(&mut buffer).with_context(|| format!("read {digest}"))?;
@@ -121,27 +141,24 @@ impl Store {
                 break;
             }
             hash.update(&buffer[..len]);
-            file.write_all(&buffer[..len]).with_context(|| format!("write {}", path.display()))?;
+            file.write_all(&buffer[..len]).with_context(named)?;
         }
         let found = format!("sha256:{}", digest::hex(&hash.finalize()));
         if found != digest {
-            let _ = std::fs::remove_file(&path);
+            let _ = root.remove(&path);
         }
         ensure!(found == digest, "blob {digest} has the digest {found}");
-        self.keep(digest, &path)
+        self.keep_file(&root, digest, &path)
     }
 
-    /// Where names are: those that were loaded first.
-    fn directories(&self) -> Vec<(PathBuf, bool)> {
-        let loaded = self.loaded.iter().map(|path| (path.clone(), true));
-        loaded.chain([(self.root.join("names"), false)]).collect()
+    /// File of a name, in either directory of names.
+    fn file(name: &str) -> PathBuf {
+        format!("{}.json", digest::hex(&Sha256::digest(name))).into()
     }
 
-    /// The files that may say what a name means.
-    fn files(&self, name: &str) -> Vec<(PathBuf, bool)> {
-        let file = format!("{}.json", digest::hex(&Sha256::digest(name)));
-        let directories = self.directories().into_iter();
-        directories.map(|(path, pinned)| (path.join(&file), pinned)).collect()
+    /// Entries of images that were loaded by hand, in a directory of the agent's own.
+    fn loaded(&self) -> Option<Beneath> {
+        Beneath::open(self.loaded.as_ref()?).ok()
     }
 
     /// Says what a name means; the last step, when every blob is there.
@@ -149,17 +166,21 @@ impl Store {
     /// # Errors
     /// What the file system says.
     pub fn name(&self, named: &Named) -> Result<()> {
-        let files = self.files(&named.name);
-        let file = files.iter().find(|(_, pinned)| *pinned == named.pinned);
-        let (path, _) = file.context("nothing is loaded by hand here")?;
-        write_whole(path, &serde_json::to_string_pretty(named)?)
+        let directory = match (named.pinned, &self.loaded) {
+            (true, loaded) => loaded.clone().context("nothing is loaded by hand here")?,
+            (false, _) => self.root.join(NAMES),
+        };
+        let path = directory.join(Self::file(&named.name));
+        write_whole(&path, &serde_json::to_string_pretty(named)?)
     }
 
-    /// Returns the entry of an image name, if it is known.
+    /// Returns the entry of an image name, if it is known: what was loaded by hand comes first.
     pub fn find(&self, name: &str) -> Option<Named> {
-        let mut found =
-            self.files(name).into_iter().filter_map(|(path, pinned)| read(&path, pinned));
-        found.find(|named| named.name == name)
+        let file = Self::file(name);
+        let loaded = self.loaded().and_then(|loaded| read(&loaded, &file, true));
+        let fetched = || read(&self.beneath().ok()?, &Path::new(NAMES).join(&file), false);
+        let is_it = |named: &Named| named.name == name;
+        loaded.filter(is_it).or_else(|| fetched().filter(is_it))
     }
 
     /// Forgets a name; its blobs go with the next [`Self::collect`].
@@ -167,11 +188,16 @@ impl Store {
     /// # Errors
     /// It is not known, or can't be removed.
     pub fn forget(&self, name: &str) -> Result<()> {
-        let files = self.files(name).into_iter().filter(|(path, _)| path.exists());
+        let file = Self::file(name);
+        let from_names = self.beneath()?.remove(&Path::new(NAMES).join(&file));
+        let from_loaded = self.loaded().map(|loaded| loaded.remove(&file));
         let mut known = false;
-        for (path, _) in files {
-            std::fs::remove_file(path).with_context(|| format!("forget {name}"))?;
-            known = true;
+        for removed in from_loaded.into_iter().chain([from_names]) {
+            match removed {
+                Ok(()) => known = true,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("forget {name}")),
+            }
         }
         ensure!(known, "image {name:?} is not in the store; see qctl image ls");
         Ok(())
@@ -179,11 +205,14 @@ impl Store {
 
     /// Every name, in order.
     pub fn all(&self) -> Vec<Named> {
-        let mut all: Vec<Named> = Vec::new();
-        for (directory, pinned) in self.directories() {
-            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-            all.extend(entries.filter_map(|entry| read(&entry.path(), pinned)));
-        }
+        let of = |root: Beneath, directory: &str, pinned: bool| -> Vec<Named> {
+            let directory = Path::new(directory);
+            let names = root.names(directory).unwrap_or_default();
+            let entries = names.iter().map(|name| read(&root, &directory.join(name), pinned));
+            entries.flatten().collect()
+        };
+        let mut all = self.loaded().map_or_else(Vec::new, |loaded| of(loaded, ".", true));
+        all.extend(self.beneath().into_iter().flat_map(|root| of(root, NAMES, false)));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -194,9 +223,10 @@ impl Store {
     /// # Errors
     /// Something of it is missing or is something else.
     pub fn image(&self, named: &Named) -> Result<Image> {
+        let root = self.beneath()?;
         let read = |digest: &str| -> Result<Vec<u8>> {
-            let path = self.blob(digest)?;
-            let bytes = read_up_to(&path, METADATA_LEN_MAX)?;
+            let path = Path::new(BLOBS).join(hex_of(digest)?);
+            let bytes = read_bytes(&root, &path, METADATA_LEN_MAX)?;
             let found = digest::digest_of(&bytes);
             ensure!(found == digest, "blob {digest} has the digest {found}");
             Ok(bytes)
@@ -205,9 +235,10 @@ impl Store {
         let target =
             Descriptor::new(MediaType::from(named.media_type.as_str()), named.size, digest);
         let place = |descriptor: &Descriptor| -> Result<BlobLocation> {
-            let path = self.blob(descriptor.digest().as_ref())?;
-            let len = path.metadata().with_context(|| format!("find {}", path.display()))?.len();
-            Ok(BlobLocation { path, offset: 0, len })
+            let path = Path::new(BLOBS).join(hex_of(descriptor.digest().as_ref())?);
+            let file = root.read(&path).with_context(|| format!("open {}", path.display()))?;
+            let len = file.metadata().with_context(|| format!("find {}", path.display()))?.len();
+            Ok(BlobLocation { directory: Some(self.root.clone()), path, offset: 0, len })
         };
         archive::assemble(&named.name, target, &read, &place)
     }
@@ -232,16 +263,14 @@ impl Store {
                 needed.extend(digests.map(str::to_owned));
             }
         }
-        for directory in ["blobs/sha256", "partial"] {
-            let path = self.root.join(directory);
-            let entries = std::fs::read_dir(&path);
-            for entry in entries.with_context(|| format!("read {}", path.display()))? {
-                let entry = entry?;
-                let is_needed = |name: &str| needed.contains(name) && directory != "partial";
-                if !entry.file_name().to_str().is_some_and(is_needed) {
-                    let path = entry.path();
-                    std::fs::remove_file(&path)
-                        .with_context(|| format!("remove {}", path.display()))?;
+        let root = self.beneath()?;
+        for directory in [BLOBS, PARTIAL] {
+            let path = Path::new(directory);
+            let names = root.names(path);
+            for name in names.with_context(|| format!("read {directory}"))? {
+                if directory == PARTIAL || !needed.contains(&name) {
+                    let path = path.join(name);
+                    root.remove(&path).with_context(|| format!("remove {}", path.display()))?;
                 }
             }
         }
@@ -249,8 +278,19 @@ impl Store {
     }
 }
 
-fn read(path: &Path, pinned: bool) -> Option<Named> {
-    let named: Named = serde_json::from_slice(&read_up_to(path, METADATA_LEN_MAX).ok()?).ok()?;
+/// Reads a file beneath a directory, of at most `len_max` bytes.
+fn read_bytes(root: &Beneath, path: &Path, len_max: u64) -> Result<Vec<u8>> {
+    let named = || format!("read {}", root.path().join(path).display());
+    let mut bytes = Vec::new();
+    let file = root.read(path).with_context(named)?;
+    let len = file.take(len_max + 1).read_to_end(&mut bytes).with_context(named)? as u64;
+    ensure!(len <= len_max, "{}: larger than {len_max} bytes", named());
+    Ok(bytes)
+}
+
+fn read(root: &Beneath, path: &Path, pinned: bool) -> Option<Named> {
+    let bytes = read_bytes(root, path, METADATA_LEN_MAX).ok()?;
+    let named: Named = serde_json::from_slice(&bytes).ok()?;
     Some(Named { pinned, ..named })
 }
 
@@ -327,7 +367,7 @@ mod tests {
     fn who_fetches_can_not_say_that_somebody_loaded_it() {
         let store = store("forged");
         let forged = fill(&store, "r/a@x", b"layer", false);
-        let (path, _) = store.files("r/a@x").pop().unwrap();
+        let path = store.root().join(NAMES).join(Store::file("r/a@x"));
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen('{', "{\"pinned\": true,", 1)).unwrap();
         assert_eq!(store.find("r/a@x"), Some(forged.clone()));
@@ -335,6 +375,45 @@ mod tests {
         let fetching = Store::at(store.root());
         assert!(fetching.name(&Named { pinned: true, ..forged }).is_err());
         std::fs::remove_dir_all(store.root()).unwrap();
+    }
+
+    #[test]
+    fn a_link_of_the_worker_leads_root_nowhere() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (root, agents) = (temporary.path().join("images"), temporary.path().join("agent"));
+        let store = Store::with_loaded(&root, &agents.join("images"));
+        store.prepare().unwrap();
+        let names = ["desired.json", "audit.jsonl", "compose.yaml"];
+        let write = |name: &str| std::fs::write(agents.join(name), name).unwrap();
+        names.iter().for_each(|name| write(name));
+        let is_whole = || {
+            names.iter().all(|name| std::fs::read_to_string(agents.join(name)).unwrap() == *name)
+        };
+        // In place of the file that is written.
+        let bytes = b"services: {evil: {image: x}}";
+        let put = store.partial(&digest(bytes)).unwrap().with_extension("put");
+        std::os::unix::fs::symlink(agents.join("compose.yaml"), &put).unwrap();
+        store.put(&digest(bytes), &bytes[..]).unwrap();
+        assert!(is_whole() && store.blob(&digest(bytes)).unwrap().is_file());
+        // In place of each directory.
+        for directory in [PARTIAL, BLOBS, NAMES] {
+            let (path, was) = (root.join(directory), root.join("was"));
+            std::fs::rename(&path, &was).unwrap();
+            std::os::unix::fs::symlink(&agents, &path).unwrap();
+            let _ = store.collect(&Default::default());
+            let _ = store.put(&digest(b"more"), &b"more"[..]);
+            let _ = (store.forget("x"), store.all(), store.prepare());
+            assert!(is_whole(), "by {directory}");
+            assert_eq!(std::fs::read_dir(&agents).unwrap().count(), names.len() + 1);
+            std::fs::remove_file(&path).unwrap();
+            std::fs::rename(&was, &path).unwrap();
+        }
+        // In place of a blob: a pipe keeps nobody waiting.
+        let named = fill(&store, "a", b"layer", false);
+        let blob = store.blob(&named.digest).unwrap();
+        std::fs::remove_file(&blob).unwrap();
+        nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(store.image(&named).is_err());
     }
 
     #[test]
