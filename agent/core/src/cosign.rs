@@ -33,6 +33,20 @@ struct Payload {
 struct Critical {
     identity: Identity,
     image: Image,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Type of a payload that is about an image; a key may sign other things too.
+const KIND: &str = "cosign container image signature";
+
+/// Name of an image as policies have it: cosign writes Docker Hub's as `index.docker.io/…`
+/// (go-containerregistry's `name.DefaultRegistry`).
+fn canonical(reference: &str) -> String {
+    match reference.strip_prefix("index.docker.io/") {
+        Some(rest) => format!("docker.io/{rest}"),
+        None => reference.to_owned(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,8 +92,13 @@ pub fn verify(
     let mut others = Vec::new();
     for signature in signed {
         let Ok(payload) = serde_json::from_str::<Payload>(&signature.payload) else { continue };
-        let Critical { identity: Identity { reference }, image } = payload.critical;
-        if image.digest == digest && identity.is_none_or(|identity| identity == reference) {
+        let Critical { identity: Identity { reference }, image, kind } = payload.critical;
+        if kind != KIND {
+            others.push(format!("{kind:?}, no image"));
+            continue;
+        }
+        let is_it = |identity: &str| canonical(identity) == canonical(&reference);
+        if image.digest == digest && identity.is_none_or(is_it) {
             return Ok(());
         }
         others.push(format!("{reference} with {}", image.digest));
@@ -131,6 +150,17 @@ mod tests {
         assert!(said(&[signed(&own, "r/a", "sha256:2")], None).contains("sha256:2"));
         let bent = Signature { payload: good.payload.replace("r/a", "r/c"), ..good.clone() };
         assert!(said(&[bent], None).contains("none of its signatures"));
-        verify(&keys, "sha256:1", None, &[strange, good]).unwrap();
+        verify(&keys, "sha256:1", None, &[strange, good.clone()]).unwrap();
+        // The key signed something else of that digest.
+        let kind = "atomic container signature";
+        let payload = good.payload.replace("cosign container image signature", kind);
+        let signature: p256::ecdsa::DerSignature = own.sign(payload.as_bytes());
+        let other = Signature { payload, signature: STANDARD.encode(signature.as_bytes()) };
+        assert!(said(&[other], None).contains("no image"));
+        // Docker Hub by cosign's own name for it.
+        let hub = signed(&own, "index.docker.io/library/nginx", "sha256:1");
+        let hub = std::slice::from_ref(&hub);
+        verify(&keys, "sha256:1", Some("docker.io/library/nginx"), hub).unwrap();
+        assert!(said(hub, Some("docker.io/library/redis")).contains("nginx"));
     }
 }

@@ -26,6 +26,7 @@ use crate::problems::Problems;
 use crate::reconcile::apply::How;
 use crate::reconcile::debug_containers::DebugContainer;
 use crate::reconcile::desired_state::DesiredSync;
+use crate::reconcile::probe_client::FileAges;
 use crate::reconcile::remote_volumes::VolumeMounts;
 use crate::reconcile::rollouts::Rollouts;
 use crate::reconcile::vault_secrets::VaultSync;
@@ -116,6 +117,7 @@ pub struct Agent {
     /// Ephemeral debug containers, by name.
     debug_containers: BTreeMap<String, DebugContainer>,
     probe_results: mpsc::Sender<ProbeResult>,
+    file_ages: FileAges,
     sampler: CoreSampler,
     engine_events: Events,
 }
@@ -225,6 +227,7 @@ impl Agent {
             remote: VolumeMounts::default(),
             debug_containers: BTreeMap::new(),
             probe_results,
+            file_ages: FileAges::default(),
             sampler: CoreSampler::default(),
             engine_events: Events::default(),
         };

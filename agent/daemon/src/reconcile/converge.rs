@@ -320,7 +320,8 @@ impl Agent {
         let subjects = subjects.collect();
         for subject in self.table.health.due(subjects, now) {
             let results = self.probe_results.clone();
-            tokio::spawn(async move { results.send(probe(subject).await).await });
+            let ages = self.file_ages.clone();
+            tokio::spawn(async move { results.send(probe(subject, ages).await).await });
         }
     }
 

@@ -4,17 +4,19 @@
 use agent_core::compose::healthcheck::Probe;
 use agent_core::health::{PROBE_SOCKET, ProbeAnswer, ProbeResult, Subject};
 use agent_core::limits::PROBE_ANSWER_MAX;
+use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Probes a subject once, within its timeout.
-pub async fn probe(subject: Subject) -> ProbeResult {
+pub async fn probe(subject: Subject, ages: FileAges) -> ProbeResult {
     let Subject { name, fingerprint, health } = subject;
     let asked = async {
         match &health.probe {
-            Probe::File { path, max_age } => probe_file(path, *max_age),
+            Probe::File { path, max_age } => ages.probe(path, *max_age),
             port => ask(Path::new(PROBE_SOCKET), port).await,
         }
     };
@@ -40,13 +42,58 @@ async fn ask(socket: &Path, probe: &Probe) -> Result<(), String> {
     answer.wrong.map_or(Ok(()), Err)
 }
 
-fn probe_file(path: &str, max_age: Duration) -> Result<(), String> {
-    let written = std::fs::metadata(path).and_then(|file| file.modified());
-    let written = written.map_err(|error| format!("{path}: {error}"))?;
-    let age = SystemTime::now().duration_since(written).unwrap_or_default();
-    match age <= max_age {
-        true => Ok(()),
-        false => Err(format!("{path}: written {} s ago", age.as_secs())),
+/// Ages of files that probes look at, by a clock that does not step: a file's time is compared with
+/// the host's clock only when it is first seen.
+#[derive(Debug, Clone, Default)]
+pub struct FileAges(Arc<Mutex<HashMap<String, Seen>>>);
+
+/// Time of a file, and when it was that old by the monotonic clock.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    written: SystemTime,
+    /// Instant of the write; none while it can't be told.
+    at: Option<Instant>,
+    looked: Instant,
+}
+
+impl FileAges {
+    /// Fails if a file was last written longer than `max_age` ago, or if that can't be told.
+    fn probe(&self, path: &str, max_age: Duration) -> Result<(), String> {
+        let written = std::fs::metadata(path).and_then(|file| file.modified());
+        let written = written.map_err(|error| format!("{path}: {error}"))?;
+        let age = self.age(path, written, SystemTime::now(), Instant::now());
+        match age {
+            Some(age) if age <= max_age => Ok(()),
+            Some(age) => Err(format!("{path}: written {} s ago", age.as_secs())),
+            None => Err(format!(
+                "{path}: its time is in the future, so that its age can't be told until it is written again"
+            )),
+        }
+    }
+
+    fn age(
+        &self,
+        path: &str,
+        written: SystemTime,
+        wall: SystemTime,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut all = self.0.lock().expect("nobody panics with the ages");
+        let before = all.get(path).copied();
+        let at = match before {
+            Some(seen) if seen.written == written => seen.at,
+            // It was written between two looks, whatever the clock says.
+            Some(seen) => {
+                let since = now.saturating_duration_since(seen.looked);
+                let age = wall.duration_since(written).unwrap_or_default().min(since);
+                now.checked_sub(age)
+            }
+            None => wall.duration_since(written).ok().and_then(|age| now.checked_sub(age)),
+        };
+        all.insert(path.to_owned(), Seen { written, at, looked: now });
+        // Since before the host's boot: longer than any limit.
+        let unknown = if written > wall { None } else { Some(Duration::MAX) };
+        at.map_or(unknown, |at| Some(now.saturating_duration_since(at)))
     }
 }
 
@@ -59,11 +106,34 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("it");
         std::fs::write(&path, "").unwrap();
-        let probe = |max_age| probe_file(&path.display().to_string(), max_age);
+        let ages = FileAges::default();
+        let probe = |max_age| ages.probe(&path.display().to_string(), max_age);
         probe(Duration::from_secs(60)).unwrap();
         assert!(probe(Duration::ZERO).is_err());
         std::fs::remove_file(&path).unwrap();
         assert!(probe(Duration::from_secs(60)).is_err());
+    }
+
+    #[test]
+    fn a_clock_that_steps_makes_no_file_fresh_or_old() {
+        let (ages, second) = (FileAges::default(), Duration::from_secs(1));
+        let (start, wall) = (Instant::now(), SystemTime::now());
+        let hour = second * 3600;
+        // First seen with a time of the future: not known, until it is written again.
+        let age = |written, wall, after: u32| ages.age("a", written, wall, start + second * after);
+        assert_eq!(age(wall + hour, wall, 0), None);
+        assert_eq!(age(wall + hour, wall + second, 1), None);
+        assert!(age(wall + second * 2, wall + second * 2, 2).unwrap() <= second);
+        // The clock goes back by an hour, and the program hangs: it ages all the same.
+        let written = wall + second * 2;
+        assert_eq!(age(written, wall - hour, 12), Some(second * 10));
+        // The clock goes forth by an hour: no older for that.
+        assert_eq!(age(written, wall + hour, 13), Some(second * 11));
+        // Written again, by whatever clock.
+        assert!(age(wall - hour, wall + hour, 14).unwrap() <= second);
+        assert!(age(wall + hour * 2, wall + hour, 15).unwrap() <= second);
+        // First seen as old as the clock says.
+        assert_eq!(ages.age("b", wall - second, wall, start + hour), Some(second));
     }
 
     #[tokio::test]
