@@ -189,8 +189,8 @@ pub struct Rlimit {
 pub struct RuntimePolicy {
     /// When it is started again.
     pub restart: Restart,
-    /// The signal that asks it to end.
-    pub stop_signal: u32,
+    /// Signal that asks the container to end (`stop_signal`); without one the image's, else SIGTERM.
+    pub stop_signal: Option<u32>,
     /// Time from the stop signal to the kill.
     pub stop_grace: Duration,
     /// Conditions that other services must meet before this one starts, by name.
@@ -222,14 +222,14 @@ pub struct Service {
     pub entrypoint: Option<Vec<String>>,
     /// Whether another program comes before it, which takes leave of its children.
     pub init: bool,
-    /// Arguments of the program (`command`), in place of the image's if there are any.
-    pub command: Vec<String>,
+    /// Arguments of the program (`command`), in place of the image's; an empty list takes them away.
+    pub command: Option<Vec<String>>,
     /// Environment variables as `NAME=value`.
     pub environment: Vec<String>,
     /// User and group number.
     pub user: (u32, u32),
-    /// Where it starts.
-    pub working_dir: String,
+    /// Working directory (`working_dir`); without one the image's.
+    pub working_dir: Option<String>,
     /// Hostname inside the container.
     pub hostname: String,
     /// Whether its root can't be written to.

@@ -127,7 +127,8 @@ fn in_slot(service: &Service, slot: Slot) -> Service {
         return service;
     }
     let entrypoint = service.entrypoint.iter_mut().flatten();
-    for word in entrypoint.chain(&mut service.command).chain(&mut service.environment) {
+    let command = service.command.iter_mut().flatten();
+    for word in entrypoint.chain(command).chain(&mut service.environment) {
         *word = with_ports(word, &ports);
     }
     let other = |port: &mut u16| *port = ports.get(port).copied().unwrap_or(*port);
@@ -175,9 +176,10 @@ mod tests {
         let green = Instance::new(&service, Slot::Green, false);
         assert_eq!((&*blue.id, &*green.id), ("a", "a.green"));
         assert_eq!(blue.fingerprint, green.fingerprint);
-        assert_eq!(green.service.command, ["--listen", "127.0.0.1:9480", "94701", "9480"]);
+        let command = green.service.command.clone().unwrap();
+        assert_eq!(command, ["--listen", "127.0.0.1:9480", "94701", "9480"]);
         assert_eq!(green.service.environment, ["PORT=9480"]);
-        assert_eq!(blue.service.command[1], "127.0.0.1:9470");
+        assert_eq!(blue.service.command.as_ref().unwrap()[1], "127.0.0.1:9470");
         assert_eq!((blue.ports().as_str(), green.ports().as_str()), ("9470 9470\n", "9470 9480\n"));
         // Only who is on trial is judged by metrics.
         assert_eq!(blue.subjects().len(), 1);

@@ -36,9 +36,11 @@ impl Default for Ending {
 }
 
 impl Ending {
-    /// As a service declares it.
-    pub fn of(service: &Service) -> Self {
-        Self { signal: service.policy.stop_signal, grace: service.policy.stop_grace }
+    /// As a service declares it; without a signal there, the image's (`STOPSIGNAL`), else SIGTERM.
+    pub fn of(service: &Service, of_image: Option<u32>) -> Self {
+        let signal = service.policy.stop_signal.or(of_image);
+        let signal = signal.unwrap_or(nix::libc::SIGTERM as u32);
+        Self { signal, grace: service.policy.stop_grace }
     }
 
     /// Parses the text of [`Self::label`]; none if it is not one.
@@ -98,7 +100,10 @@ fn is_of<'a>(wanted: &'a [Instance], found: &Observed) -> Option<&'a Instance> {
 /// Returns stop signal and grace period of a found container: the declared ones if it is of a
 /// wanted version, else its own.
 pub fn ending(wanted: &[Instance], found: &Observed) -> Ending {
-    is_of(wanted, found).map_or(found.ending, |instance| Ending::of(&instance.service))
+    is_of(wanted, found).map_or(found.ending, |instance| {
+        // What is declared now counts, and of the image what it was made with.
+        Ending::of(&instance.service, Some(found.ending.signal))
+    })
 }
 
 /// Whether something is still to go: it may use what nothing that is wanted does.
@@ -245,7 +250,7 @@ mod tests {
 
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
         let fingerprint = Some(service.fingerprint());
-        let ending = Ending::of(service);
+        let ending = Ending::of(service, None);
         Some(Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true })
     }
 
@@ -277,9 +282,9 @@ mod tests {
         let service = service("always");
         let same = found(&service, None).unwrap();
         let mut later = service.clone();
-        later.policy.stop_signal = 10;
+        later.policy.stop_signal = Some(10);
         // Of the same container, what is declared now; of another version's, its own.
-        let now = Ending { signal: 10, ..Ending::of(&service) };
+        let now = Ending { signal: 10, ..Ending::of(&service, None) };
         assert_eq!(ending(&[instance(&later)], &same), now);
         assert_eq!(ending(&[instance(&later)], &old()), old().ending);
         assert_eq!(ending(&[], &same), same.ending);

@@ -3,7 +3,7 @@
 //! path.
 
 use crate::compose::disks::DiskLimit;
-use crate::compose::{NetworkMode, Service};
+use crate::compose::{NetworkMode, Service, units};
 use crate::instance::Instance;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
@@ -101,7 +101,7 @@ pub fn spec(
             "user": { "uid": service.user.0, "gid": service.user.1 },
             "args": arguments(service, image),
             "env": environment(instance, image),
-            "cwd": service.working_dir,
+            "cwd": working_directory(service, image),
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
             },
@@ -139,19 +139,45 @@ fn arguments(service: &Service, image: &ImageConfiguration) -> Vec<String> {
         false => Vec::new(),
     };
     arguments.extend(service.entrypoint.clone().unwrap_or_else(from_image));
-    match service.command.is_empty() {
-        true => {
-            arguments.extend(config.and_then(|config| config.cmd().clone()).unwrap_or_default())
-        }
-        false => arguments.extend(service.command.iter().cloned()),
-    }
+    let of_image = || config.and_then(|config| config.cmd().clone()).unwrap_or_default();
+    // Another entrypoint has no use for the arguments of the image's own, as with Docker.
+    arguments.extend(match (&service.command, &service.entrypoint) {
+        (Some(command), _) => command.clone(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => of_image(),
+    });
     arguments
 }
 
+/// Signal that the image asks to be stopped with (`STOPSIGNAL`).
+pub fn stop_signal(image: &ImageConfiguration) -> Option<u32> {
+    units::signal(image.config().as_ref()?.stop_signal().as_ref()?)
+}
+
+fn working_directory(service: &Service, image: &ImageConfiguration) -> String {
+    let of_image = || image.config().as_ref()?.working_dir().clone();
+    let directory = service.working_dir.clone().or_else(of_image);
+    directory.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into())
+}
+
+/// `PATH` of a container whose image and file name none: Docker's own.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 fn environment(instance: &Instance, image: &ImageConfiguration) -> Vec<String> {
     let config = image.config().as_ref();
-    let mut environment = config.and_then(|config| config.env().clone()).unwrap_or_default();
-    environment.extend(instance.service.environment.iter().cloned());
+    let of_image = config.and_then(|config| config.env().clone()).unwrap_or_default();
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let mut environment: Vec<String> = Vec::new();
+    // The last word counts, in the place of the first: programs read the first of two.
+    for variable in of_image.iter().chain(&instance.service.environment) {
+        match environment.iter_mut().find(|it| name(it) == name(variable)) {
+            Some(before) => before.clone_from(variable),
+            None => environment.push(variable.clone()),
+        }
+    }
+    if !environment.iter().any(|it| it.starts_with("PATH=")) {
+        environment.push(PATH.into());
+    }
     if instance.terminal.is_some() && !environment.iter().any(|it| it.starts_with("TERM=")) {
         // What every terminal understands.
         environment.push("TERM=xterm".into());
@@ -274,3 +300,51 @@ pub struct Facts {
 
 /// A file or directory to be bound into a container, read-only: where it is, and where it is to be.
 pub type Delivered = (PathBuf, String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::Slot;
+    use abi::hostplan::CorePlan;
+
+    fn spec_of(keys: &str, config: &str) -> Value {
+        let cores = CorePlan::from_kernel("0-1", "").unwrap();
+        let text = format!("services: {{a: {{image: x, {keys}}}}}");
+        let service = crate::compose::parse(&text, &cores).unwrap().remove(0);
+        let image = format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{config},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+        );
+        let image = ImageConfiguration::from_reader(image.as_bytes()).unwrap();
+        let instance = Instance::new(&service, Slot::Blue, true);
+        spec("a-1", &instance, &[], &Facts::default(), &image)
+    }
+
+    #[test]
+    fn what_the_image_says_counts_where_the_file_says_nothing() {
+        let image = r#"{"Entrypoint":["/entry.sh"],"Cmd":["serve","--port","80"],"WorkingDir":"/app","Env":["PATH=/opt/bin","MODE=image"],"StopSignal":"SIGINT"}"#;
+        let arguments = |keys: &str| spec_of(keys, image)["process"]["args"].clone();
+        assert_eq!(arguments(""), json!(["/entry.sh", "serve", "--port", "80"]));
+        assert_eq!(arguments("entrypoint: [/bin/tool, --once]"), json!(["/bin/tool", "--once"]));
+        assert_eq!(arguments("command: []"), json!(["/entry.sh"]));
+        assert_eq!(arguments("command: [help]"), json!(["/entry.sh", "help"]));
+        assert_eq!(arguments("entrypoint: [/t], command: [b]"), json!(["/t", "b"]));
+        let process = spec_of("environment: {MODE: file, NEW: a}", image)["process"].clone();
+        assert_eq!(process["env"], json!(["PATH=/opt/bin", "MODE=file", "NEW=a"]));
+        assert_eq!(process["cwd"], "/app");
+        assert_eq!(spec_of("working_dir: /srv", image)["process"]["cwd"], "/srv");
+        let bare = spec_of("", "{}")["process"].clone();
+        assert_eq!((&bare["cwd"], &bare["env"]), (&json!("/"), &json!([PATH])));
+    }
+
+    #[test]
+    fn an_image_is_stopped_by_its_own_signal() {
+        let signal = |text: &str| {
+            let image = format!(
+                r#"{{"architecture":"amd64","os":"linux","config":{{"StopSignal":"{text}"}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+            );
+            stop_signal(&ImageConfiguration::from_reader(image.as_bytes()).unwrap())
+        };
+        assert_eq!((signal("SIGINT"), signal("QUIT"), signal("10")), (Some(2), Some(3), Some(10)));
+        assert_eq!((signal("SIGNONE"), signal("")), (None, None));
+    }
+}

@@ -244,7 +244,7 @@ impl Containerd {
             id: name.clone(),
             labels: [
                 (FINGERPRINT.to_owned(), instance.fingerprint.clone()),
-                (ENDING.to_owned(), Ending::of(service).label()),
+                (ENDING.to_owned(), Ending::of(service, runtime_spec::stop_signal(image)).label()),
             ]
             .into(),
             image: service.image.clone(),

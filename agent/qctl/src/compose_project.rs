@@ -407,7 +407,10 @@ mod tests {
         let read = agent_core::compose::parse(&text, &cores).unwrap();
         assert_eq!(read.len(), 2, "{text}");
         let (a, b) = (&read[0], &read[1]);
-        assert_eq!((&*a.image, a.command.join(" "), a.binds.len()), ("x:7", "b".into(), 2));
+        assert_eq!(
+            (&*a.image, a.command.clone().unwrap().join(" "), a.binds.len()),
+            ("x:7", "b".into(), 2)
+        );
         assert_eq!(a.environment, ["A=9", "B=two words", "C=3"]);
         assert_eq!((&b.image, b.policy.restart), (&a.image, agent_core::compose::Restart::Always));
         surroundings.profiles.push("tools".into());

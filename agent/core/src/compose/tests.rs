@@ -62,7 +62,7 @@ fn values_are_read_with_their_units() {
         (read.memory_bytes, read.cpu_millis, read.user),
         (Some(512 << 20), Some(250), (5, 6))
     );
-    assert_eq!(read.command, ["a", "b"]);
+    assert_eq!(read.command.as_deref().unwrap(), ["a", "b"]);
     assert!(service("    init: true\n").unwrap().init && !read.init);
     for bad in [
         "mem_limit: 5x",

@@ -47,3 +47,12 @@ pub fn thousandths(text: &str) -> Option<u64> {
     let whole = whole.parse::<u64>().ok().filter(|whole| *whole < 10_000)?;
     Some(whole * 1000 + digits.get(..3)?.parse::<u64>().ok()?)
 }
+
+/// A signal by its name, with or without `SIG`, or by its number.
+pub fn signal(text: &str) -> Option<u32> {
+    let by_number = text.parse::<i32>().ok();
+    let by_number = by_number.and_then(|number| nix::sys::signal::Signal::try_from(number).ok());
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    by_number.or_else(|| name.parse().ok()).map(|signal| signal as u32)
+}

@@ -100,10 +100,10 @@ impl Checker<'_> {
             image: raw.image.clone(),
             entrypoint: words("entrypoint", &raw.entrypoint)?,
             init: raw.init,
-            command: words("command", &raw.command)?.unwrap_or_default(),
+            command: words("command", &raw.command)?,
             environment: self.environment(raw)?,
             user,
-            working_dir: raw.working_dir.clone().unwrap_or_else(|| "/".into()),
+            working_dir: raw.working_dir.clone(),
             hostname: self.hostname(raw)?,
             read_only: raw.read_only,
             capabilities: self.capabilities(raw)?,
@@ -153,8 +153,11 @@ impl Checker<'_> {
             .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
         Ok(RuntimePolicy {
             restart: raw.restart.unwrap_or_default(),
-            stop_signal: self
-                .signal("stop_signal", raw.stop_signal.as_deref().unwrap_or("SIGTERM"))?,
+            stop_signal: raw
+                .stop_signal
+                .as_deref()
+                .map(|text| self.signal("stop_signal", text))
+                .transpose()?,
             stop_grace: time(
                 "stop_grace_period",
                 raw.stop_grace_period.as_ref(),
@@ -447,11 +450,8 @@ impl Checker<'_> {
     }
 
     fn signal(&self, key: &'static str, text: &str) -> Result<u32, ComposeError> {
-        let name = if text.starts_with("SIG") { text.to_string() } else { format!("SIG{text}") };
-        let signal: Result<nix::sys::signal::Signal, _> = name.parse();
-        signal
-            .map(|signal| signal as u32)
-            .map_err(|_| self.refuse(key, text, "a signal's name, as in SIGTERM"))
+        let signal = units::signal(text);
+        signal.ok_or_else(|| self.refuse(key, text, "a signal, as in SIGTERM, TERM or 15"))
     }
 }
 
