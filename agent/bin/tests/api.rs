@@ -152,15 +152,8 @@ impl Fixture {
         );
     }
 
-    /// A request by HTTP, without qctl.
-    fn http(
-        &self,
-        who: &str,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> (u16, ureq::Body) {
+    /// Client with the certificate of somebody; it keeps its connection.
+    fn agent(&self, who: &str) -> ureq::Agent {
         use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
         let pem = |path: &str| std::fs::read(self.directory.join(path)).unwrap();
         let (mut chain, mut key) = (Vec::new(), None);
@@ -177,7 +170,19 @@ impl Fixture {
             .client_cert(Some(ClientCert::new_with_certs(&chain, key.unwrap())))
             .build();
         let config = ureq::Agent::config_builder().tls_config(tls).http_status_as_error(false);
-        let agent = ureq::Agent::new_with_config(config.build());
+        ureq::Agent::new_with_config(config.build())
+    }
+
+    /// A request by HTTP, without qctl.
+    fn http(
+        &self,
+        who: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (u16, ureq::Body) {
+        let agent = self.agent(who);
         let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.address));
@@ -340,4 +345,54 @@ fn a_clock_that_stands_before_the_image_was_made_is_not_believed() {
     let refused = qctl(&["--on", "rita", "secret", "ls"], &fixture.directory);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("certificate"), "{said}");
+}
+
+#[test]
+fn a_page_of_another_site_asks_nothing() {
+    let fixture = Fixture::start("api-cross");
+    fixture.identity("ca", "olga", "operator");
+    let call = br#"{"method":"control","kill":false,"drain":false}"#;
+    let ask = |headers: &[(&str, &str)]| fixture.http("olga", "POST", "/v1/ask", headers, call).0;
+    let json = ("content-type", "application/json");
+    assert_eq!(ask(&[json]), 200);
+    let own = format!("https://{}", fixture.address);
+    assert_eq!(ask(&[json, ("origin", &own), ("sec-fetch-site", "same-origin")]), 200);
+    for (name, value) in [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        assert_eq!(ask(&[json, (name, value)]), 403, "{name}: {value}");
+    }
+    for kind in ["text/plain", "text/plain;charset=UTF-8", "multipart/form-data; boundary=x"] {
+        assert_eq!(ask(&[("content-type", kind)]), 403, "{kind}");
+    }
+    assert_eq!(fixture.asked.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_held_connection_ends_with_its_authority() {
+    let fixture = Fixture::start("api-held");
+    fixture.identity("ca", "olga", "operator");
+    let agent = fixture.agent("olga");
+    let url = format!("https://{}/v1/engine/resume", fixture.address);
+    let ask = || {
+        let mut answer = agent.post(&url).send_empty().ok()?;
+        let _ = answer.body_mut().read_to_string();
+        Some(answer.status().as_u16())
+    };
+    assert_eq!(ask(), Some(200));
+    let config = fixture.directory.join("ca/vm.api");
+    let before = std::fs::read_to_string(&config).unwrap();
+    must(&["ca", "new", "next"], &fixture.directory);
+    let next = std::fs::read_to_string(fixture.directory.join("next/ca.pem")).unwrap();
+    let (head, _) = before.split_once("clients = ").unwrap();
+    std::fs::write(&config, format!("{head}clients = '''{next}'''\n")).unwrap();
+    // Asked again and again on the same connection, and nobody else comes.
+    let start = std::time::Instant::now();
+    while ask() == Some(200) {
+        assert!(start.elapsed() < Duration::from_secs(10), "it still resumes trading");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }

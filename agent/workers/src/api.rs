@@ -10,7 +10,7 @@ pub mod metrics;
 pub mod tls;
 
 use crate::api::tls::server_config;
-use agent_core::limits::{API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
+use agent_core::limits::{API_CONFIG_CHECK, API_CONNECTIONS_MAX, API_HANDSHAKES_MAX};
 use agent_host::api_config::{self, Config};
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
@@ -52,7 +52,8 @@ impl ApiPaths {
     }
 }
 
-/// Serves until it is ended. Another configuration is in force with the next connection; one that
+/// Serves until it is ended. Another configuration is in force within a second; connections of the
+/// one before end. One that
 /// can't be read changes nothing. Only another address needs another start. Ends when the
 /// configuration is taken away.
 ///
@@ -69,13 +70,10 @@ pub async fn run(paths: ApiPaths) -> Result<()> {
     // Whoever came in with other certificates goes when they do.
     let (renewed, in_force) = watch::channel(());
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!("accept: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
+        // Connections that are held end with their authority, also when nobody else comes.
+        let accepted = tokio::select! {
+            accepted = listener.accept() => Some(accepted),
+            () = tokio::time::sleep(API_CONFIG_CHECK) => None,
         };
         match paths.written() {
             None => return Ok(()),
@@ -89,6 +87,15 @@ pub async fn run(paths: ApiPaths) -> Result<()> {
                 Err(error) => warn!("{error:#}; the ones before stay in force"),
             },
         }
+        let (stream, peer) = match accepted {
+            None => continue,
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => {
+                warn!("accept: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         // Who comes when it is full waits no longer than it takes to say no.
         let Ok(handshake) = handshakes.clone().try_acquire_owned() else { continue };
         let (tls, paths, room) = (loaded.tls.clone(), paths.clone(), room.clone());

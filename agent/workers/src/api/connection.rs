@@ -98,6 +98,25 @@ async fn hang_up(mut stream: TcpStream) {
     let _ = timeout(API_HANG_UP, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
+/// Reason to refuse a request that a browser sends for the page of another site; browsers say so in
+/// headers that a page can't set (Fetch Metadata; RFC 6454, "The HTTP Origin Header Field"). Bodies
+/// of the types that a page may send without a question are refused whoever sends them.
+fn foreign(headers: &hyper::HeaderMap) -> Option<&'static str> {
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let is_cross =
+        header("sec-fetch-site").is_some_and(|it| !["same-origin", "none"].contains(&it));
+    let host = header("host").unwrap_or_default();
+    let is_own = |origin: &str| origin.strip_prefix("https://") == Some(host);
+    if is_cross || header("origin").is_some_and(|origin| !is_own(origin)) {
+        return Some("a page of another site asks; only this host's own may");
+    }
+    let kind = header("content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    ["text/plain", "multipart/form-data"].contains(&kind.as_str()).then_some(
+        "content type: send application/json, application/yaml or application/octet-stream",
+    )
+}
+
 async fn answer(
     request: hyper::Request<Incoming>,
     asker: &Identity,
@@ -115,6 +134,9 @@ async fn answer(
         }
         Err(_) => return Ok(text(408, "the request did not come to its end in time")),
     };
+    if let Some(why) = foreign(&head.headers) {
+        return Ok(text(403, why));
+    }
     let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
     let asked = match route(head.method.as_str(), path, query, &body, stream) {
         Ok(asked) => asked,
