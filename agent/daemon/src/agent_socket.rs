@@ -112,6 +112,17 @@ impl SocketContext {
             }
             return Response::Forbidden(why);
         }
+        // No change without its record; but what stops trading waits for no disk.
+        let stops_trading = matches!(request, Request::Control { kill, drain } if kill || drain);
+        if is_change && !stops_trading {
+            let audit = self.audit.clone();
+            let reserved = tokio::task::spawn_blocking(move || audit.reserve()).await;
+            if let Err(error) = reserved.expect("it does not panic") {
+                return Response::Error(format!(
+                    "nothing is changed: the audit log takes no record ({error}); make room below /var"
+                ));
+            }
+        }
         let response = self.handle(request).await;
         if is_change {
             self.write_down(&who, shown, response.error()).await;
@@ -247,5 +258,33 @@ mod tests {
         BufReader::new(&socket).read_line(&mut answer).unwrap();
         assert_eq!(serde_json::from_str::<Response>(&answer).unwrap(), Response::Done);
         assert!(control.orders().kill);
+    }
+
+    #[test]
+    fn nothing_is_changed_that_can_not_be_recorded_but_trading_stops() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (pages, path) = (temporary.path().join("pages"), temporary.path().join("agent.sock"));
+        std::fs::create_dir_all(&pages).unwrap();
+        let control = ControlPage::open(&pages.join("control")).unwrap();
+        abi::counters::CountersPage::create(&pages.join("counters")).unwrap();
+        let (to_agent, mut requests) = mpsc::channel(1);
+        // No file can be made there.
+        let audit = AuditLog::at(&temporary.path().join("missing/audit.jsonl"));
+        let (terminals, refused) = (temporary.path().join("terminals"), Default::default());
+        let context = SocketContext { pages, terminals, to_agent, audit, network: None, refused };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let root = |request| Call { who: "root".into(), role: Role::Admin, request };
+            let secret = Request::RemoveSecret { name: "a".into() };
+            let said = context.admit(root(secret)).await;
+            assert!(said.error().unwrap().contains("nothing is changed"), "{said:?}");
+            let resume = Request::Control { kill: false, drain: false };
+            assert!(context.admit(root(resume)).await.error().is_some());
+            assert!(requests.try_recv().is_err(), "the main loop was asked");
+            let kill = Request::Control { kill: true, drain: false };
+            assert_eq!(context.admit(root(kill)).await, Response::Done);
+        });
+        assert!(control.orders().kill);
+        assert!(!path.exists());
     }
 }

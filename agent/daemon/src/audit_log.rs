@@ -32,6 +32,14 @@ impl AuditLog {
         Self(Arc::new(Mutex::new(Inner { lines, number, last })))
     }
 
+    /// Reserves room for the record of a change that is about to be made.
+    ///
+    /// # Errors
+    /// The disk is full or does not write.
+    pub fn reserve(&self) -> std::io::Result<()> {
+        self.0.lock().expect("nobody panics with the log").lines.reserve()
+    }
+
     /// Writes a change down, on disk.
     ///
     /// # Errors

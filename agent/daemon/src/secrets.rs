@@ -6,7 +6,7 @@ use agent_core::compose::Service;
 use agent_core::compose::top_level::{Access, is_name};
 use agent_core::limits::{SEAL_TIMEOUT, SECRET_LEN_MAX, SECRETS_MAX};
 use agent_core::runtime_spec::Delivered;
-use agent_host::files::{read_up_to, write_whole};
+use agent_host::files::{read_up_to, write_private};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -71,7 +71,7 @@ impl Secrets {
         let blob = self.ask("Encrypt", question, "blob")?;
         std::fs::create_dir_all(&self.sealed)?;
         std::fs::set_permissions(&self.sealed, PermissionsExt::from_mode(0o700))?;
-        write_whole(&self.path(name), &blob)
+        write_private(&self.path(name), &blob)
     }
 
     /// Forgets a secret.

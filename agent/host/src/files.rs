@@ -18,9 +18,24 @@ pub fn write_whole(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// What the file system says, with the path.
 pub fn write_whole_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with_mode(path, bytes, 0o644)
+}
+
+/// [`write_whole`] of what only root may read: secrets, environments, who did what.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
+    write_with_mode(path, text.as_bytes(), 0o600)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let next = path.with_extension("next");
-    let mut file =
-        std::fs::File::create(&next).with_context(|| format!("write {}", next.display()))?;
+    // What a killed agent left may have another mode.
+    let _ = std::fs::remove_file(&next);
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(mode).open(&next);
+    let mut file = file.with_context(|| format!("write {}", next.display()))?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .with_context(|| format!("write {}", next.display()))?;
@@ -64,4 +79,27 @@ pub fn free_bytes(directory: &Path) -> Result<u64> {
     let stat = nix::sys::statvfs::statvfs(directory);
     let stat = stat.with_context(|| format!("look at {}", directory.display()))?;
     Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_private_is_so_from_its_first_byte() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("compose.yaml");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        // What was for all before, and what a killed agent left of the next one.
+        std::fs::write(&path, "old").unwrap();
+        std::fs::write(path.with_extension("next"), "left").unwrap();
+        write_private(&path, "TOKEN=x").unwrap();
+        assert_eq!(
+            (mode(&path), std::fs::read_to_string(&path).unwrap()),
+            (0o600, "TOKEN=x".into())
+        );
+        write_whole(&path, "for all").unwrap();
+        assert_eq!(mode(&path), 0o644);
+    }
 }

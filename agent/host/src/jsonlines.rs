@@ -3,11 +3,12 @@
 
 use crate::files::read_up_to;
 use agent_core::limits::LINE_LEN_MAX;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The two files.
@@ -32,20 +33,46 @@ impl JsonLines {
         self.path.with_extension("old")
     }
 
+    /// Opens the newer file for root alone; one of an earlier version may have been for all.
+    fn open(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.append(true).read(true).create(true).mode(0o600).open(&self.path)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        Ok(file)
+    }
+
+    /// Puts a file aside that has grown to its length.
+    fn rotate(&self) -> io::Result<()> {
+        match self.path.metadata().is_ok_and(|file| file.len() >= self.len_max) {
+            true => std::fs::rename(&self.path, self.older()),
+            false => Ok(()),
+        }
+    }
+
+    /// Reserves room on the disk for the next line, however long.
+    ///
+    /// # Errors
+    /// There is none, or what the file system says.
+    pub fn reserve(&self) -> io::Result<()> {
+        self.rotate()?;
+        let file = self.open()?;
+        let end = file.metadata()?.len() as i64;
+        let room = LINE_LEN_MAX as i64 + 1;
+        fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, room)?;
+        Ok(())
+    }
+
     /// One more; a durable one is on the disk afterwards.
     ///
     /// # Errors
     /// What the file system says.
     pub fn append(&self, value: &impl Serialize, durable: bool) -> io::Result<()> {
-        if self.path.metadata().is_ok_and(|file| file.len() >= self.len_max) {
-            std::fs::rename(&self.path, self.older())?;
-        }
+        self.rotate()?;
         let mut line = serde_json::to_string(value)? + "\n";
         if line.len() > LINE_LEN_MAX {
             return Err(io::Error::other(format!("a line of {} bytes", line.len())));
         }
-        let mut options = OpenOptions::new();
-        let mut file = options.append(true).read(true).create(true).open(&self.path)?;
+        let mut file = self.open()?;
         let len = file.metadata()?.len();
         let mut end = [b'\n'];
         if len > 0 {
@@ -103,5 +130,21 @@ mod tests {
         let sizes = [lines.path(), &lines.older()].map(|path| path.metadata().unwrap().len());
         assert!(sizes.iter().all(|size| *size < 110), "{sizes:?}");
         assert_eq!(lines.last::<u32>(2, |_| true), [298, 299]);
+    }
+
+    #[test]
+    fn lines_are_for_root_and_have_their_room_before_they_come() {
+        use std::os::unix::fs::MetadataExt;
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("audit.jsonl");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let lines = JsonLines::at(&path, 1 << 20);
+        lines.reserve().unwrap();
+        let file = path.metadata().unwrap();
+        assert_eq!((file.mode() & 0o777, file.len()), (0o600, 0));
+        assert!(file.blocks() * 512 >= LINE_LEN_MAX as u64, "no room is reserved");
+        lines.append(&"x", true).unwrap();
+        assert_eq!(lines.read::<String>(), ["x"]);
     }
 }

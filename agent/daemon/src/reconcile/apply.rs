@@ -5,7 +5,7 @@ use crate::reconcile::Agent;
 use agent_core::compose::{self, Service};
 use agent_core::limits::{TRY_MAX, TRY_MIN};
 use agent_core::protocol::types::Level;
-use agent_host::files::write_whole;
+use agent_host::files::write_private;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -119,10 +119,10 @@ impl Agent {
             // Empty if it is the image's own: that of the next release is to be its own again.
             let applied = std::fs::read_to_string(&self.paths.applied).unwrap_or_default();
             let versions = serde_json::to_string_pretty(&self.rollouts.versions)?;
-            write_whole(&self.versions_before_try(), &versions)?;
-            write_whole(&self.before_try(), &applied)?;
+            write_private(&self.versions_before_try(), &versions)?;
+            write_private(&self.before_try(), &applied)?;
         }
-        write_whole(&self.paths.applied, text)?;
+        write_private(&self.paths.applied, text)?;
         let count = services.len();
         let said = match try_for {
             None => format!("applied, {count} services"),

@@ -2,7 +2,7 @@
 //! they are on hold. An older one than those here is never taken.
 
 use agent_core::desired::{Config, Desired, Report};
-use agent_host::files::write_whole;
+use agent_host::files::write_private;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ impl Keeper {
     }
 
     fn remember(&mut self, memory: StoreCache) -> Result<()> {
-        write_whole(&self.path, &serde_json::to_string(&memory)?)?;
+        write_private(&self.path, &serde_json::to_string(&memory)?)?;
         self.memory = memory;
         Ok(())
     }

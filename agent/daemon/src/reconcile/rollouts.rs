@@ -8,7 +8,7 @@ use agent_core::plan::{Task, container_of};
 use agent_core::protocol::RolloutStep;
 use agent_core::protocol::types::Level;
 use agent_core::rollout::{RolloutState, TrialObservation, Verdict, decide};
-use agent_host::files::write_whole;
+use agent_host::files::write_private;
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Agent {
 
     pub(super) fn write_versions(&self) -> Result<()> {
         let path = &self.paths.versions;
-        write_whole(path, &serde_json::to_string_pretty(&self.rollouts.versions)?)
+        write_private(path, &serde_json::to_string_pretty(&self.rollouts.versions)?)
             .with_context(|| format!("write {}", path.display()))
     }
 

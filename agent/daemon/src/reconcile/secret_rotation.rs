@@ -8,7 +8,7 @@ use agent_core::instance::Instance;
 use agent_core::limits::API_CONFIG_LEN_MAX;
 use agent_core::plan::{Task, container_of};
 use agent_core::protocol::types::Level;
-use agent_host::files::{read_up_to, write_whole};
+use agent_host::files::{read_up_to, write_private};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,7 +34,7 @@ impl Agent {
                 let text = "is forgotten: this host was given another credential";
                 self.log.record(Level::Warning, &format!("secret {API}"), text);
             }
-            write_whole(&noted, &digest)?;
+            write_private(&noted, &digest)?;
         }
         self.bring_api()
     }

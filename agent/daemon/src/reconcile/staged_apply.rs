@@ -3,7 +3,7 @@
 use crate::reconcile::Agent;
 use agent_core::compose;
 use agent_core::protocol::types::Level;
-use agent_host::files::write_whole;
+use agent_host::files::write_private;
 use agent_host::update::history::boot_id;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ impl Agent {
     /// Keeps a file for the next boot; another one in its place.
     pub(super) fn stage(&self, compose: &str) -> Result<()> {
         let staged = Staged { boot: boot_id()?, compose: compose.into() };
-        write_whole(&self.staged(), &serde_json::to_string(&staged)?)?;
+        write_private(&self.staged(), &serde_json::to_string(&staged)?)?;
         self.log.record(Level::Info, ABOUT, "is staged: the next boot runs it");
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Agent {
             Ok(compose) => {
                 // Before it: what was on trial is taken back, or it would take this back.
                 self.restore()?;
-                write_whole(&self.paths.applied, compose)?;
+                write_private(&self.paths.applied, compose)?;
                 self.log.record(Level::Info, ABOUT, "what was staged is applied");
             }
             Err(why) => {
