@@ -26,13 +26,14 @@ impl ContainerdLink {
         Self { socket, client: None, wake, retrying: None, watching: None }
     }
 
-    /// Connects, takes over what an earlier agent left, and watches events from now on.
+    /// Connects, takes over images that an earlier agent left and that `may_run` allows by name and
+    /// digest, and watches events from now on.
     ///
     /// # Errors
     /// containerd does not answer, or refuses.
-    pub async fn connect(&mut self) -> Result<Containerd> {
+    pub async fn connect(&mut self, may_run: impl Fn(&str, &str) -> bool) -> Result<Containerd> {
         let mut client = Containerd::connect(&self.socket).await?;
-        client.adopt().await?;
+        client.adopt(may_run).await?;
         let (watcher, wake) = (client.watcher(), self.wake.clone());
         let watching = tokio::spawn(async move {
             watcher.watch(|| wake.notify_one()).await;

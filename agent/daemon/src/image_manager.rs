@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tracing::info;
 
-/// Why an image is not here.
+/// Beginning of the names of images that come with the OS.
+const OS_IMAGES: &str = "quietcore/";
+
+/// Reason why an image is not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
     /// Fetch requested or under way, with its progress as text.
@@ -175,6 +178,24 @@ impl ImageManager {
         Ok(())
     }
 
+    /// Returns true if an image that containerd has from before may run under the policy of now: it
+    /// came with the OS, was loaded by hand, or is signed as its registry demands.
+    pub fn may_run(&self, name: &str, digest: &str) -> bool {
+        let is_os = |image: &str| image.starts_with(OS_IMAGES);
+        match self.store.find(name) {
+            Some(named) if named.pinned => named.digest == digest,
+            Some(named) => {
+                let verified = self.policy.verify(name, &named.digest, &named.signatures);
+                named.digest == digest && verified.is_ok()
+            }
+            // An earlier OS left it, unless a registry of that name is admitted.
+            None => match self.policy.admit(name) {
+                Ok(_) => self.policy.verify(name, digest, &[]).is_ok(),
+                Err(_) => self.shipped.contains_key(name) || is_os(name),
+            },
+        }
+    }
+
     /// The digest of an image that this host has.
     pub fn digest(&self, name: &str) -> Option<String> {
         let kept = || self.store.find(name).map(|named| named.digest);
@@ -287,5 +308,55 @@ impl ImageManager {
         }
         self.collect = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_of_now_counts_for_what_containerd_has() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        let paths = ImagePaths {
+            wanted: at("wanted.json"),
+            progress: at("progress.json"),
+            store: at("store"),
+            loaded: at("loaded"),
+        };
+        let log = EventLog::at(&at("events"));
+        let manager = |policy: &str| {
+            let policy = Policy::parse(policy).unwrap();
+            ImageManager::new(at("none"), paths.clone(), policy, log.clone()).unwrap()
+        };
+        let pem = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEzawuqLNUnbaw8hGbKnTHp3jmLFvy\n17YMYCE/d3Mhj7C1MAfEhGVmd+3Ah19sEChORls4YiY9VwDJZ02b4ZwQ3Q==\n-----END PUBLIC KEY-----\n";
+        let rule = |line: &str| {
+            format!("version = 1\n[[registry]]\nname = \"r.example\"\ntags = true\n{line}\n")
+        };
+        let unsigned = manager(&rule("unsigned = true"));
+        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let named = |pinned: bool| Named {
+            name: "r.example/a:1".into(),
+            digest: digest.into(),
+            media_type: "x".into(),
+            size: 1,
+            pinned,
+            signatures: Vec::new(),
+        };
+        unsigned.store.name(&named(false)).unwrap();
+        assert!(unsigned.may_run("r.example/a:1", digest));
+        assert!(!unsigned.may_run("r.example/a:1", "sha256:other"));
+        assert!(!unsigned.may_run("other.example/a:1", digest));
+        assert!(unsigned.may_run("quietcore/exporter:0.0.1", digest), "an earlier OS had it");
+        // The registry's images need a signature now.
+        let Ok(policy) = Policy::parse(&rule(&format!("signers = ['''{pem}''']"))) else {
+            panic!("the key of the test is none")
+        };
+        let strict = ImageManager::new(at("none"), paths.clone(), policy, log.clone()).unwrap();
+        assert!(!strict.may_run("r.example/a:1", digest));
+        assert!(!strict.may_run("r.example/never-stored:1", digest));
+        strict.store.name(&named(true)).unwrap();
+        assert!(strict.may_run("r.example/a:1", digest), "somebody loaded it by hand");
     }
 }

@@ -177,24 +177,32 @@ impl Containerd {
     ) -> Result<(), ContainerdError> {
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
         let mut parent = String::new();
-        for (layer, id) in image.manifest.layers().iter().zip(chain) {
+        let layers = image.manifest.layers().iter().zip(image.config.rootfs().diff_ids());
+        for ((layer, diff_id), id) in layers.zip(chain) {
             if !self.has_snapshot(id).await? {
                 let key = format!("unpack-{id}");
                 self.remove_snapshot(&key).await?;
                 let mounts = self.prepare(&key, &parent).await?;
                 let diff = Some(descriptor(layer));
                 let apply = ApplyRequest { diff, mounts, ..Default::default() };
-                call(
-                    "unpack layer",
-                    id,
-                    &[],
-                    DiffClient::new(self.channel.clone()).apply(leased(apply, lease)),
-                )
-                .await?;
+                let mut differ = DiffClient::new(self.channel.clone());
+                let applied = differ.apply(leased(apply, lease));
+                let applied = call("unpack layer", id, &[], applied).await?;
+                let found = applied.and_then(|answer| answer.applied).map(|it| it.digest);
+                if let Err(why) = check_layer(diff_id, found.as_deref()) {
+                    self.remove_snapshot(&key).await?;
+                    let object = layer.digest().to_string();
+                    return Err(ContainerdError::Call {
+                        action: "unpack layer",
+                        object,
+                        message: why,
+                    });
+                }
                 // A layer that is known is never unpacked again: its files must be on the disk
                 // first.
                 let _ = tokio::task::spawn_blocking(nix::unistd::sync).await;
-                let labels = [("containerd.io/gc.root".to_string(), String::new())].into();
+                // An empty label counts for nothing (containerd's docs/garbage-collection.md).
+                let labels = [("containerd.io/gc.root".to_owned(), id.clone())].into();
                 let commit = CommitSnapshotRequest {
                     snapshotter: SNAPSHOTTER.into(),
                     name: id.clone(),
@@ -209,17 +217,25 @@ impl Containerd {
         Ok(())
     }
 
-    /// Takes the images that an earlier OS left in containerd's store: a compose file that names
-    /// them still runs after an update.
+    /// Takes the images that an earlier agent or OS left in containerd's store, as far as `may_run`
+    /// allows an image of that name and digest: a policy counts at every start, not only when an
+    /// image is fetched.
     ///
     /// # Errors
     /// The store can't be listed; an image that can't be read is left out.
-    pub async fn adopt(&mut self) -> Result<(), ContainerdError> {
+    pub async fn adopt(
+        &mut self,
+        may_run: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), ContainerdError> {
         let mut images = ImagesClient::new(self.channel.clone());
         let list = images.list(request(ListImagesRequest::default()));
         let records = call("list", "images", &[], list).await?.unwrap_or_default().images;
         for record in records {
             if self.images.contains_key(&record.name) {
+                continue;
+            }
+            let digest = record.target.as_ref().map_or("", |target| target.digest.as_str());
+            if !may_run(&record.name, digest) {
                 continue;
             }
             match self.stored_config(&record).await {
@@ -296,6 +312,22 @@ impl Containerd {
     }
 }
 
+/// Compares what a layer unpacked to with what the image's configuration says. The name of a
+/// snapshot is made of the latter, and whoever has the same configuration gets it: an image of a
+/// stranger must not put other files there.
+///
+/// # Errors
+/// They differ, or containerd does not say what it unpacked.
+fn check_layer(diff_id: &str, found: Option<&str>) -> Result<(), String> {
+    match found {
+        Some(found) if found == diff_id => Ok(()),
+        Some(found) => Err(format!(
+            "it unpacks to {found}, and the image's configuration says {diff_id}; the image is not what it says"
+        )),
+        None => Err("containerd does not say what it unpacked".into()),
+    }
+}
+
 /// A request under a lease.
 fn leased<T>(message: T, lease: &str) -> Request<T> {
     let mut request = request(message);
@@ -310,5 +342,18 @@ fn descriptor(from: &oci_spec::image::Descriptor) -> Descriptor {
         digest: from.digest().to_string(),
         size: from.size() as i64,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_what_the_configuration_says() {
+        assert_eq!(check_layer("sha256:1", Some("sha256:1")), Ok(()));
+        let error = check_layer("sha256:1", Some("sha256:2")).unwrap_err();
+        assert!(error.contains("unpacks to sha256:2") && error.contains("says sha256:1"));
+        assert!(check_layer("sha256:1", None).is_err());
     }
 }

@@ -35,7 +35,8 @@ impl Agent {
 
     async fn connect(&mut self) -> Result<Containerd> {
         self.image_manager.read_shipped()?;
-        self.link.connect().await
+        let images = &self.image_manager;
+        self.link.connect(|name, digest| images.may_run(name, digest)).await
     }
 
     async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
