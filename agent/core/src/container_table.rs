@@ -69,6 +69,17 @@ impl ContainerTable {
         })
     }
 
+    /// Exit status of an instance that failed and is not started again.
+    pub fn failure(&self, instance: &Instance) -> Option<u32> {
+        match self.task(instance) {
+            // Whoever started a debug container is told its status.
+            Some(Task::Stopped(status)) if status != 0 && !instance.is_debug() => {
+                is_over(&instance.service, Some(Task::Stopped(status))).then_some(status)
+            }
+            _ => None,
+        }
+    }
+
     /// True if an instance runs as wanted and is healthy, or has done its work. A version on trial
     /// beside another counts as up: nothing waits for it.
     pub fn is_up(&self, instance: &Instance) -> bool {
@@ -77,7 +88,9 @@ impl ContainerTable {
         let is_well = instance.service.policy.health.is_none() || healthy == Some(true);
         !instance.serving
             || task == Some(Task::Running) && is_well
-            || task.is_some() && is_over(&instance.service, task)
+            || task.is_some()
+                && is_over(&instance.service, task)
+                && self.failure(instance).is_none()
     }
 
     /// True if every wanted instance is up.
@@ -107,6 +120,9 @@ impl ContainerTable {
             state: match task {
                 Some(Task::Running) => "running".into(),
                 Some(Task::Created) => "created".into(),
+                Some(Task::Stopped(status)) if self.failure(instance).is_some() => {
+                    format!("failed ({status})")
+                }
                 Some(Task::Stopped(status)) => format!("stopped ({status})"),
                 None => "absent".into(),
             },
@@ -164,5 +180,34 @@ mod tests {
         assert!(table.all_up());
         assert_eq!(table.status(&app, None, 7).generation, 7);
         assert_eq!(table.removal("db-1"), "taken away");
+    }
+
+    #[test]
+    fn a_one_shot_is_up_when_it_has_done_its_work_and_not_when_it_failed() {
+        let cores = CorePlan::from_kernel("0-1", "").unwrap();
+        let file =
+            "services:\n  job: {image: x, restart: \"no\"}\n  app: {image: x, restart: always}\n";
+        let services = crate::compose::parse(file, &cores).unwrap();
+        let mut state = RolloutState::default();
+        state.declare(&services);
+        let wanted = state.instances(&services, &cores);
+        let mut table = ContainerTable { wanted, ..ContainerTable::default() };
+        let mut shown = |id: &str, status: u32| {
+            let instance = table.wanted_instance(id).unwrap().clone();
+            let observed = Observed {
+                instance: id.into(),
+                fingerprint: Some(instance.fingerprint.clone()),
+                task: Some(Task::Stopped(status)),
+                ..Observed::default()
+            };
+            table.observed.insert(format!("{id}-1"), observed);
+            let shown = table.status(&instance, None, 1);
+            (shown.up, shown.state, table.failure(&instance))
+        };
+        assert_eq!(shown("job", 0), (true, "stopped (0)".into(), None));
+        assert_eq!(shown("job", 4), (false, "failed (4)".into(), Some(4)));
+        assert_eq!(shown("job", 137), (false, "failed (137)".into(), Some(137)));
+        // This one is started again.
+        assert_eq!(shown("app", 4), (false, "stopped (4)".into(), None));
     }
 }

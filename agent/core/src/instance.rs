@@ -60,7 +60,15 @@ pub struct Instance {
     pub terminal: Option<Terminal>,
 }
 
+/// Beginning of the IDs of ephemeral debug containers: no service has a point in its name.
+pub const DEBUG: &str = "debug.";
+
 impl Instance {
+    /// True for the container of `qctl debug`, which belongs to no declared service.
+    pub fn is_debug(&self) -> bool {
+        self.id.starts_with(DEBUG)
+    }
+
     /// A service in a slot.
     pub fn new(service: &Service, slot: Slot, serving: bool) -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! The terminal of a container that is thrown away. containerd's shim has it and passes its bytes
 //! through two named pipes: who looks reads one, the agent writes what is typed into the other.
 
+use agent_core::instance::DEBUG;
 use agent_core::protocol::types::{Size, Terminal};
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::Mode;
@@ -28,7 +29,7 @@ pub fn directory(socket: &Path) -> PathBuf {
 }
 
 fn pipe(directory: &Path, name: &str, what: &str) -> Result<PathBuf> {
-    let number = name.strip_prefix("debug.").unwrap_or_default();
+    let number = name.strip_prefix(DEBUG).unwrap_or_default();
     let is_one = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     ensure!(is_one, "{name} is no container of qctl debug");
     Ok(directory.join(format!("{name}.{what}")))

@@ -5,6 +5,7 @@ use crate::apply_args::duration;
 use crate::client::{Client, unexpected};
 use crate::hosts::{self, Target};
 use crate::terminal::{self, Keys};
+use agent_core::instance::DEBUG;
 use agent_core::log_query::Query;
 use agent_core::protocol::{Request, Response};
 use agent_host::journalctl::journalctl;
@@ -242,7 +243,7 @@ impl Pieces {
 /// Lines of its output, from the journal.
 fn lines(target: &Target, name: &str) -> Result<Pieces> {
     // Its name has the second in which it began.
-    let since = name.strip_prefix("debug.").map(|second| format!("@{second}"));
+    let since = name.strip_prefix(DEBUG).map(|second| format!("@{second}"));
     let query = Query { container: name.into(), lines: None, follow: true, since };
     query.check().map_err(anyhow::Error::msg)?;
     match target {

@@ -62,6 +62,12 @@ fn outlook(status: &Status) -> Outlook {
         let why = it.rollout.as_deref().unwrap_or_default();
         return Outlook::Failed(format!("{}: {why}; qctl events and qctl logs say more", it.name));
     }
+    if let Some(it) = status.containers.iter().find(|it| it.state.starts_with("failed (")) {
+        return Outlook::Failed(format!(
+            "{}: {}; qctl logs {} says more",
+            it.name, it.state, it.name
+        ));
+    }
     let waits: Vec<String> = status
         .containers
         .iter()

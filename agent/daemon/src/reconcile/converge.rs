@@ -94,6 +94,7 @@ impl Agent {
         if !actions.is_empty() {
             self.table.observed = containerd.observe().await?;
         }
+        self.note_failures();
         self.forget_others();
         self.look_around();
         if self.table.all_up() {
@@ -262,6 +263,18 @@ impl Agent {
         })
     }
 
+    /// Names instances that failed and are not started again.
+    fn note_failures(&mut self) {
+        for instance in &self.table.wanted {
+            let said = self.table.failure(instance).map(|status| match status {
+                // The kernel's OOM killer and a kill by hand look the same from here.
+                137 => "it was killed (137): by hand, or for want of memory".to_owned(),
+                status => format!("it ended with {status}, and is not started again"),
+            });
+            self.problems.set(&format!("exit of {}", instance.id), said);
+        }
+    }
+
     fn note_not_made(&mut self, id: &str) {
         self.table.history.entry(id.to_owned()).or_default().note_not_made();
         let instance = self.table.wanted.iter().find(|instance| instance.id == id).cloned();
@@ -275,7 +288,7 @@ impl Agent {
     fn forget_others(&mut self) {
         let ids = self.table.ids();
         let is_gone = |about: &str| {
-            let of = ["health of ", "secrets of ", "container "];
+            let of = ["health of ", "secrets of ", "exit of ", "container "];
             let id = of.iter().find_map(|start| about.strip_prefix(start));
             id.is_some_and(|id| !ids.contains(id.trim_end_matches(" metrics")))
         };

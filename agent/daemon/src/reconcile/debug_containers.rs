@@ -4,7 +4,7 @@
 use crate::reconcile::Agent;
 use crate::reconcile::apply::check_host;
 use agent_core::compose::{self, RuntimePolicy};
-use agent_core::instance::{Instance, Slot};
+use agent_core::instance::{DEBUG, Instance, Slot};
 use agent_core::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
 use agent_core::plan::container_of;
 use agent_core::protocol::types::{Level, Size};
@@ -41,7 +41,7 @@ impl Agent {
         check_host(std::slice::from_ref(&service))?;
         // No name of a service has a point. In the journal it is another one each time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let names = (now..).map(|number| format!("debug.{number}"));
+        let names = (now..).map(|number| format!("{DEBUG}{number}"));
         let mut names = names.filter(|name| !self.debug_containers.contains_key(name));
         let name = names.next().context("a number that is free")?;
         let RuntimePolicy { stop_signal, stop_grace, .. } = service.policy;
