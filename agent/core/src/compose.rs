@@ -189,7 +189,8 @@ pub struct Rlimit {
 pub struct RuntimePolicy {
     /// When it is started again.
     pub restart: Restart,
-    /// Signal that asks the container to end (`stop_signal`); without one the image's, else SIGTERM.
+    /// Signal that asks the container to end (`stop_signal`); without one the image's, else
+    /// SIGTERM.
     pub stop_signal: Option<u32>,
     /// Time from the stop signal to the kill.
     pub stop_grace: Duration,
@@ -222,7 +223,8 @@ pub struct Service {
     pub entrypoint: Option<Vec<String>>,
     /// Whether another program comes before it, which takes leave of its children.
     pub init: bool,
-    /// Arguments of the program (`command`), in place of the image's; an empty list takes them away.
+    /// Arguments of the program (`command`), in place of the image's; an empty list takes them
+    /// away.
     pub command: Option<Vec<String>>,
     /// Environment variables as `NAME=value`.
     pub environment: Vec<String>,

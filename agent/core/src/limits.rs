@@ -58,7 +58,8 @@ pub const CANARY_CHECKS_MAX: usize = 32;
 /// Bytes of one answer with metrics that are read.
 pub const METRICS_LEN_MAX: u64 = 1 << 20;
 
-/// Time between two looks at the API's configuration: so long an authority that was taken away counts.
+/// Time between two looks at the API's configuration: so long an authority that was taken away
+/// counts.
 pub const API_CONFIG_CHECK: Duration = Duration::from_secs(1);
 /// Connections of the API at once: a desk's operators, their dashboards and a Prometheus.
 pub const API_CONNECTIONS_MAX: usize = 32;

@@ -104,9 +104,9 @@ pub struct Agent {
     started: Instant,
     log: EventLog,
     problems: Problems,
-    /// What is declared, and the versions of it.
+    /// Declared services and their versions.
     rollouts: Rollouts,
-    /// What is to run, and what does.
+    /// Wanted and observed containers.
     table: ContainerTable,
     link: ContainerdLink,
     image_manager: ImageManager,
