@@ -1,6 +1,7 @@
 //! Rules of the tree as tests: sizes, reasons, names that two places must agree on. Walls between
 //! packages: `walls.rs`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use systest::harness::checkout::root;
@@ -219,4 +220,43 @@ fn the_readmes_commands_exist() {
         seen += 1;
     }
     assert!(seen >= 2, "the README's commands were not found");
+}
+
+/// Names that follow a prefix in a text, up to the first character that is none of a name's.
+fn names_after<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    let is_end = |c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c));
+    text.split(prefix).skip(1).map(move |rest| rest.split(is_end).next().unwrap_or_default())
+}
+
+#[test]
+fn no_container_binds_what_units_and_programs_exchange() {
+    let compose = read(Path::new("agent/core/src/compose.rs"));
+    let list = |name: &str| -> Vec<String> {
+        let text = compose.split(name).nth(1).expect("the list").split(']').next();
+        let text = text.and_then(|_| compose.split(name).nth(1)?.split("= [").nth(1));
+        let text = text.expect("its values").split(']').next().expect("its end");
+        text.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut known = list("pub const OWN: ");
+    known.extend(list("pub const OWN_READABLE: "));
+    let files = tracked();
+    let mut found = BTreeSet::new();
+    for path in with_extension(&files, "service") {
+        let text = read(path);
+        let lines = text.lines().filter_map(|line| line.strip_prefix("RuntimeDirectory="));
+        for word in lines.flat_map(str::split_whitespace) {
+            found.extend(word.strip_prefix("quietcore/").map(str::to_owned));
+        }
+    }
+    let programs = ["agent/host/src", "agent/daemon/src", "agent/workers/src", "agent/boot/src"];
+    for path in with_extension(&files, "rs").filter(|it| programs.iter().any(|p| it.starts_with(p)))
+    {
+        let text = read(path);
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+        let names = names_after(&text, "\"/run/quietcore/").filter(|name| !name.is_empty());
+        found.extend(names.map(str::to_owned));
+    }
+    let missing: Vec<_> = found.iter().filter(|name| !known.contains(name)).collect();
+    assert!(missing.is_empty(), "a container could bind {missing:?}; see OWN in compose.rs");
+    assert!(found.len() > 8 && found.contains("fetch"), "only {found:?} were seen");
 }

@@ -17,6 +17,8 @@ pub mod healthcheck;
 pub mod loopback_url;
 /// Checks of metrics.
 pub mod metric_check;
+/// Probes that something else could answer.
+mod probe_identity;
 /// Volumes on other hosts.
 pub mod remote_volumes;
 /// Keys of a compose file as serde types, and those that are refused.
@@ -288,23 +290,70 @@ const BIND_ROOTS: [&str; 3] = ["/run/quietcore/", VOLUMES, "/usr/share/quietcore
 /// The same, to read only: the engine's journal and the copies of it.
 const READ_ROOTS: [&str; 2] = ["/var/lib/quietcore/journal/", "/var/lib/quietcore/agent/journal/"];
 
-/// Names directly below the first of [`BIND_ROOTS`] that containers can't bind: sockets,
-/// credentials and files of the host's own programs, which give an operator's rights or more.
-const OWN: [&str; 10] =
-    ["agent", "desired", "esp", "host", "pcap", "pull", "probe", "update", "vault", "volumes"];
+/// Names directly below `/run/quietcore` of the host's own programs: sockets, credentials and files
+/// that agent and workers exchange. No container gets them, in whatever way; `tidy` compares the
+/// list with the units.
+pub const OWN: [&str; 16] = [
+    "agent",
+    "blessed",
+    "desired",
+    "esp",
+    "fetch",
+    "host",
+    "install",
+    "medium",
+    "pcap",
+    "probe",
+    "pull",
+    "resolv.conf",
+    "terminals",
+    "update",
+    "vault",
+    "volumes",
+];
 
-/// Whether a path of this host may be bound into a container. As it is written, and once more as it
-/// is: links lead away.
-pub fn is_bindable(path: &str, read_only: bool) -> bool {
+/// Names there that containers may read: the engine's pages, whose control page has the risk limits
+/// and the kill switch, the ports of services, the demonstration's recording.
+pub const OWN_READABLE: [&str; 3] = ["engine", "ports", "demo"];
+
+/// Widest right that a container may have to a path of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Right {
+    None,
+    Read,
+    Write,
+}
+
+fn right_to(path: &str) -> Right {
     let under = |roots: &[&str]| roots.iter().any(|root| format!("{path}/").starts_with(root));
     let plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
     let own = path.strip_prefix("/run/quietcore").map(|rest| rest.trim_start_matches('/'));
-    let is_own = own.is_some_and(|rest| {
-        let first = rest.split('/').next().unwrap_or_default();
-        // All of it has them too.
-        first.is_empty() || OWN.contains(&first)
-    });
-    plain && !is_own && (under(&BIND_ROOTS) || read_only && under(&READ_ROOTS))
+    let own = own.map(|rest| rest.split('/').next().unwrap_or_default());
+    match own {
+        _ if !plain => Right::None,
+        // All of it has the others too.
+        Some("") => Right::None,
+        Some(first) if OWN.contains(&first) => Right::None,
+        Some(first) if OWN_READABLE.contains(&first) => Right::Read,
+        _ if under(&BIND_ROOTS) => Right::Write,
+        _ if under(&READ_ROOTS) => Right::Read,
+        _ => Right::None,
+    }
+}
+
+/// Returns true if a path of this host may be bound into a container. Asked for the path as it is
+/// written, and once more for what it resolves to: links lead away.
+pub fn is_bindable(path: &str, read_only: bool) -> bool {
+    match right_to(path) {
+        Right::Write => true,
+        Right::Read => read_only,
+        Right::None => false,
+    }
+}
+
+/// Returns true if a path may be bound if only it is bound read-only.
+pub fn is_readable(path: &str) -> bool {
+    right_to(path) == Right::Read
 }
 
 /// Where containers keep what is theirs.

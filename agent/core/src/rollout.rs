@@ -394,7 +394,7 @@ mod tests {
             service(
                 "x",
                 &format!(
-                    "    x-quietcore: {{canary: {{bake: 60s{more}}}}}\n    deploy: {{update_config: {{monitor: 5s}}}}\n"
+                    "    x-quietcore: {{ports: {{1: 2}}, canary: {{bake: 60s{more}}}}}\n    deploy: {{update_config: {{monitor: 5s}}}}\n"
                 ),
             )
         };

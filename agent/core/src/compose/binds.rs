@@ -2,7 +2,7 @@
 
 use crate::compose::remote_volumes::Remote;
 use crate::compose::schema::{RawVolume, RawVolumeLong};
-use crate::compose::{BIND_ROOTS, Bind, READ_ROOTS, is_bindable};
+use crate::compose::{BIND_ROOTS, Bind, READ_ROOTS, is_bindable, is_readable};
 
 /// One of `volumes`.
 ///
@@ -22,7 +22,10 @@ pub fn read(volume: &RawVolume) -> Result<Bind, (String, String)> {
     let is_fine = remote.is_some() || is_bindable(&source, read_only);
     if !is_fine || !target.starts_with('/') {
         let (any, read) = (BIND_ROOTS.join(", "), READ_ROOTS.join(", "));
-        let remedy = format!("a directory under one of {any}, or with :ro {read}");
+        let remedy = match is_readable(&source) && !read_only {
+            true => "only to be read: append :ro".to_owned(),
+            false => format!("a directory under one of {any}, or with :ro {read}"),
+        };
         return Err((format!("{source}:{target}"), remedy));
     }
     let source = remote.as_ref().map_or(source.clone(), |remote| remote.place(&source));

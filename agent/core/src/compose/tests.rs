@@ -155,7 +155,7 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
 fn volumes_are_of_this_host_or_of_another_in_both_forms() {
     let disk = "/dev/disk/by-path/ip-192.0.2.6:3260-iscsi-iqn.2026-01.example:t-lun-0";
     let text = format!(
-        "services:\n  a:\n    image: x\n    volumes: [\"days:/days:ro\", {{type: volume, source: ticks, target: /t}}, {{source: own, target: /own, read_only: true}}, {{type: bind, source: /run/quietcore/engine, target: /e}}]\nvolumes:\n  days: {{driver: local, driver_opts: {{type: nfs, o: \"addr=192.0.2.5\", device: \":/d\"}}}}\n  ticks: {{driver_opts: {{type: ext4, device: \"{disk}\"}}}}\n  own: {{driver: local}}\n"
+        "services:\n  a:\n    image: x\n    volumes: [\"days:/days:ro\", {{type: volume, source: ticks, target: /t}}, {{source: own, target: /own, read_only: true}}, {{type: bind, source: /run/quietcore/feed, target: /e}}]\nvolumes:\n  days: {{driver: local, driver_opts: {{type: nfs, o: \"addr=192.0.2.5\", device: \":/d\"}}}}\n  ticks: {{driver_opts: {{type: ext4, device: \"{disk}\"}}}}\n  own: {{driver: local}}\n"
     );
     let read = parse(&text, &cores()).unwrap().remove(0);
     let said: Vec<_> = read.binds.iter().map(|it| (&*it.target, it.read_only)).collect();
@@ -171,7 +171,7 @@ fn volumes_are_of_this_host_or_of_another_in_both_forms() {
         ("own: {driver: local}", "own: {driver: rexray}", "volumes.own: write driver: local"),
         ("type: bind", "type: npipe", "bind or volume"),
         ("\"days:/days:ro\"", "\"days:/days:x\"", "SOURCE:TARGET:ro"),
-        ("/run/quietcore/engine", "/run/quietcore-volumes/days-0", "a directory under one of"),
+        ("/run/quietcore/feed", "/run/quietcore-volumes/days-0", "a directory under one of"),
         ("type: volume", "driver: {driver_opts: {type: nfs}}", "at the file's top"),
     ] {
         let error = parse(&text.replace(from, to), &cores()).unwrap_err().to_string();
@@ -267,4 +267,56 @@ fn extensions_and_merged_keys_are_understood_and_a_source_reads_the_same() {
     let other = parse_one("a", &format!("{}restart: always\n", read.source), &cores()).unwrap();
     assert_eq!(other.fingerprint(), read.fingerprint());
     assert_ne!(other, read);
+}
+
+#[test]
+fn what_the_host_exchanges_is_not_bound_and_what_may_be_read_only_so() {
+    let bound = |source: &str| {
+        let said = service(&format!("    volumes: [\"{source}\"]\n"));
+        said.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    for good in [
+        "/run/quietcore/engine:/p:ro",
+        "/run/quietcore/ports:/p:ro",
+        "/run/quietcore/feed:/f",
+        "/var/lib/quietcore/volumes/a:/a",
+        "/var/lib/quietcore/journal:/j:ro",
+    ] {
+        assert_eq!(bound(good), "", "{good}");
+    }
+    for only_read in ["engine:/p", "engine/control:/p:rw", "ports:/p", "demo:/p"] {
+        let said = bound(&format!("/run/quietcore/{only_read}"));
+        assert!(said.contains("append :ro"), "{only_read}: {said}");
+    }
+    assert!(bound("/var/lib/quietcore/journal:/j").contains("append :ro"));
+    for name in crate::compose::OWN {
+        for mode in ["", ":ro"] {
+            let said = bound(&format!("/run/quietcore/{name}:/x{mode}"));
+            assert!(said.contains("a directory under"), "{name}{mode}: {said}");
+        }
+    }
+    for bad in ["/run/quietcore:/x:ro", "/run/quietcore/:/x:ro", "/run/quietcore/./fetch:/x:ro"] {
+        assert_ne!(bound(bad), "", "{bad}");
+    }
+}
+
+#[test]
+fn a_probe_that_something_else_could_answer_is_refused() {
+    let first = "    deploy: {update_config: {order: start-first}}\n";
+    let said = |keys: &str, more: &str| {
+        service(&format!("{keys}{more}")).err().map_or(String::new(), |error| error.to_string())
+    };
+    let tcp = "    x-quietcore: {tcp: 9470}\n";
+    assert!(said(tcp, first).contains("x-quietcore: {ports: {9470: OTHER}}"));
+    assert_eq!(said(tcp, ""), "");
+    assert_eq!(said("    x-quietcore: {tcp: 9470, ports: {9470: 9480}}\n", first), "");
+    let curl = "    healthcheck: {test: curl -f http://127.0.0.1:9470/}\n";
+    assert!(said(curl, first).contains("the one before could answer"));
+    let file = "    x-quietcore: {file: /run/quietcore/feed/alive, max_age: 5s}\n";
+    assert!(said(file, first).contains("the version before could write it"));
+    let canary = "    x-quietcore: {canary: {metrics: \"http://127.0.0.1:9470/metrics\", checks: [\"a < 1\"]}}\n";
+    assert!(said(canary, "").contains("x-quietcore.canary.metrics"));
+    let none = "    network_mode: none\n";
+    assert!(said(tcp, none).contains("listens at no port of this host"));
+    assert_eq!(said(file, none), "");
 }

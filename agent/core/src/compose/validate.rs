@@ -4,7 +4,7 @@
 use crate::compose::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
 use crate::compose::{
     ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, Tmpfs, binds, canary,
-    disks, healthcheck, top_level, units, x_quietcore,
+    disks, healthcheck, probe_identity, top_level, units, x_quietcore,
 };
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
@@ -151,7 +151,7 @@ impl Checker<'_> {
         let hour = Duration::from_secs(3600);
         let health = healthcheck::read(raw.healthcheck.as_ref(), raw.own.as_ref())
             .map_err(|(key, value, remedy)| self.refuse(key, value, remedy))?;
-        Ok(RuntimePolicy {
+        let policy = RuntimePolicy {
             restart: raw.restart.unwrap_or_default(),
             stop_signal: raw
                 .stop_signal
@@ -184,7 +184,11 @@ impl Checker<'_> {
                 .and_then(|own| own.secret_signal.as_ref())
                 .map(|name| self.signal("x-quietcore.secret_signal", name))
                 .transpose()?,
-        })
+        };
+        match probe_identity::fault(raw, &policy) {
+            Some((key, value, remedy)) => Err(self.refuse(key, value, remedy)),
+            None => Ok(policy),
+        }
     }
 
     /// A string is split at spaces; quotes would need a shell, and there is none.
