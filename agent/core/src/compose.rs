@@ -11,6 +11,8 @@ pub mod canary;
 pub mod disks;
 /// Where what an error names stands.
 pub mod error_lines;
+/// Commands of health checks that are probes.
+mod health_command;
 /// Health checks: probes, intervals and retries.
 pub mod healthcheck;
 /// URLs of the loopback.

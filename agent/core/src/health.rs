@@ -95,7 +95,8 @@ impl HealthTable {
             }
         }
         let starting = known.healthy.is_none();
-        let pause = if starting { health.interval.min(PROBE_STARTING) } else { health.interval };
+        let soon = health.start_interval.unwrap_or(PROBE_STARTING).min(health.interval);
+        let pause = if starting { soon } else { health.interval };
         known.due = now + pause;
         known.healthy != before
     }

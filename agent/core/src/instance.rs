@@ -101,6 +101,7 @@ impl Instance {
                 retries: METRICS_RETRIES,
                 // As long as its health check may fail.
                 start_period: policy.health.as_ref().map_or(Duration::ZERO, |it| it.start_period),
+                start_interval: None,
             };
             Some(subject(self.metrics_name(), health))
         });

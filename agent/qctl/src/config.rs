@@ -42,7 +42,7 @@ fn meaning(service: &Service) -> Value {
     value["health"] = policy.health.as_ref().map_or(Value::Null, |health| {
         json!({
             "probe": match &health.probe {
-                Probe::Http { port, path } => format!("http://127.0.0.1:{port}{path}"),
+                Probe::Http { port, path, .. } => format!("http://127.0.0.1:{port}{path}"),
                 Probe::Metrics { port, path, .. } => format!("metrics at port {port}{path}"),
                 Probe::Tcp { port } => format!("tcp port {port}"),
                 Probe::File { path, max_age } => format!("{path}, at most {} s old", max_age.as_secs()),

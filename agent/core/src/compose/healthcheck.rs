@@ -3,6 +3,7 @@
 //! each probe, and reach into the container's cgroup. Commands in `test` that mean one of these
 //! probes (curl, wget, nc -z) are understood.
 
+use crate::compose::health_command::{self, Understood};
 use crate::compose::loopback_url::http_parts;
 use crate::compose::metric_check::Check;
 use crate::compose::schema::{RawHealth, RawOwn, Scalar, Words};
@@ -19,6 +20,9 @@ pub enum Probe {
         port: u16,
         /// From the slash on.
         path: String,
+        /// Takes an answer of any status, as curl does without `-f`.
+        #[serde(default)]
+        any_status: bool,
     },
     /// Takes a connection.
     Tcp {
@@ -56,6 +60,8 @@ pub struct Health {
     pub retries: u32,
     /// In which failures do not count.
     pub start_period: Duration,
+    /// Time between two probes until the first that passes; without one a quarter of a second.
+    pub start_interval: Option<Duration>,
 }
 
 /// Remedy for a `healthcheck.test` that is not understood.
@@ -73,12 +79,12 @@ pub fn read(
         Some(own) => own_probe(own)?,
         None => None,
     };
-    let probe = match (written, raw) {
+    let (probe, limit) = match (written, raw) {
         (_, Some(raw)) if raw.disable => return Ok(None),
-        (Some(probe), _) => probe,
+        (Some(probe), _) => (probe, None),
         (None, None) => return Ok(None),
         (None, Some(raw)) => match raw.test.as_ref().map(of_test).transpose()? {
-            Some(Some(probe)) => probe,
+            Some(Some(understood)) => understood,
             _ => return Ok(None),
         },
     };
@@ -102,8 +108,16 @@ pub fn read(
             raw.and_then(|r| r.timeout.as_ref()),
             second * 30,
             second / 10,
-        )?,
+        )?
+        .min(limit.unwrap_or(Duration::MAX)),
         retries: raw.and_then(|raw| raw.retries).unwrap_or(3).max(1),
+        start_interval: raw
+            .and_then(|raw| raw.start_interval.as_ref())
+            .map(|text| {
+                let default = Duration::ZERO;
+                time("healthcheck.start_interval", Some(text), default, second / 10)
+            })
+            .transpose()?,
         start_period: time(
             "healthcheck.start_period",
             raw.and_then(|r| r.start_period.as_ref()),
@@ -117,7 +131,10 @@ fn own_probe(own: &RawOwn) -> Result<Option<Probe>, (&'static str, String, Strin
     let many = "one of http, tcp and file".to_owned();
     match (&own.http, own.tcp, &own.file, &own.max_age) {
         (None, None, None, None) => Ok(None),
-        (Some(url), None, None, None) => http(url).map(Some),
+        (Some(url), None, None, None) => {
+            let (port, path) = http_parts(url)?;
+            Ok(Some(Probe::Http { port, path, any_status: false }))
+        }
         (None, Some(port), None, None) => Ok(Some(Probe::Tcp { port })),
         (None, None, Some(path), Some(age)) => {
             let max_age = units::duration(&age.text());
@@ -139,40 +156,19 @@ fn own_probe(own: &RawOwn) -> Result<Option<Probe>, (&'static str, String, Strin
     }
 }
 
-fn http(url: &str) -> Result<Probe, (&'static str, String, String)> {
-    http_parts(url).map(|(port, path)| Probe::Http { port, path })
-}
-
-/// `None` for a service that is not to be looked at.
-fn of_test(test: &Words) -> Result<Option<Probe>, (&'static str, String, String)> {
-    let words: Vec<&str> = match test {
-        Words::One(line) => line.split_whitespace().collect(),
-        Words::Many(words) => match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["NONE"] => return Ok(None),
-            ["CMD", ref rest @ ..] => rest.to_vec(),
-            ["CMD-SHELL", line] => line.split_whitespace().collect(),
-            _ => Vec::new(),
-        },
-    };
-    let refused = || ("healthcheck.test", words.join(" "), REMEDY.to_owned());
-    // What shells add so that any failure is 1.
-    let words: Vec<&str> = match words[..] {
-        [ref before @ .., "||", "exit", "1"] => before.to_vec(),
-        _ => words.clone(),
-    };
-    let program = words.first().map(|path| path.rsplit('/').next().unwrap_or(path));
-    match (program, &words[..]) {
-        (Some("curl" | "wget"), [_, rest @ ..]) => {
-            let mut urls =
-                rest.iter().filter(|word| !word.starts_with('-') && word.contains("://"));
-            match (urls.next(), urls.next()) {
-                (Some(url), None) => http(url).map(Some),
-                _ => Err(refused()),
+/// Probe of `healthcheck.test`, with the time that the command gives; `None` for `NONE`.
+fn of_test(test: &Words) -> Result<Option<Understood>, (&'static str, String, String)> {
+    let (said, shown) = match test {
+        Words::One(line) => (health_command::of_line(line), line.clone()),
+        Words::Many(words) => {
+            let shown = words.join(" ");
+            match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["NONE"] => return Ok(None),
+                ["CMD", ref rest @ ..] => (health_command::of_words(rest), shown),
+                ["CMD-SHELL", line] => (health_command::of_line(line), shown),
+                _ => (Err("CMD, CMD-SHELL or NONE comes first".into()), shown),
             }
         }
-        (Some("nc"), [_, "-z", "127.0.0.1" | "localhost", port]) => {
-            port.parse().map(|port| Some(Probe::Tcp { port })).map_err(|_| refused())
-        }
-        _ => Err(refused()),
-    }
+    };
+    said.map(Some).map_err(|why| ("healthcheck.test", shown, format!("{why}; {REMEDY}")))
 }

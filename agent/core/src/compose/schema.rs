@@ -127,6 +127,8 @@ pub struct RawHealth {
     pub retries: Option<u32>,
     /// In which failures do not count.
     pub start_period: Option<Scalar>,
+    /// Time between two probes until the first that passes.
+    pub start_interval: Option<Scalar>,
     /// None at all.
     #[serde(default)]
     pub disable: bool,

@@ -209,7 +209,7 @@ fn health_checks_are_asked_and_not_run() {
     let probe = |lines: &str| {
         service(lines).map(|service| service.policy.health.map(|health| health.probe))
     };
-    let http = Some(Probe::Http { port: 9464, path: "/metrics".into() });
+    let http = Some(Probe::Http { port: 9464, path: "/metrics".into(), any_status: false });
     for test in [
         "[CMD, curl, -f, \"http://localhost:9464/metrics\"]",
         "[CMD-SHELL, \"wget -q -O /dev/null http://127.0.0.1:9464/metrics || exit 1\"]",

@@ -11,7 +11,7 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
 }
 
 /// Asks a port by HTTP; at most so many bytes of what it answers, if that is well.
-async fn get(port: u16, path: &str, len_max: u64) -> Result<String, String> {
+async fn get(port: u16, path: &str, len_max: u64, any_status: bool) -> Result<String, String> {
     let mut stream = connect(port).await?;
     // 1.0: what comes is not in chunks, and the connection ends with it.
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
@@ -24,6 +24,7 @@ async fn get(port: u16, path: &str, len_max: u64) -> Result<String, String> {
     let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
     match status.and_then(|status| status.parse::<u16>().ok()) {
         Some(200..=399) => Ok(answer),
+        Some(_) if any_status => Ok(answer),
         _ => Err(format!("port {port}{path}: {line:?}")),
     }
 }
@@ -35,9 +36,11 @@ async fn get(port: u16, path: &str, len_max: u64) -> Result<String, String> {
 pub async fn probe(probe: &Probe) -> Result<(), String> {
     match probe {
         Probe::Tcp { port } => connect(*port).await.map(drop),
-        Probe::Http { port, path } => get(*port, path, PROBE_ANSWER_MAX).await.map(drop),
+        Probe::Http { port, path, any_status } => {
+            get(*port, path, PROBE_ANSWER_MAX, *any_status).await.map(drop)
+        }
         Probe::Metrics { port, path, checks } => {
-            let page = get(*port, path, METRICS_LEN_MAX).await?;
+            let page = get(*port, path, METRICS_LEN_MAX, false).await?;
             let (_, metrics) = page.split_once("\r\n\r\n").unwrap_or_default();
             checks.iter().try_for_each(|check| check.evaluate(metrics))
         }

@@ -63,7 +63,7 @@ mod tests {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        let http = Probe::Http { port, path: "/metrics".into() };
+        let http = Probe::Http { port, path: "/metrics".into(), any_status: false };
         let temporary = tempfile::tempdir().unwrap();
         let socket = temporary.path().join("it");
         let path = socket.clone();
