@@ -19,6 +19,8 @@ pub mod healthcheck;
 pub mod loopback_url;
 /// Checks of metrics.
 pub mod metric_check;
+/// Probes of containers.
+pub mod probe;
 /// Probes that something else could answer.
 mod probe_identity;
 /// Volumes on other hosts.

@@ -102,7 +102,7 @@ impl HealthTable {
     }
 }
 
-/// Unix socket of the probe worker: one JSON [`crate::compose::healthcheck::Probe`] a line in, one
+/// Unix socket of the probe worker: one JSON [`crate::compose::probe::Probe`] a line in, one
 /// [`ProbeAnswer`] out.
 pub const PROBE_SOCKET: &str = "/run/quietcore/probe/probe.sock";
 

@@ -1,8 +1,8 @@
 //! A service in a slot. Most run in the first; a version that is to prove itself beside the one
 //! before runs in the other, with ports of its own.
 
-use crate::compose::Service;
-use crate::compose::healthcheck::{Health, Probe};
+use crate::compose::healthcheck::Health;
+use crate::compose::{Service, probe};
 use crate::health::Subject;
 use crate::protocol::types::Terminal;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ impl Instance {
         let canary = policy.canary.as_ref().filter(|_| !self.serving);
         let metrics = canary.and_then(|canary| {
             let (port, path) = canary.metrics.clone()?;
-            let probe = Probe::Metrics { port, path, checks: canary.checks.clone() };
+            let probe = probe::Probe::Metrics { port, path, checks: canary.checks.clone() };
             let health = Health {
                 probe,
                 interval: canary.interval,
@@ -142,7 +142,7 @@ fn in_slot(service: &Service, slot: Slot) -> Service {
     }
     let other = |port: &mut u16| *port = ports.get(port).copied().unwrap_or(*port);
     let probe = service.policy.health.as_mut().map(|health| &mut health.probe);
-    if let Some(Probe::Http { port, .. } | Probe::Tcp { port }) = probe {
+    if let Some(probe::Probe::Http { port, .. } | probe::Probe::Tcp { port }) = probe {
         other(port);
     }
     let canary = service.policy.canary.as_mut();
@@ -193,7 +193,7 @@ mod tests {
         // Only who is on trial is judged by metrics.
         assert_eq!(blue.subjects().len(), 1);
         let probes: Vec<_> = green.subjects().into_iter().map(|it| it.health.probe).collect();
-        assert!(matches!(&probes[0], Probe::Http { port: 9480, .. }));
-        assert!(matches!(&probes[1], Probe::Metrics { port: 9480, .. }));
+        assert!(matches!(&probes[0], probe::Probe::Http { port: 9480, .. }));
+        assert!(matches!(&probes[1], probe::Probe::Metrics { port: 9480, .. }));
     }
 }

@@ -3,7 +3,7 @@
 use crate::compose_file::in_file;
 use crate::compose_project::{Surroundings, resolve};
 use abi::hostplan::CorePlan;
-use agent_core::compose::healthcheck::Probe;
+use agent_core::compose::probe::Probe;
 use agent_core::compose::{Condition, Restart, Service, parse};
 use anyhow::Result;
 use serde_json::{Value, json};

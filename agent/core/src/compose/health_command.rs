@@ -2,8 +2,8 @@
 //! whose meaning is not kept is refused; nothing of a check is dropped. Sources: curl(1), wget(1),
 //! nc(1), shell quoting by the crate shlex.
 
-use crate::compose::healthcheck::Probe;
 use crate::compose::loopback_url::http_parts;
+use crate::compose::probe::{self, Probe};
 use crate::compose::units;
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ fn probe(url: Option<&str>, any_status: bool) -> Result<Probe, String> {
     let url = url.ok_or("no URL")?;
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let (port, path) = http_parts(&url).map_err(|(_, url, remedy)| format!("{url}: {remedy}"))?;
-    Ok(Probe::Http { port, path, any_status })
+    Ok(probe::Probe::Http { port, path, any_status })
 }
 
 fn plain<'a>(url: &mut Option<&'a str>, word: &'a str) -> Result<(), String> {
@@ -221,7 +221,7 @@ fn nc(words: &[&str]) -> Result<Understood, String> {
     match plain[..] {
         ["127.0.0.1" | "localhost", port] if only_connects => {
             let port = port.parse().map_err(|_| format!("{port} is no port"))?;
-            Ok((Probe::Tcp { port }, limit))
+            Ok((probe::Probe::Tcp { port }, limit))
         }
         _ => Err("nc -z 127.0.0.1 PORT is expected".into()),
     }
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn http(path: &str, any_status: bool, seconds: Option<u64>) -> Result<Understood, String> {
-        let probe = Probe::Http { port: 9100, path: path.into(), any_status };
+        let probe = probe::Probe::Http { port: 9100, path: path.into(), any_status };
         Ok((probe, seconds.map(Duration::from_secs)))
     }
 
@@ -249,7 +249,7 @@ mod tests {
             ("wget --spider -nv -t 1 -T 2 http://127.0.0.1:9100/", http("/", false, Some(2))),
             (
                 "nc -zv -w 2 localhost 80",
-                Ok((Probe::Tcp { port: 80 }, Some(Duration::from_secs(2)))),
+                Ok((probe::Probe::Tcp { port: 80 }, Some(Duration::from_secs(2)))),
             ),
         ] {
             assert_eq!(of_line(line), wanted, "{line}");

@@ -5,47 +5,10 @@
 
 use crate::compose::health_command::{self, Understood};
 use crate::compose::loopback_url::http_parts;
-use crate::compose::metric_check::Check;
+use crate::compose::probe::Probe;
 use crate::compose::schema::{RawHealth, RawOwn, Scalar, Words};
 use crate::compose::units;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-/// Probe of a health check or canary.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Probe {
-    /// Answers 2xx or 3xx.
-    Http {
-        /// On the loopback.
-        port: u16,
-        /// From the slash on.
-        path: String,
-        /// Takes an answer of any status, as curl does without `-f`.
-        #[serde(default)]
-        any_status: bool,
-    },
-    /// Takes a connection.
-    Tcp {
-        /// On the loopback.
-        port: u16,
-    },
-    /// Answers with metrics that are as they must be.
-    Metrics {
-        /// On the loopback.
-        port: u16,
-        /// From the slash on.
-        path: String,
-        /// Checks that the metrics must pass.
-        checks: Vec<Check>,
-    },
-    /// Was written not longer ago than this.
-    File {
-        /// On the host.
-        path: String,
-        /// Maximum age of the file's last write.
-        max_age: Duration,
-    },
-}
 
 /// A health check.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,9 +1,8 @@
 //! Identity of what answers a probe: refuses probes that something else than the version on trial
 //! could answer, the version before, which runs beside it, or a program of the host.
 
-use crate::compose::healthcheck::Probe;
 use crate::compose::schema::RawService;
-use crate::compose::{NetworkMode, Order, RuntimePolicy};
+use crate::compose::{NetworkMode, Order, RuntimePolicy, probe};
 
 /// Key, value and remedy of a refusal.
 type Fault = (&'static str, String, String);
@@ -11,7 +10,7 @@ type Fault = (&'static str, String, String);
 /// First probe of a service that something else could answer.
 pub fn fault(raw: &RawService, policy: &RuntimePolicy) -> Option<Fault> {
     let probe = policy.health.as_ref().map(|health| &health.probe);
-    let is_port = probe.is_some_and(|probe| !matches!(probe, Probe::File { .. }));
+    let is_port = probe.is_some_and(|probe| !matches!(probe, probe::Probe::File { .. }));
     if is_port && raw.network_mode == Some(NetworkMode::None) {
         let remedy = "x-quietcore: {file: PATH, max_age: 30s}: a container without a network listens at no port of this host";
         return Some(("healthcheck", "network_mode: none".into(), remedy.into()));
@@ -28,10 +27,12 @@ pub fn fault(raw: &RawService, policy: &RuntimePolicy) -> Option<Fault> {
         (!has_two).then(|| (key, format!("port {port}"), remedy))
     };
     let of_health = match probe {
-        Some(Probe::Http { port, .. } | Probe::Tcp { port } | Probe::Metrics { port, .. }) => {
-            shared("healthcheck", *port)
-        }
-        Some(Probe::File { path, .. }) => {
+        Some(
+            probe::Probe::Http { port, .. }
+            | probe::Probe::Tcp { port }
+            | probe::Probe::Metrics { port, .. },
+        ) => shared("healthcheck", *port),
+        Some(probe::Probe::File { path, .. }) => {
             let remedy = "with order: start-first the version before could write it; probe a port of x-quietcore.ports, or use order: stop-first";
             Some(("healthcheck", path.clone(), remedy.into()))
         }

@@ -1,7 +1,6 @@
 //! Files that are taken, and files that are refused where and why.
 
-use crate::compose::healthcheck::Probe;
-use crate::compose::*;
+use crate::compose::{probe, *};
 
 fn cores() -> CorePlan {
     CorePlan::from_kernel("0-3", "2-3").unwrap()
@@ -209,7 +208,7 @@ fn health_checks_are_asked_and_not_run() {
     let probe = |lines: &str| {
         service(lines).map(|service| service.policy.health.map(|health| health.probe))
     };
-    let http = Some(Probe::Http { port: 9464, path: "/metrics".into(), any_status: false });
+    let http = Some(probe::Probe::Http { port: 9464, path: "/metrics".into(), any_status: false });
     for test in [
         "[CMD, curl, -f, \"http://localhost:9464/metrics\"]",
         "[CMD-SHELL, \"wget -q -O /dev/null http://127.0.0.1:9464/metrics || exit 1\"]",
@@ -217,7 +216,7 @@ fn health_checks_are_asked_and_not_run() {
     ] {
         assert_eq!(probe(&format!("    healthcheck: {{test: {test}}}\n")).unwrap(), http, "{test}");
     }
-    let tcp = Some(Probe::Tcp { port: 80 });
+    let tcp = Some(probe::Probe::Tcp { port: 80 });
     assert_eq!(probe("    healthcheck: {test: [CMD, nc, -z, localhost, \"80\"]}\n").unwrap(), tcp);
     assert_eq!(probe("    x-quietcore: {tcp: 80}\n").unwrap(), tcp);
     assert_eq!(probe("    healthcheck: {test: [NONE]}\n").unwrap(), None);

@@ -1,7 +1,7 @@
 //! Probes as the agent makes them: a file's age itself, ports through the probe worker, since the
 //! agent reaches no network, not even the loopback.
 
-use agent_core::compose::healthcheck::Probe;
+use agent_core::compose::probe::Probe;
 use agent_core::health::{PROBE_SOCKET, ProbeAnswer, ProbeResult, Subject};
 use agent_core::limits::PROBE_ANSWER_MAX;
 use std::collections::HashMap;

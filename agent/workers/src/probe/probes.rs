@@ -1,6 +1,6 @@
 //! Health probes of ports on the loopback: TCP connect, HTTP GET, and metrics of an HTTP page.
 
-use agent_core::compose::healthcheck::Probe;
+use agent_core::compose::probe::Probe;
 use agent_core::limits::{METRICS_LEN_MAX, PROBE_ANSWER_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

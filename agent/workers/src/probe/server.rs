@@ -39,7 +39,7 @@ async fn answer(stream: UnixStream) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_core::compose::healthcheck::Probe;
+    use agent_core::compose::probe::Probe;
     use tokio::net::TcpListener;
 
     async fn ask(socket: &Path, probe: &Probe) -> Option<String> {
