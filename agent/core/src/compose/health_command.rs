@@ -1,6 +1,6 @@
-//! Commands of `healthcheck.test` whose whole meaning is a probe of a port: curl, wget and nc. A word
-//! whose meaning is not kept is refused; nothing of a check is dropped. Sources: curl(1), wget(1),
-//! nc(1), shell quoting by the crate shlex.
+//! Commands of `healthcheck.test` whose whole meaning is a probe of a port: curl, wget and nc. A
+//! word whose meaning is not kept is refused; nothing of a check is dropped. Sources: curl(1),
+//! wget(1), nc(1), shell quoting by the crate shlex.
 
 use crate::compose::loopback_url::http_parts;
 use crate::compose::probe::{self, Probe};
