@@ -2,6 +2,7 @@
 //! resolves all of it beside the file; the host gets a self-contained file. Source: Compose
 //! Specification, "Interpolation", "extends", "env_file", "Profiles".
 
+use crate::env_file;
 use anyhow::{Context, Result, bail, ensure};
 use serde_yaml_ng::{Mapping, Value};
 use std::collections::BTreeMap;
@@ -26,11 +27,13 @@ impl Surroundings {
     /// `.env` is there and can't be understood.
     pub fn of(file: &Path, profiles: &[String]) -> Result<Self> {
         let beside = file.with_file_name(".env");
+        let process: BTreeMap<String, String> = std::env::vars().collect();
         let mut variables = match std::fs::read_to_string(&beside) {
-            Ok(text) => pairs(&text).with_context(|| beside.display().to_string())?,
+            Ok(text) => env_file::parse(&text, |it, known| put_in_with(it, &process, known))
+                .with_context(|| beside.display().to_string())?,
             Err(_) => BTreeMap::new(),
         };
-        variables.extend(std::env::vars());
+        variables.extend(process);
         Ok(Self { variables, profiles: profiles.to_vec() })
     }
 }
@@ -42,7 +45,7 @@ impl Surroundings {
 pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let open = ["$", "env_file", "extends", "profiles", "configs"];
-    if !open.iter().any(|word| text.contains(word)) {
+    if !open.iter().any(|word| text.contains(word)) && !names_alone(&text) {
         return Ok(text);
     }
     let mut value = load(file, surroundings, 0)?;
@@ -54,8 +57,9 @@ pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
             if !is_on(keys.remove("profiles"), &surroundings.profiles) {
                 continue;
             }
-            if let Some(files) = keys.remove("env_file") {
-                add_environment(keys, &files, file)
+            let files = keys.remove("env_file");
+            if files.is_some() || keys.contains_key("environment") {
+                add_environment(keys, files.as_ref(), file, &surroundings.variables)
                     .with_context(|| format!("services.{shown}.env_file"))?;
             }
         }
@@ -64,6 +68,19 @@ pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
     *services = kept;
     read_configs(&mut value, file)?;
     serde_yaml_ng::to_string(&value).context("write the file anew")
+}
+
+/// Whether a service has a variable without a value, which is this process's.
+fn names_alone(text: &str) -> bool {
+    let Ok(value) = serde_yaml_ng::from_str::<Value>(text) else { return false };
+    let services = value.get("services").and_then(Value::as_mapping);
+    services.into_iter().flatten().any(|(_, service)| match service.get("environment") {
+        Some(Value::Mapping(own)) => own.values().any(Value::is_null),
+        Some(Value::Sequence(own)) => {
+            own.iter().any(|entry| entry.as_str().is_some_and(|entry| !entry.contains('=')))
+        }
+        _ => false,
+    })
 }
 
 /// Puts the files that configurations are to be read from in their place, as they are.
@@ -90,11 +107,14 @@ fn load(file: &Path, surroundings: &Surroundings, depth: usize) -> Result<Value>
     let mut value: Value = serde_yaml_ng::from_str(&text).with_context(named)?;
     value.apply_merge().with_context(named)?;
     interpolate(&mut value, &surroundings.variables, "").with_context(named)?;
-    let names: Vec<String> = services(&mut value)
-        .with_context(named)?
-        .keys()
-        .filter_map(|name| name.as_str().map(Into::into))
-        .collect();
+    let mut names: Vec<String> = Vec::new();
+    for name in services(&mut value).with_context(named)?.keys() {
+        let shown = || serde_yaml_ng::to_string(name).unwrap_or_default().trim().to_owned();
+        let text = name.as_str().with_context(|| {
+            format!("{}: services.{}: write the name in quotes", named(), shown())
+        })?;
+        names.push(text.to_owned());
+    }
     for name in names {
         extend(&mut value, &[&name], file, surroundings, depth)
             .with_context(|| format!("{}: services.{name}.extends", named()))?;
@@ -132,8 +152,16 @@ fn extend(
             services(value)?.get(&of).cloned()
         }
         Some(path) => {
-            other = load(&beside(file, path), surroundings, depth + 1)?;
-            services(&mut other)?.get(&of).cloned()
+            let path = beside(file, path);
+            other = load(&path, surroundings, depth + 1)?;
+            let mut service = services(&mut other)?.get(&of).cloned();
+            if let Some(files) = service.as_mut().and_then(|it| it.get_mut("env_file")) {
+                // They are beside the file that names them.
+                let folder = path.parent().unwrap_or(Path::new(""));
+                let folder = folder.strip_prefix(file.parent().unwrap_or(Path::new("")));
+                rebase(files, folder.unwrap_or(path.parent().unwrap_or(Path::new(""))));
+            }
+            service
         }
     };
     let mut from = from.with_context(|| format!("there is no service {of}"))?;
@@ -141,6 +169,36 @@ fn extend(
     merge(&mut from, std::mem::take(own));
     *own = from;
     Ok(())
+}
+
+/// Puts a folder before the paths of env files.
+fn rebase(files: &mut Value, folder: &Path) {
+    match files {
+        Value::String(path) => *path = folder.join(&*path).display().to_string(),
+        Value::Sequence(all) => all.iter_mut().for_each(|one| rebase(one, folder)),
+        Value::Mapping(keys) => {
+            if let Some(path) = keys.get_mut("path") {
+                rebase(path, folder);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Mapping of a list of `NAME=value`, for a merge with a mapping; a name alone has no value.
+fn list_as_mapping(value: Value) -> Value {
+    let Value::Sequence(list) = value else { return value };
+    let pair = |entry: &Value| {
+        let entry = entry.as_str()?;
+        Some(match entry.split_once('=') {
+            Some((name, value)) => (name.into(), value.into()),
+            None => (entry.into(), Value::Null),
+        })
+    };
+    match list.iter().map(pair).collect::<Option<Mapping>>() {
+        Some(mapping) => Value::Mapping(mapping),
+        None => Value::Sequence(list),
+    }
 }
 
 /// Mappings key by key, lists one after the other, and of anything else the later (Compose
@@ -151,7 +209,16 @@ fn merge(base: &mut Value, over: Value) {
             for (key, value) in over {
                 // Words to start with are one thing.
                 let whole = matches!(key.as_str(), Some("command" | "entrypoint" | "test"));
+                // Either form says the same; mixed, the later counts name by name.
+                let is_pairs = matches!(
+                    key.as_str(),
+                    Some("environment" | "labels" | "sysctls" | "extra_hosts")
+                );
                 match base.get_mut(&key) {
+                    Some(old) if is_pairs => {
+                        *old = list_as_mapping(std::mem::take(old));
+                        merge(old, list_as_mapping(value));
+                    }
                     Some(old) if !whole => merge(old, value),
                     _ => drop(base.insert(key, value)),
                 }
@@ -175,8 +242,13 @@ fn is_on(profiles: Option<Value>, wanted: &[String]) -> bool {
             .any(|profile| wanted.iter().any(|wanted| wanted == profile || wanted == "*"))
 }
 
-/// The variables of files, below those that the service has itself.
-fn add_environment(keys: &mut Mapping, files: &Value, of: &Path) -> Result<()> {
+/// Puts the variables of env files below those that the service has itself.
+fn add_environment(
+    keys: &mut Mapping,
+    files: Option<&Value>,
+    of: &Path,
+    variables: &BTreeMap<String, String>,
+) -> Result<()> {
     let one = |value: &Value| match value {
         Value::String(path) => Ok((path.clone(), true)),
         other => {
@@ -186,64 +258,82 @@ fn add_environment(keys: &mut Mapping, files: &Value, of: &Path) -> Result<()> {
         }
     };
     let files = match files {
-        Value::Sequence(files) => files.iter().map(one).collect::<Result<Vec<_>>>()?,
-        one_file => vec![one(one_file)?],
+        None => Vec::new(),
+        Some(Value::Sequence(files)) => files.iter().map(one).collect::<Result<Vec<_>>>()?,
+        Some(one_file) => vec![one(one_file)?],
     };
-    let mut all = BTreeMap::new();
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
     for (path, required) in files {
         let path = beside(of, &path);
         match std::fs::read_to_string(&path) {
-            Ok(text) => all.extend(pairs(&text).with_context(|| path.display().to_string())?),
+            Ok(text) => {
+                let read = env_file::parse(&text, |it, known| put_in_with(it, variables, known));
+                let read = read.with_context(|| path.display().to_string())?;
+                all.extend(read.into_iter().map(|(name, value)| (name, value.into())));
+            }
             Err(error) if required => {
                 return Err(error).with_context(|| format!("read {}", path.display()));
             }
             Err(_) => {}
         }
     }
-    match keys.remove("environment") {
-        None => {}
-        Some(Value::Mapping(own)) => {
-            for (name, value) in own {
-                let name = name.as_str().context("a variable's name is no text")?.to_owned();
-                let text = serde_yaml_ng::to_string(&value)?.trim().to_owned();
-                all.insert(name, value.as_str().map_or(text, Into::into));
-            }
-        }
-        Some(Value::Sequence(own)) => {
-            for entry in own {
-                let entry = entry.as_str().context("a variable is no text")?;
-                let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-                all.insert(name.into(), value.into());
-            }
-        }
-        Some(_) => bail!("environment is neither a mapping nor a list"),
+    for (name, value) in as_mapping(keys.remove("environment").unwrap_or_default(), variables)? {
+        match value {
+            Some(value) => all.insert(name, value),
+            // Said to be this process's, which does not have it: not the file's either.
+            None => all.remove(&name),
+        };
     }
-    let all = all.into_iter().map(|(name, value)| (Value::from(name), Value::from(value)));
+    let all = all.into_iter().map(|(name, value)| (Value::from(name), value));
     keys.insert("environment".into(), Value::Mapping(all.collect()));
     Ok(())
 }
 
-/// Lines of `NAME=value`, with comments, quotes and `export`.
-fn pairs(text: &str) -> Result<BTreeMap<String, String>> {
-    let mut pairs = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+/// Puts variables into a value of an env file: those of this process, then those of the file so far;
+/// one that neither has is empty, as with docker-compose.
+///
+/// # Errors
+/// What is no reference to a variable.
+pub fn put_in_with(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    file: &BTreeMap<String, String>,
+) -> Result<String> {
+    let mut all = file.clone();
+    all.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+    put_in(text, &all)
+}
+
+/// Makes a mapping of names and values of `environment` or `labels`, which may be a list too. Without
+/// a value the variable is this process's; one that it does not have is left out.
+fn as_mapping(
+    value: Value,
+    variables: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, Option<Value>>> {
+    let of_process = |name: &str| variables.get(name).cloned().map(Value::from);
+    let mut all = BTreeMap::new();
+    match value {
+        Value::Null => {}
+        Value::Mapping(own) => {
+            for (name, value) in own {
+                let name = name.as_str().context("a variable's name is no text")?.to_owned();
+                let value = if value.is_null() { of_process(&name) } else { Some(value) };
+                all.insert(name, value);
+            }
         }
-        let (name, value) =
-            line.split_once('=').with_context(|| format!("line {number}: write NAME=value"))?;
-        let value = value.trim();
-        let quoted =
-            |quote: char| value.len() >= 2 && value.starts_with(quote) && value.ends_with(quote);
-        let value = match quoted('"') || quoted('\'') {
-            true => &value[1..value.len() - 1],
-            false => value.split(" #").next().unwrap_or_default().trim_end(),
-        };
-        pairs.insert(name.trim().to_owned(), value.to_owned());
+        Value::Sequence(own) => {
+            for entry in own {
+                let entry = entry.as_str().context("a variable is no text")?;
+                let (name, value) = match entry.split_once('=') {
+                    Some((name, value)) => (name, Some(value.into())),
+                    None => (entry, of_process(entry)),
+                };
+                all.insert(name.to_owned(), value);
+            }
+        }
+        _ => bail!("environment is neither a mapping nor a list"),
     }
-    Ok(pairs)
+    Ok(all)
 }
 
 /// Puts variables into every text of a value.
@@ -429,5 +519,32 @@ mod tests {
         // What leaves nothing open is sent as it is, and its lines are right.
         write("compose.yaml", "services: # as it is\n  a: {image: x}\n");
         assert!(resolve(&file, &surroundings).unwrap().contains("# as it is"));
+    }
+
+    #[test]
+    fn an_environment_is_what_docker_compose_makes_of_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path();
+        std::fs::create_dir(root.join("common")).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+        write("common/.env.common", "WHERE=common\nTOKEN=of the file\nHOME_DIR=${A}/x\n");
+        write(
+            "common/base.yaml",
+            "services:\n  base:\n    image: x\n    env_file: .env.common\n    environment: [B=1, C=1]\n",
+        );
+        write(
+            "compose.yaml",
+            "services:\n  a:\n    extends: {file: common/base.yaml, service: base}\n    environment: {B: 2, TOKEN: null, A: null}\n",
+        );
+        let file = root.join("compose.yaml");
+        let surroundings = Surroundings { variables: variables(), profiles: Vec::new() };
+        let text = resolve(&file, &surroundings).unwrap();
+        let cores = abi::hostplan::CorePlan::from_kernel("0-1", "").unwrap();
+        let a = agent_core::compose::parse(&text, &cores).unwrap().remove(0);
+        // The later B counts; TOKEN is this process's, which has none; A is this process's.
+        assert_eq!(a.environment, ["A=one", "B=2", "C=1", "HOME_DIR=one/x", "WHERE=common"]);
+        write("compose.yaml", "services:\n  1: {image: \"x:$A\"}\n");
+        let error = format!("{:#}", resolve(&file, &surroundings).unwrap_err());
+        assert!(error.contains("services.1: write the name in quotes"), "{error}");
     }
 }

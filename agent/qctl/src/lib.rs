@@ -31,6 +31,8 @@ mod debug;
 mod desired;
 /// Unified diffs of texts.
 mod diff;
+/// Env files (`env_file`, `.env`), as docker-compose reads them.
+mod env_file;
 /// `qctl events`: events of a host, oldest first.
 mod events;
 /// `qctl apply --canary` over several hosts.

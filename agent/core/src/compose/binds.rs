@@ -37,11 +37,21 @@ pub fn read(volume: &RawVolume) -> Result<Bind, (String, String)> {
 /// # Errors
 /// Value and remedy.
 pub fn short(text: &str) -> Result<RawVolumeLong, (String, String)> {
-    let (source, target, read_only) = match text.split(':').collect::<Vec<_>>()[..] {
-        [source, target] | [source, target, "rw"] => (source, target, false),
-        [source, target, "ro"] => (source, target, true),
-        _ => return Err((text.into(), "SOURCE:TARGET or SOURCE:TARGET:ro".into())),
+    let refused = || (text.to_owned(), "SOURCE:TARGET or SOURCE:TARGET:ro".to_owned());
+    let (source, target, options) = match text.split(':').collect::<Vec<_>>()[..] {
+        [source, target] => (source, target, ""),
+        [source, target, options] => (source, target, options),
+        _ => return Err(refused()),
     };
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            // Labels of SELinux, which this host has not, and caches of Docker Desktop.
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            _ => return Err(refused()),
+        }
+    }
     Ok(RawVolumeLong {
         source: source.into(),
         target: target.into(),

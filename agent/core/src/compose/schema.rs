@@ -62,6 +62,8 @@ pub enum Scalar {
     Bool(bool),
     /// Integer, as in `5`.
     Integer(i64),
+    /// Integer above those.
+    Large(u64),
     /// Float, as in `0.5`.
     Float(f64),
     /// Text: any other scalar.
@@ -74,6 +76,7 @@ impl Scalar {
         match self {
             Self::Bool(value) => value.to_string(),
             Self::Integer(value) => value.to_string(),
+            Self::Large(value) => value.to_string(),
             Self::Float(value) => value.to_string(),
             Self::Text(value) => value.clone(),
         }
@@ -84,14 +87,14 @@ impl Scalar {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 pub enum Ulimit {
-    /// Soft and hard.
-    Both(u64),
+    /// Soft and hard; -1 is no limit.
+    Both(i64),
     /// Separate soft and hard limits.
     Each {
         /// Soft limit, in force for each process.
-        soft: u64,
+        soft: i64,
         /// Hard limit, up to which a process may raise its soft limit.
-        hard: u64,
+        hard: i64,
     },
 }
 

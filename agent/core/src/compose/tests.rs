@@ -78,7 +78,6 @@ fn values_are_read_with_their_units() {
         "volumes: [\"/run/quietcore:/y\"]",
         "volumes: [\"/var/lib/quietcore/journal:/y\"]",
         "stop_signal: SIGNONE",
-        "command: \"a 'b c'\"",
     ] {
         assert!(service(&format!("    {bad}\n")).is_err(), "{bad}");
     }
@@ -118,6 +117,12 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
         ("sysctls: {net.core.somaxconn: 1}", "network_mode: none"),
         ("security_opt: [\"seccomp:unconfined\"]", "always on"),
         ("tmpfs: [\"/a:exec\"]", "size=64m"),
+        ("command: \"sh -c 'open\"", "close the quote"),
+        ("volumes: [\"/run/quietcore/a:/a:exec\"]", "SOURCE:TARGET"),
+        ("ulimits: {nofile: -1}", "up to 1048576"),
+        ("ulimits: {fsize: -2}", "up to -1, no limit"),
+        ("ulimits: {fsize: {soft: -1, hard: 5}}", "soft up to hard"),
+        ("pids_limit: 5\n    deploy: {resources: {limits: {pids: 6}}}", "the same as"),
         ("stop_grace_period: 1h", "up to"),
         ("x-quietcore: {canary: {}}\n    deploy: {update_config: {order: stop-first}}", "beside"),
         ("x-quietcore: {canary: {checks: [\"a < 1\"]}}", "belong together"),
@@ -148,6 +153,14 @@ fn nothing_that_reaches_a_scheduler_or_the_host_is_taken() {
     assert_eq!(read_only.huge_pages["2MB"], 4 << 20);
     assert_eq!((read.tmpfs[0].bytes, &*read.tmpfs[0].mode), (1 << 20, "700"));
     assert_eq!((read.rlimits[0].soft, &*read.rlimits[0].name), (99, "RLIMIT_NOFILE"));
+    let read = service(
+        "    command: sh -c 'a \"b\"'\n    labels: [one, two=2]\n    volumes: [\"/run/quietcore/a:/a:ro,z\"]\n    ulimits: {fsize: -1}\n    pids_limit: 5\n    deploy: {resources: {limits: {pids: 5}}}\n    environment: {BIG: 18446744073709551615}\n",
+    );
+    let read = read.unwrap();
+    assert_eq!(read.command.unwrap(), ["sh", "-c", "a \"b\""]);
+    assert!(read.binds[0].read_only);
+    assert_eq!((read.rlimits[0].soft, read.rlimits[0].hard), (u64::MAX, u64::MAX));
+    assert_eq!(read.environment, ["BIG=18446744073709551615"]);
 }
 
 #[test]

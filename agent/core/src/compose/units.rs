@@ -4,16 +4,38 @@ use std::time::Duration;
 
 /// `512m`, `2gb`, `4096`: bytes. Source: Compose Specification, "Specifying byte values".
 pub fn bytes(text: &str) -> Option<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" => 10,
-        "m" | "mb" => 20,
-        "g" | "gb" => 30,
+    let unit = unit.trim_start().to_ascii_lowercase();
+    // All are powers of 1024, with or without the i (go-units, `RAMInBytes`).
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let shift = match unit.strip_suffix('i').unwrap_or(unit) {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
         _ => return None,
     };
-    number.parse::<u64>().ok().filter(|n| *n <= u64::MAX >> (shift + 1)).map(|n| n << shift)
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let bytes = whole.parse::<u64>().ok().filter(|n| *n <= u64::MAX >> (shift + 1))? << shift;
+    if part.is_empty() {
+        return (!number.ends_with('.')).then_some(bytes);
+    }
+    // Of a fraction what is less than a byte is cut.
+    let is_short = part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let part = is_short.then(|| part.parse::<u64>().ok().map(|it| (it, part.len() as u32)))??;
+    let part = (u128::from(part.0) << shift) / 10_u128.pow(part.1);
+    Some(bytes + part as u64)
+}
+
+/// Words of a line, split as a shell splits it, without a shell: a variable stays text, and nothing
+/// is a comment. `None` where a quote is not closed.
+pub fn words(line: &str) -> Option<Vec<String>> {
+    // What `shlex` takes for the start of a comment, out of its sight.
+    const HASH: &str = "\u{e000}";
+    let words = shlex::split(&line.replace('#', HASH))?;
+    Some(words.into_iter().map(|word| word.replace(HASH, "#")).collect())
 }
 
 /// `1m30s`, `500ms`, `2h`. Source: Compose Specification, "Specifying durations".
@@ -55,4 +77,47 @@ pub fn signal(text: &str) -> Option<u32> {
     let name = text.to_ascii_uppercase();
     let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
     by_number.or_else(|| name.parse().ok()).map(|signal| signal as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_docker_reads_them() {
+        for (text, wanted) in [
+            ("4096", Some(4096)),
+            ("512m", Some(512 << 20)),
+            ("2gb", Some(2 << 30)),
+            ("1Gi", Some(1 << 30)),
+            ("1 GiB", Some(1 << 30)),
+            ("1.5g", Some(3 << 29)),
+            ("0.001k", Some(1)),
+            ("1t", Some(1 << 40)),
+            ("", None),
+            ("m", None),
+            ("1.", None),
+            (".5g", None),
+            ("1.2.3m", None),
+            ("1bb", None),
+            ("-1", None),
+            ("18446744073709551615t", None),
+        ] {
+            assert_eq!(bytes(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_split_as_a_shell_splits_it() {
+        for (line, wanted) in [
+            ("a  b", &["a", "b"][..]),
+            ("sh -c 'echo \"$A\" | wc'", &["sh", "-c", "echo \"$A\" | wc"]),
+            ("a \"b c\" d\\ e", &["a", "b c", "d e"]),
+            ("a #b", &["a", "#b"]),
+            ("", &[]),
+        ] {
+            assert_eq!(words(line).unwrap(), wanted, "{line}");
+        }
+        assert_eq!(words("a 'b"), None);
+    }
 }

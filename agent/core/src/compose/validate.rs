@@ -195,10 +195,8 @@ impl Checker<'_> {
     fn words(&self, key: &'static str, words: &Words) -> Result<Vec<String>, ComposeError> {
         match words {
             Words::Many(words) => Ok(words.clone()),
-            Words::One(line) if line.contains(['"', '\'', '\\', '$']) => {
-                Err(self.refuse(key, line, "write a list of words: nothing here reads quotes"))
-            }
-            Words::One(line) => Ok(line.split_whitespace().map(Into::into).collect()),
+            Words::One(line) => units::words(line)
+                .ok_or_else(|| self.refuse(key, line, "close the quote, or write a list of words")),
         }
     }
 
@@ -230,8 +228,7 @@ impl Checker<'_> {
 
     fn environment(&self, raw: &RawService) -> Result<Vec<String>, ComposeError> {
         let remedy = "give it a value: the agent has no environment to take it from";
-        // Labels are for people; they are only checked.
-        self.pairs("labels", raw.labels.as_ref(), "give it a value")?;
+        // Labels are for people, and need no value.
         let pairs = self.pairs("environment", raw.environment.as_ref(), remedy)?;
         Ok(pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }
@@ -285,11 +282,19 @@ impl Checker<'_> {
                 let known: Vec<_> = ULIMITS.iter().map(|(name, _)| *name).collect();
                 return Err(self.refuse("ulimits", name, format!("one of {}", known.join(", "))));
             };
-            if soft > hard || hard > *max {
+            // The kernel's number for no limit (RLIM_INFINITY) is the highest.
+            let number = |value: i64| match value {
+                -1 => Some(u64::MAX),
+                other => u64::try_from(other).ok(),
+            };
+            let inside = number(soft).zip(number(hard));
+            let inside = inside.filter(|(soft, hard)| soft <= hard && hard <= max);
+            let limit = inside.ok_or_else(|| {
                 let value = format!("{name}: {soft} of {hard}");
-                return Err(self.refuse("ulimits", value, format!("soft up to hard, up to {max}")));
-            }
-            limits.insert(name, (soft, hard));
+                let max = if *max == u64::MAX { "-1, no limit".into() } else { max.to_string() };
+                self.refuse("ulimits", value, format!("soft up to hard, up to {max}"))
+            })?;
+            limits.insert(name, limit);
         }
         let rlimit = |(name, (soft, hard)): (&str, (u64, u64))| Rlimit {
             name: format!("RLIMIT_{}", name.to_ascii_uppercase()),
@@ -445,6 +450,12 @@ impl Checker<'_> {
             return Err(self.refuse("deploy.resources.reservations.pids", pids, remedy));
         }
         let limit = limits(raw).and_then(|limits| limits.pids);
+        if let (Some(one), Some(other)) = (raw.pids_limit, limit)
+            && one != other
+        {
+            let remedy = format!("the same as deploy.resources.limits.pids, {other}, or only one");
+            return Err(self.refuse("pids_limit", one, remedy));
+        }
         Ok(raw.pids_limit.or(limit).filter(|limit| *limit > 0))
     }
 
