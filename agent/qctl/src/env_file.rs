@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Variables> {
-        parse(text, |value, known| crate::compose_project::put_in_with(value, known, known))
+        parse(text, |value, known| crate::interpolation::put_in_with(value, known, known))
     }
 
     #[test]

@@ -43,6 +43,8 @@ mod get;
 mod hosts;
 /// `qctl image`: load, list and remove container images.
 mod image;
+/// Variables in texts of a compose file.
+mod interpolation;
 /// `qctl logs`: output of a container, from the journal of systemd.
 mod logs;
 /// Output formats: table, JSON, YAML.
