@@ -19,6 +19,8 @@ pub mod healthcheck;
 pub mod loopback_url;
 /// Checks of metrics.
 pub mod metric_check;
+/// Plain scalars that readers of YAML differ about.
+pub mod plain_scalars;
 /// Probes of containers.
 pub mod probe;
 /// Probes that something else could answer.
@@ -385,6 +387,7 @@ fn parse_text(text: &str, cores: &CorePlan) -> Result<Vec<Service>, ComposeError
     let mut file: Value = serde_yaml_ng::from_str(text).map_err(schema)?;
     let merged = file.apply_merge();
     merged.map_err(|error| ComposeError::Schema(format!("<<: {error}")))?;
+    plain_scalars::check(text)?;
     let (services, top) = top_level(file)?;
     limit("services", services.len() as u64, SERVICES_MAX as u64)?;
     top_level::check_top(&top)?;

@@ -107,6 +107,8 @@ fn load(file: &Path, surroundings: &Surroundings, depth: usize) -> Result<Value>
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", named()))?;
     let mut value: Value = serde_yaml_ng::from_str(&text).with_context(named)?;
     value.apply_merge().with_context(named)?;
+    // Written anew, a word has lost its quotes.
+    agent_core::compose::plain_scalars::check(&text).with_context(named)?;
     interpolate(&mut value, &surroundings.variables, "").with_context(named)?;
     let mut names: Vec<String> = Vec::new();
     for name in services(&mut value).with_context(named)?.keys() {

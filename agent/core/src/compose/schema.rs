@@ -1,6 +1,7 @@
 //! A compose file as it is written: the keys that are supported, and no others. Source: the Compose
 //! Specification, "Services top-level elements" and "Compose Deploy Specification".
 
+use crate::compose::units;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -77,7 +78,7 @@ impl Scalar {
             Self::Bool(value) => value.to_string(),
             Self::Integer(value) => value.to_string(),
             Self::Large(value) => value.to_string(),
-            Self::Float(value) => value.to_string(),
+            Self::Float(value) => units::float_text(*value),
             Self::Text(value) => value.clone(),
         }
     }

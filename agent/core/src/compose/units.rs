@@ -61,6 +61,20 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(sum)
 }
 
+/// Text of a float as docker-compose writes it (Go's `%v`): below 0.0001 and from a million on with an
+/// exponent.
+pub fn float_text(value: f64) -> String {
+    let exponential = format!("{value:e}");
+    match exponential.split_once('e').and_then(|(digits, e)| Some((digits, e.parse::<i32>().ok()?)))
+    {
+        Some((digits, exponent)) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
+        }
+        _ => value.to_string(),
+    }
+}
+
 /// Parses a decimal such as `0.25` into thousandths, further digits cut; none if malformed or 10000
 /// or more.
 pub fn thousandths(text: &str) -> Option<u64> {
@@ -104,6 +118,24 @@ mod tests {
             ("18446744073709551615t", None),
         ] {
             assert_eq!(bytes(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn floats_are_written_as_docker_compose_writes_them() {
+        for (value, wanted) in [
+            (1.0, "1"),
+            (1.5, "1.5"),
+            (123_456.75, "123456.75"),
+            (100_000.0, "100000"),
+            (1e6, "1e+06"),
+            (12_345_678.25, "1.234567825e+07"),
+            (1e21, "1e+21"),
+            (0.0001, "0.0001"),
+            (0.000_01, "1e-05"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(float_text(value), wanted);
         }
     }
 
