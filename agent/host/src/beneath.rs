@@ -1,15 +1,17 @@
-//! Directory of another user in which root acts: every path is resolved by the kernel beneath the
-//! directory and without following links (`openat2(2)`), so that whoever owns it can't lead root
-//! elsewhere. What is read is a regular file; what is written is a file made for it.
+//! Directory of another user in which root acts: every path is opened beneath the directory part by
+//! part, and no link is followed (`O_NOFOLLOW`), so that whoever owns it can't lead root elsewhere.
+//! What is read is a regular file; what is written is a file made for it. `openat2(2)` would do so in
+//! one call, but a unit with `RestrictSUIDSGID=` has none (systemd.exec(5)).
 
 use nix::dir::Dir;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, renameat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Directory, held open: what is at its path later makes no difference.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Beneath {
     /// It is missing, no directory, or a link.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let root = openat2(AT_FDCWD, path, OpenHow::new().flags(flags))?;
+        let root = openat(AT_FDCWD, path, flags, Mode::empty())?;
         Ok(Self { root, path: path.into() })
     }
 
@@ -42,12 +44,22 @@ impl Beneath {
     }
 
     fn open_at(&self, path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
-        let resolve = ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV;
-        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
-        Ok(openat2(&self.root, path, how)?)
+        let mut parts = Vec::new();
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => parts.push(name),
+                Component::CurDir => {}
+                _ => return Err(io::Error::other("a path that leads out of its directory")),
+            }
+        }
+        let last = parts.pop().unwrap_or(OsStr::new("."));
+        let (way, common) =
+            (OFlag::O_PATH | OFlag::O_DIRECTORY, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
+        let mut at = self.root.try_clone()?;
+        for part in parts {
+            at = openat(&at, part, way | common, Mode::empty())?;
+        }
+        Ok(openat(&at, last, flags | common, mode)?)
     }
 
     fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
