@@ -7,6 +7,8 @@ pub mod alias_expansion;
 pub mod binds;
 /// Versions that run beside the one before.
 pub mod canary;
+/// Numbers and booleans that are written as text.
+pub mod cast;
 /// Disk limits of a service: `blkio_config` and `x-quietcore.io_latency`.
 pub mod disks;
 /// Where what an error names stands.

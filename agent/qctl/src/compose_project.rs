@@ -4,6 +4,7 @@
 
 use crate::env_file;
 use crate::interpolation::{interpolate, put_in_with};
+use agent_core::compose::plain_scalars;
 use anyhow::{Context, Result, bail, ensure};
 use serde_yaml_ng::{Mapping, Value};
 use std::collections::BTreeMap;
@@ -68,7 +69,8 @@ pub fn resolve(file: &Path, surroundings: &Surroundings) -> Result<String> {
     }
     *services = kept;
     read_configs(&mut value, file)?;
-    serde_yaml_ng::to_string(&value).context("write the file anew")
+    let text = serde_yaml_ng::to_string(&value).context("write the file anew")?;
+    Ok(plain_scalars::quote(&text)?)
 }
 
 /// Whether a service has a variable without a value, which is this process's.
@@ -108,7 +110,7 @@ fn load(file: &Path, surroundings: &Surroundings, depth: usize) -> Result<Value>
     let mut value: Value = serde_yaml_ng::from_str(&text).with_context(named)?;
     value.apply_merge().with_context(named)?;
     // Written anew, a word has lost its quotes.
-    agent_core::compose::plain_scalars::check(&text).with_context(named)?;
+    plain_scalars::check(&text).with_context(named)?;
     interpolate(&mut value, &surroundings.variables, "").with_context(named)?;
     let mut names: Vec<String> = Vec::new();
     for name in services(&mut value).with_context(named)?.keys() {
@@ -204,23 +206,34 @@ fn list_as_mapping(value: Value) -> Value {
     }
 }
 
+fn as_list(value: Value) -> Value {
+    match value {
+        Value::Sequence(_) => value,
+        one => Value::Sequence(vec![one]),
+    }
+}
+
 /// Mappings key by key, lists one after the other, and of anything else the later (Compose
 /// Specification, "Merge").
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Mapping(base), Value::Mapping(over)) => {
             for (key, value) in over {
+                let key_is = |of: &[&str]| key.as_str().is_some_and(|key| of.contains(&key));
                 // Words to start with are one thing.
-                let whole = matches!(key.as_str(), Some("command" | "entrypoint" | "test"));
+                let whole = key_is(&["command", "entrypoint", "test"]);
                 // Either form says the same; mixed, the later counts name by name.
-                let is_pairs = matches!(
-                    key.as_str(),
-                    Some("environment" | "labels" | "sysctls" | "extra_hosts")
-                );
+                let is_pairs = key_is(&["environment", "labels", "sysctls", "extra_hosts"]);
+                // One of these alone is a list of one.
+                let is_list = key_is(&["env_file", "tmpfs"]);
                 match base.get_mut(&key) {
                     Some(old) if is_pairs => {
                         *old = list_as_mapping(std::mem::take(old));
                         merge(old, list_as_mapping(value));
+                    }
+                    Some(old) if is_list => {
+                        *old = as_list(std::mem::take(old));
+                        merge(old, as_list(value));
                     }
                     Some(old) if !whole => merge(old, value),
                     _ => drop(base.insert(key, value)),

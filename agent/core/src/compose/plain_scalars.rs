@@ -3,7 +3,7 @@
 //! Source: YAML 1.1 and YAML 1.2, "Core Schema"; the resolver of Go's yaml.v3.
 
 use crate::compose::ComposeError;
-use saphyr_parser::{Event, Parser, ScalarStyle};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 /// Checks that each plain scalar of a text is the same to every reader. Values of `mode`, which are
 /// octal everywhere, are left out.
@@ -11,27 +11,59 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 /// # Errors
 /// The line of the first that is not, or of what is no YAML.
 pub fn check(text: &str) -> Result<(), ComposeError> {
-    let refuse = |line: usize, said: String| {
-        Err(ComposeError::At { line, error: ComposeError::Schema(said).into() })
-    };
-    let mut before = String::new();
+    match find(text)?.first() {
+        None => Ok(()),
+        Some(Doubt { span, word, what }) => {
+            let remedy = "write it in quotes, or the value that is meant";
+            Err(at(span.start.line(), format!("{word}: {what}: {remedy}")))
+        }
+    }
+}
+
+/// Puts quotes around each plain scalar that [`check`] would refuse, in a text whose writer knows it
+/// as text.
+///
+/// # Errors
+/// It is no YAML.
+pub fn quote(text: &str) -> Result<String, ComposeError> {
+    let mut characters = text.chars();
+    let (mut quoted, mut done) = (String::new(), 0);
+    for Doubt { span, word, .. } in find(text)? {
+        quoted.extend(characters.by_ref().take(span.start.index() - done));
+        quoted.extend(["'", &word, "'"]);
+        characters.by_ref().take(word.chars().count()).for_each(drop);
+        done = span.start.index() + word.chars().count();
+    }
+    quoted.extend(characters);
+    Ok(quoted)
+}
+
+struct Doubt {
+    span: Span,
+    word: String,
+    what: &'static str,
+}
+
+fn at(line: usize, said: String) -> ComposeError {
+    ComposeError::At { line, error: ComposeError::Schema(said).into() }
+}
+
+fn find(text: &str) -> Result<Vec<Doubt>, ComposeError> {
+    let (mut found, mut before) = (Vec::new(), String::new());
     for event in Parser::new_from_str(text) {
-        let (event, span) = match event {
-            Ok(event) => event,
-            Err(error) => return refuse(error.marker().line(), error.info().to_owned()),
-        };
+        let (event, span) =
+            event.map_err(|error| at(error.marker().line(), error.info().to_owned()))?;
         let Event::Scalar(word, style, _, tag) = event else {
             before.clear();
             continue;
         };
         let is_plain = style == ScalarStyle::Plain && tag.is_none() && before != "mode";
         if is_plain && let Some(what) = doubtful(&word) {
-            let remedy = "write it in quotes, or the value that is meant";
-            return refuse(span.start.line(), format!("{word}: {what}: {remedy}"));
+            found.push(Doubt { span, word: word.to_string(), what });
         }
         before = word.into_owned();
     }
-    Ok(())
+    Ok(found)
 }
 
 /// What some readers take a word for.
@@ -109,5 +141,7 @@ mod tests {
         }
         check("a: {mode: 0440}\nb:\n  mode: 0440\n").unwrap();
         assert!(check("a: [\n").is_err());
+        let text = "é: [2001-01-01, b]\nc: 010\nd: e\n";
+        assert_eq!(quote(text).unwrap(), "é: ['2001-01-01', b]\nc: '010'\nd: e\n");
     }
 }

@@ -1,7 +1,7 @@
 //! A compose file as it is written: the keys that are supported, and no others. Source: the Compose
 //! Specification, "Services top-level elements" and "Compose Deploy Specification".
 
-use crate::compose::units;
+use crate::compose::{cast, units};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -89,12 +89,14 @@ impl Scalar {
 #[serde(untagged)]
 pub enum Ulimit {
     /// Soft and hard; -1 is no limit.
-    Both(i64),
+    Both(#[serde(deserialize_with = "cast::number")] i64),
     /// Separate soft and hard limits.
     Each {
         /// Soft limit, in force for each process.
+        #[serde(deserialize_with = "cast::number")]
         soft: i64,
         /// Hard limit, up to which a process may raise its soft limit.
+        #[serde(deserialize_with = "cast::number")]
         hard: i64,
     },
 }
@@ -128,13 +130,14 @@ pub struct RawHealth {
     /// Of one look.
     pub timeout: Option<Scalar>,
     /// Failures in a row that count.
+    #[serde(default, deserialize_with = "cast::option")]
     pub retries: Option<u32>,
     /// In which failures do not count.
     pub start_period: Option<Scalar>,
     /// Time between two probes until the first that passes.
     pub start_interval: Option<Scalar>,
     /// None at all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cast::boolean")]
     pub disable: bool,
 }
 
@@ -149,6 +152,7 @@ pub struct RawDeploy {
     /// Rollback settings; only `order` as in `update_config` and `parallelism: 1` are accepted.
     pub rollback_config: Option<RawUpdate>,
     /// Replica count; only 1 is accepted.
+    #[serde(default, deserialize_with = "cast::option")]
     pub replicas: Option<u64>,
 }
 
@@ -171,6 +175,7 @@ pub struct RawAmount {
     /// Memory in bytes, as in `512m`.
     pub memory: Option<Scalar>,
     /// Processes and threads.
+    #[serde(default, deserialize_with = "cast::option")]
     pub pids: Option<i64>,
 }
 
@@ -185,6 +190,7 @@ pub struct RawUpdate {
     /// `stop-first` or `start-first`.
     pub order: Option<crate::compose::Order>,
     /// One at a time.
+    #[serde(default, deserialize_with = "cast::option")]
     pub parallelism: Option<u64>,
 }
 
@@ -310,7 +316,7 @@ pub struct RawVolumeLong {
     /// Path in the container.
     pub target: String,
     /// Whether it can't be written to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cast::boolean")]
     pub read_only: bool,
     /// Driver of the volume from the file's top level, put in by
     /// [`crate::compose::top_level::put_in`].
@@ -339,9 +345,9 @@ pub struct RawService {
     pub user: Option<String>,
     pub working_dir: Option<String>,
     pub hostname: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cast::boolean")]
     pub read_only: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cast::boolean")]
     pub init: bool,
     #[serde(default)]
     pub cap_drop: Vec<String>,
@@ -359,10 +365,12 @@ pub struct RawService {
     pub network_mode: Option<crate::compose::NetworkMode>,
     pub cpuset: Option<Scalar>,
     pub cpus: Option<Scalar>,
+    #[serde(default, deserialize_with = "cast::option")]
     pub cpu_shares: Option<u64>,
     pub mem_limit: Option<Scalar>,
     pub mem_reservation: Option<Scalar>,
     pub memswap_limit: Option<Scalar>,
+    #[serde(default, deserialize_with = "cast::option")]
     pub pids_limit: Option<i64>,
     pub blkio_config: Option<RawDisks>,
     pub pull_policy: Option<String>,

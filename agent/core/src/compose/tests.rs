@@ -63,7 +63,16 @@ fn values_are_read_with_their_units() {
     );
     assert_eq!(read.command.as_deref().unwrap(), ["a", "b"]);
     assert!(service("    init: true\n").unwrap().init && !read.init);
+    let read = service(
+        "    pids_limit: '5'\n    cpu_shares: '512'\n    read_only: 'true'\n    init: yes\n    ulimits: {nofile: '9', fsize: {soft: '1', hard: '2'}}\n    deploy: {replicas: '1'}\n",
+    );
+    let read = read.unwrap();
+    assert_eq!((read.pids, read.read_only, read.init), (Some(5), true, true));
+    assert_eq!(read.rlimits[1].soft, 9);
     for bad in [
+        "pids_limit: many",
+        "read_only: maybe",
+        "ulimits: {nofile: few}",
         "mem_limit: 5x",
         "mem_limit: 10",
         "cpus: 0",

@@ -3,6 +3,7 @@
 
 use crate::harness::booted::Verdict;
 use crate::harness::checkout::{ImageFiles, program, root};
+use crate::stories::containers::compose_generated::compare_generated;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::process::Command;
 
 /// Where the files are.
 const CORPUS: [&str; 3] = ["agent/bin/tests/compose", "containers/compose", "examples"];
+
+/// Generated projects that are compared besides.
+const GENERATED: u64 = 200;
 
 fn files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -29,8 +33,16 @@ fn said(mut command: Command) -> Result<Value> {
     let output = command.output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}", error.trim());
+    read_json(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Parses a project that `config` wrote.
+///
+/// # Errors
+/// It is no JSON.
+pub fn read_json(text: &str) -> Result<Value> {
     // Docker writes a file that could be read again, in which a dollar is two.
-    Ok(serde_json::from_str(&String::from_utf8_lossy(&output.stdout).replace("$$", "$"))?)
+    Ok(serde_json::from_str(&text.replace("$$", "$"))?)
 }
 
 /// Converts a number, or Docker's text for bytes, CPUs or a duration (seconds), to a number.
@@ -104,9 +116,11 @@ fn compare(ours: &Value, theirs: &Value) -> Result<u32> {
     let pairs = ours["environment"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let pairs = pairs.filter_map(|pair| pair.split_once('='));
     let own: serde_json::Map<_, _> = pairs.map(|(n, v)| (n.to_owned(), json!(v))).collect();
-    let given =
-        if theirs["environment"].is_null() { json!({}) } else { theirs["environment"].clone() };
-    same("environment", Value::Object(own), given)?;
+    let given = theirs["environment"].as_object().into_iter().flatten();
+    // Without a value it is not set.
+    let given = given.filter(|(_, value)| !value.is_null());
+    let given = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    same("environment", Value::Object(own), Value::Object(given))?;
     let limits = &theirs["deploy"]["resources"]["limits"];
     let reservations = &theirs["deploy"]["resources"]["reservations"];
     let either = |one: &Value, other: &Value| number(if one.is_null() { other } else { one });
@@ -161,19 +175,26 @@ fn compare_file(image: &ImageFiles, file: &Path) -> Result<(usize, u32)> {
     docker
         .args(["sh", "-euc", "cd /files; docker-compose -f \"$0\" config --format json"])
         .arg(name);
-    let (ours, theirs) = (said(qctl)?, said(docker)?);
+    compare_projects(&said(qctl)?, &said(docker)?)
+}
+
+/// Compares projects as two readers have them; returns how many services and values were the same.
+///
+/// # Errors
+/// The first value that is not.
+pub fn compare_projects(ours: &Value, theirs: &Value) -> Result<(usize, u32)> {
     let names = |value: &Value| -> Vec<String> {
         value["services"]
             .as_object()
             .map_or(Vec::new(), |services| services.keys().cloned().collect())
     };
-    ensure!(names(&ours) == names(&theirs), "{:?} and {:?}", names(&ours), names(&theirs));
+    ensure!(names(ours) == names(theirs), "{:?} and {:?}", names(ours), names(theirs));
     let mut compared = 0;
-    for service in names(&ours) {
+    for service in names(ours) {
         compared += compare(&ours["services"][&service], &theirs["services"][&service])
             .with_context(|| format!("services.{service}"))?;
     }
-    Ok((names(&ours).len(), compared))
+    Ok((names(ours).len(), compared))
 }
 
 /// Proves that compose files mean the same here and to Debian's docker-compose.
@@ -185,6 +206,8 @@ pub fn files_mean_what_docker_says(image: &ImageFiles) -> Result<Verdict> {
         services += s;
         compared += c;
     }
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let (generated, values) = compare_generated(image, seed, GENERATED)?;
     // The control: another meaning is told.
     let one = json!({ "image": "x", "command": null, "environment": [], "restart": "no", "depends_on": {} });
     let other = json!({ "image": "y", "environment": {} });
@@ -192,7 +215,8 @@ pub fn files_mean_what_docker_says(image: &ImageFiles) -> Result<Verdict> {
         bail!("two images are told to be one");
     }
     Ok(Verdict::Proved(format!(
-        "{} files with {services} services mean the same here and to Debian's docker-compose, in {compared} values",
-        files.len()
+        "{} files with {services} services and {GENERATED} generated projects with {generated} mean the same here and to Debian's docker-compose, in {} values",
+        files.len(),
+        compared + values
     )))
 }

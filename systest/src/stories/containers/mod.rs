@@ -4,6 +4,8 @@
 pub mod blue_green;
 /// Compose files, compared with what Docker Compose says they mean.
 pub mod compose;
+/// Generated compose files, compared with what Docker Compose says they mean.
+pub mod compose_generated;
 /// Ephemeral debug containers.
 pub mod debug;
 /// Images from registries: signatures, resumed downloads, garbage collection.
