@@ -7,8 +7,6 @@ pub mod alias_expansion;
 pub mod binds;
 /// Versions that run beside the one before.
 pub mod canary;
-/// Numbers and booleans that are written as text.
-pub mod cast;
 /// Disk limits of a service: `blkio_config` and `x-quietcore.io_latency`.
 pub mod disks;
 /// Where what an error names stands.
@@ -29,6 +27,8 @@ pub mod probe;
 mod probe_identity;
 /// Volumes on other hosts.
 pub mod remote_volumes;
+/// Scalars, and numbers and booleans that are written as text.
+pub mod scalar;
 /// Keys of a compose file as serde types, and those that are refused.
 pub mod schema;
 #[cfg(test)]

@@ -31,7 +31,7 @@ type Refusal = (&'static str, String, String);
 /// The key and what is wrong with it: key, value, remedy.
 pub fn read(raw: Option<&RawCanary>) -> Result<Option<Canary>, Refusal> {
     let Some(raw) = raw else { return Ok(None) };
-    let time = |key: &'static str, given: &Option<crate::compose::schema::Scalar>, default: u64| {
+    let time = |key: &'static str, given: &Option<crate::compose::scalar::Scalar>, default: u64| {
         match given {
             None => Ok(Duration::from_secs(default)),
             Some(text) => units::duration(&text.text())

@@ -6,7 +6,8 @@
 use crate::compose::health_command::{self, Understood};
 use crate::compose::loopback_url::http_parts;
 use crate::compose::probe::Probe;
-use crate::compose::schema::{RawHealth, RawOwn, Scalar, Words};
+use crate::compose::scalar::Scalar;
+use crate::compose::schema::{RawHealth, RawOwn, Words};
 use crate::compose::units;
 use std::time::Duration;
 

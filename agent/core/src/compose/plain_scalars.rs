@@ -20,8 +20,8 @@ pub fn check(text: &str) -> Result<(), ComposeError> {
     }
 }
 
-/// Puts quotes around each plain scalar that [`check`] would refuse, in a text whose writer knows it
-/// as text.
+/// Puts quotes around each plain scalar that [`check`] would refuse, in a text whose writer knows
+/// it as text.
 ///
 /// # Errors
 /// It is no YAML.
@@ -66,7 +66,7 @@ fn find(text: &str) -> Result<Vec<Doubt>, ComposeError> {
     Ok(found)
 }
 
-/// What some readers take a word for.
+/// Value that some readers take a word for.
 fn doubtful(word: &str) -> Option<&'static str> {
     let digits = word.strip_prefix(['-', '+']).unwrap_or(word);
     let only = |of: &str| !digits.is_empty() && digits.chars().all(|c| of.contains(c));

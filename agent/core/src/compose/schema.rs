@@ -1,7 +1,7 @@
 //! A compose file as it is written: the keys that are supported, and no others. Source: the Compose
 //! Specification, "Services top-level elements" and "Compose Deploy Specification".
 
-use crate::compose::{cast, units};
+use crate::compose::scalar::{self, Scalar};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -55,48 +55,19 @@ pub enum Pairs {
     List(Vec<String>),
 }
 
-/// Scalar as YAML reads it: bool, number or text, where the file's author may mean either.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum Scalar {
-    /// Boolean: `true` or `false`.
-    Bool(bool),
-    /// Integer, as in `5`.
-    Integer(i64),
-    /// Integer above those.
-    Large(u64),
-    /// Float, as in `0.5`.
-    Float(f64),
-    /// Text: any other scalar.
-    Text(String),
-}
-
-impl Scalar {
-    /// As it was written.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Bool(value) => value.to_string(),
-            Self::Integer(value) => value.to_string(),
-            Self::Large(value) => value.to_string(),
-            Self::Float(value) => units::float_text(*value),
-            Self::Text(value) => value.clone(),
-        }
-    }
-}
-
 /// One number for both limits, or one for each.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 pub enum Ulimit {
     /// Soft and hard; -1 is no limit.
-    Both(#[serde(deserialize_with = "cast::number")] i64),
+    Both(#[serde(deserialize_with = "scalar::number")] i64),
     /// Separate soft and hard limits.
     Each {
         /// Soft limit, in force for each process.
-        #[serde(deserialize_with = "cast::number")]
+        #[serde(deserialize_with = "scalar::number")]
         soft: i64,
         /// Hard limit, up to which a process may raise its soft limit.
-        #[serde(deserialize_with = "cast::number")]
+        #[serde(deserialize_with = "scalar::number")]
         hard: i64,
     },
 }
@@ -130,14 +101,14 @@ pub struct RawHealth {
     /// Of one look.
     pub timeout: Option<Scalar>,
     /// Failures in a row that count.
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub retries: Option<u32>,
     /// In which failures do not count.
     pub start_period: Option<Scalar>,
     /// Time between two probes until the first that passes.
     pub start_interval: Option<Scalar>,
     /// None at all.
-    #[serde(default, deserialize_with = "cast::boolean")]
+    #[serde(default, deserialize_with = "scalar::boolean")]
     pub disable: bool,
 }
 
@@ -152,7 +123,7 @@ pub struct RawDeploy {
     /// Rollback settings; only `order` as in `update_config` and `parallelism: 1` are accepted.
     pub rollback_config: Option<RawUpdate>,
     /// Replica count; only 1 is accepted.
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub replicas: Option<u64>,
 }
 
@@ -175,7 +146,7 @@ pub struct RawAmount {
     /// Memory in bytes, as in `512m`.
     pub memory: Option<Scalar>,
     /// Processes and threads.
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub pids: Option<i64>,
 }
 
@@ -190,7 +161,7 @@ pub struct RawUpdate {
     /// `stop-first` or `start-first`.
     pub order: Option<crate::compose::Order>,
     /// One at a time.
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub parallelism: Option<u64>,
 }
 
@@ -316,7 +287,7 @@ pub struct RawVolumeLong {
     /// Path in the container.
     pub target: String,
     /// Whether it can't be written to.
-    #[serde(default, deserialize_with = "cast::boolean")]
+    #[serde(default, deserialize_with = "scalar::boolean")]
     pub read_only: bool,
     /// Driver of the volume from the file's top level, put in by
     /// [`crate::compose::top_level::put_in`].
@@ -345,9 +316,9 @@ pub struct RawService {
     pub user: Option<String>,
     pub working_dir: Option<String>,
     pub hostname: Option<String>,
-    #[serde(default, deserialize_with = "cast::boolean")]
+    #[serde(default, deserialize_with = "scalar::boolean")]
     pub read_only: bool,
-    #[serde(default, deserialize_with = "cast::boolean")]
+    #[serde(default, deserialize_with = "scalar::boolean")]
     pub init: bool,
     #[serde(default)]
     pub cap_drop: Vec<String>,
@@ -365,12 +336,12 @@ pub struct RawService {
     pub network_mode: Option<crate::compose::NetworkMode>,
     pub cpuset: Option<Scalar>,
     pub cpus: Option<Scalar>,
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub cpu_shares: Option<u64>,
     pub mem_limit: Option<Scalar>,
     pub mem_reservation: Option<Scalar>,
     pub memswap_limit: Option<Scalar>,
-    #[serde(default, deserialize_with = "cast::option")]
+    #[serde(default, deserialize_with = "scalar::option")]
     pub pids_limit: Option<i64>,
     pub blkio_config: Option<RawDisks>,
     pub pull_policy: Option<String>,

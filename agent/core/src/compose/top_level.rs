@@ -3,7 +3,8 @@
 //! Specification, "Configs", "Secrets", "Volumes".
 
 use crate::compose::remote_volumes::Remote;
-use crate::compose::schema::{RawDriver, RawGrant, RawGrantLong, RawVolumeLong, Scalar};
+use crate::compose::scalar::Scalar;
+use crate::compose::schema::{RawDriver, RawGrant, RawGrantLong, RawVolumeLong};
 use crate::compose::{ComposeError, VOLUMES, binds};
 use crate::limits::CONFIG_LEN_MAX;
 use serde::Serialize;

@@ -1,7 +1,8 @@
 //! Values in their ranges: a service as it is written becomes one that can be run, or is refused
 //! with the key and the remedy.
 
-use crate::compose::schema::{Pairs, RawDepends, RawService, Scalar, Ulimit, Words};
+use crate::compose::scalar::Scalar;
+use crate::compose::schema::{Pairs, RawDepends, RawService, Ulimit, Words};
 use crate::compose::{
     ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, Tmpfs, binds, canary,
     disks, healthcheck, probe_identity, top_level, units, x_quietcore,

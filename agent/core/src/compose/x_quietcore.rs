@@ -16,7 +16,7 @@ const SIZES: [(&str, u64); 2] = [("2MB", 2 << 20), ("1GB", 1 << 30)];
 /// What is wrong, and the remedy.
 pub fn huge_pages(raw: &RawService) -> Result<BTreeMap<String, u64>, Refused> {
     let given = raw.own.iter().flat_map(|own| &own.hugepages);
-    let read = |(name, bytes): (&String, &crate::compose::schema::Scalar)| {
+    let read = |(name, bytes): (&String, &crate::compose::scalar::Scalar)| {
         let remedy = "2MB or 1GB, and bytes that are whole pages of it, as in {2MB: 64m}";
         let refused = || ("x-quietcore.hugepages", format!("{name}: {}", bytes.text()), remedy);
         let (_, page) = SIZES.iter().find(|(size, _)| size == name).ok_or_else(refused)?;

@@ -40,7 +40,7 @@ fn said(mut command: Command) -> Result<Value> {
 ///
 /// # Errors
 /// It is no JSON.
-pub fn read_json(text: &str) -> Result<Value> {
+fn read_json(text: &str) -> Result<Value> {
     // Docker writes a file that could be read again, in which a dollar is two.
     Ok(serde_json::from_str(&text.replace("$$", "$"))?)
 }
@@ -182,7 +182,7 @@ fn compare_file(image: &ImageFiles, file: &Path) -> Result<(usize, u32)> {
 ///
 /// # Errors
 /// The first value that is not.
-pub fn compare_projects(ours: &Value, theirs: &Value) -> Result<(usize, u32)> {
+fn compare_projects(ours: &Value, theirs: &Value) -> Result<(usize, u32)> {
     let names = |value: &Value| -> Vec<String> {
         value["services"]
             .as_object()
@@ -207,7 +207,9 @@ pub fn files_mean_what_docker_says(image: &ImageFiles) -> Result<Verdict> {
         compared += c;
     }
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let (generated, values) = compare_generated(image, seed, GENERATED)?;
+    let (generated, values) = compare_generated(image, seed, GENERATED, |ours, theirs| {
+        compare_projects(&read_json(ours)?, &read_json(theirs)?)
+    })?;
     // The control: another meaning is told.
     let one = json!({ "image": "x", "command": null, "environment": [], "restart": "no", "depends_on": {} });
     let other = json!({ "image": "y", "environment": {} });

@@ -2,7 +2,6 @@
 //! project of four files for each seed.
 
 use crate::harness::checkout::{ImageFiles, program};
-use crate::stories::containers::compose::{compare_projects, read_json};
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -179,11 +178,17 @@ impl Generator {
     }
 }
 
-/// Compares `count` generated projects; returns how many services and values were the same.
+/// Compares `count` generated projects by `same`, which is given what qctl and what docker-compose
+/// say; returns how many services and values were the same.
 ///
 /// # Errors
 /// The first project that is not the same, with its seed: the same seed writes it again.
-pub fn compare_generated(image: &ImageFiles, seed: u64, count: u64) -> Result<(usize, u32)> {
+pub fn compare_generated(
+    image: &ImageFiles,
+    seed: u64,
+    count: u64,
+    same: impl Fn(&str, &str) -> Result<(usize, u32)>,
+) -> Result<(usize, u32)> {
     let root = tempfile::tempdir()?;
     for seed in seed..seed + count {
         let directory = root.path().join(format!("{seed}"));
@@ -202,20 +207,13 @@ pub fn compare_generated(image: &ImageFiles, seed: u64, count: u64) -> Result<(u
             .current_dir(&directory)
             .env_clear()
             .env("SET", "set");
-        let same = || -> Result<(usize, u32)> {
-            let output = qctl.output()?;
-            let error = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "qctl: {}", error.trim());
-            let ours = read_json(&String::from_utf8_lossy(&output.stdout))?;
-            let theirs = read_json(&theirs).with_context(|| {
-                std::fs::read_to_string(directory.join("error.txt")).unwrap_or_default()
-            })?;
-            compare_projects(&ours, &theirs)
-        };
-        let mut same = same;
-        let (s, c) = same().with_context(|| {
-            let text = std::fs::read_to_string(directory.join("compose.yaml")).unwrap_or_default();
-            format!("seed {seed}:\n{text}")
+        let output = qctl.output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let error = String::from_utf8_lossy(&output.stderr);
+        let (s, c) = same(&said, &theirs).with_context(|| {
+            let read = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+            let (text, other) = (read("compose.yaml"), read("error.txt"));
+            format!("seed {seed}: {} {}\n{text}", error.trim(), other.trim())
         })?;
         services += s;
         compared += c;

@@ -1,11 +1,40 @@
-//! Numbers and booleans that are written as text: what a variable was put into is one
+//! Scalars, and numbers and booleans that are written as text: what a variable was put into is one
 //! (`pids_limit: ${PIDS}`). Source: Compose Specification, "Interpolation"; compose-go's casts.
 
-use crate::compose::schema::Scalar;
+use crate::compose::units;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use std::fmt::Display;
 use std::str::FromStr;
+
+/// Scalar as YAML reads it: bool, number or text, where the file's author may mean either.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// Boolean: `true` or `false`.
+    Bool(bool),
+    /// Integer, as in `5`.
+    Integer(i64),
+    /// Integer above those.
+    Large(u64),
+    /// Float, as in `0.5`.
+    Float(f64),
+    /// Text: any other scalar.
+    Text(String),
+}
+
+impl Scalar {
+    /// As it was written.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Large(value) => value.to_string(),
+            Self::Float(value) => units::float_text(*value),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
 
 /// Reads a number, or a text that is one.
 ///
