@@ -1,7 +1,7 @@
 //! Directory of another user in which root acts: every path is opened beneath the directory part by
 //! part, and no link is followed (`O_NOFOLLOW`), so that whoever owns it can't lead root elsewhere.
-//! What is read is a regular file; what is written is a file made for it. `openat2(2)` would do so in
-//! one call, but a unit with `RestrictSUIDSGID=` has none (systemd.exec(5)).
+//! What is read is a regular file; what is written is a file made for it. `openat2(2)` would do so
+//! in one call, but a unit with `RestrictSUIDSGID=` has none (systemd.exec(5)).
 
 use nix::dir::Dir;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};

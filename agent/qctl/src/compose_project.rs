@@ -305,8 +305,8 @@ fn add_environment(
     Ok(())
 }
 
-/// Makes a mapping of names and values of `environment`, which may be a list too. Without a value the
-/// variable is this process's; one that it does not have is left out.
+/// Makes a mapping of names and values of `environment`, which may be a list too. Without a value
+/// the variable is this process's; one that it does not have is left out.
 fn as_mapping(
     value: Value,
     variables: &BTreeMap<String, String>,

@@ -1,6 +1,6 @@
-//! Env files (`env_file`, `.env`) as docker-compose reads them: quotes, comments, escapes, values over
-//! several lines, `${NAME}`. Source: compose-go's `dotenv` package; docker-compose 2.26.1 is the judge
-//! of the tests.
+//! Env files (`env_file`, `.env`) as docker-compose reads them: quotes, comments, escapes, values
+//! over several lines, `${NAME}`. Source: compose-go's `dotenv` package; docker-compose 2.26.1 is
+//! the judge of the tests.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 /// Variables of a file, in the order of their names.
 pub type Variables = BTreeMap<String, String>;
 
-/// Parses an env file. `put_in` puts variables into a value: those that it is given, of the file so
-/// far, below its own.
+/// Parses an env file. `put_in` puts variables into a value: those that it is given, of the file
+/// so far, below its own.
 ///
 /// # Errors
 /// The line, and what is wrong with it.

@@ -1,4 +1,5 @@
-//! Variables in texts of a compose file (`${NAME}`). Source: Compose Specification, "Interpolation".
+//! Variables in texts of a compose file (`${NAME}`). Source: Compose Specification,
+//! "Interpolation".
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_yaml_ng::Value;
@@ -110,8 +111,8 @@ fn braced(inside: &str, variables: &BTreeMap<String, String>) -> Result<String> 
     }
 }
 
-/// Puts variables into a value of an env file: those of this process, then those of the file so far;
-/// one that neither has is empty, as with docker-compose.
+/// Puts variables into a value of an env file: those of this process, then those of the file so
+/// far; one that neither has is empty, as with docker-compose.
 ///
 /// # Errors
 /// What is no reference to a variable.

@@ -61,8 +61,8 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(sum)
 }
 
-/// Text of a float as docker-compose writes it (Go's `%v`): below 0.0001 and from a million on with an
-/// exponent.
+/// Text of a float as docker-compose writes it (Go's `%v`): below 0.0001 and from a million on with
+/// an exponent.
 pub fn float_text(value: f64) -> String {
     let exponential = format!("{value:e}");
     match exponential.split_once('e').and_then(|(digits, e)| Some((digits, e.parse::<i32>().ok()?)))
