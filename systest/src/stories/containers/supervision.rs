@@ -98,12 +98,13 @@ pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
         container(&status, "exchange").is_some_and(|c| c["cpuset"] == "0-1"),
         "the refused file changed something"
     );
-    // Whoever breaks the partition finds it whole again before the agent's main loop comes round.
+    // Whoever breaks the partition finds it whole again before the agent's main loop comes round;
+    // on a busy machine one event tells of several breaks.
     let repaired = booted.shell.check(BREAK, ANSWER)?;
     let (seconds, told) = repaired.trim().split_once(' ').context("no count of repairs")?;
     let seconds: f64 = seconds.parse()?;
     ensure!(
-        seconds < f64::from(BREAKS) / 4.0 && told.parse::<u32>()? >= BREAKS / 2,
+        seconds < f64::from(BREAKS) / 4.0 && told.parse::<u32>()? >= BREAKS / 4,
         "{BREAKS} breaks took {seconds} s of the guest's to repair, {told} are told"
     );
     // Past the agent: a cgroup that names a hot core gets none of it, a task can't be put there.
