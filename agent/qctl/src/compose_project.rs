@@ -3,7 +3,7 @@
 //! Specification, "Interpolation", "extends", "env_file", "Profiles".
 
 use crate::env_file;
-use crate::interpolation::{interpolate, put_in_with};
+use crate::interpolation::interpolate;
 use agent_core::compose::plain_scalars;
 use anyhow::{Context, Result, bail, ensure};
 use serde_yaml_ng::{Mapping, Value};
@@ -31,8 +31,9 @@ impl Surroundings {
         let beside = file.with_file_name(".env");
         let process: BTreeMap<String, String> = std::env::vars().collect();
         let mut variables = match std::fs::read_to_string(&beside) {
-            Ok(text) => env_file::parse(&text, |it, known| put_in_with(it, &process, known))
-                .with_context(|| beside.display().to_string())?,
+            Ok(text) => {
+                env_file::parse(&text, &process).with_context(|| beside.display().to_string())?
+            }
             Err(_) => BTreeMap::new(),
         };
         variables.extend(process);
@@ -283,7 +284,7 @@ fn add_environment(
         let path = beside(of, &path);
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                let read = env_file::parse(&text, |it, known| put_in_with(it, variables, known));
+                let read = env_file::parse(&text, variables);
                 let read = read.with_context(|| path.display().to_string())?;
                 all.extend(read.into_iter().map(|(name, value)| (name, value.into())));
             }
@@ -293,7 +294,7 @@ fn add_environment(
             Err(_) => {}
         }
     }
-    for (name, value) in as_mapping(keys.remove("environment").unwrap_or_default(), variables)? {
+    for (name, value) in as_variables(keys.remove("environment").unwrap_or_default(), variables)? {
         match value {
             Some(value) => all.insert(name, value),
             // Said to be this process's, which does not have it: not the file's either.
@@ -305,34 +306,26 @@ fn add_environment(
     Ok(())
 }
 
-/// Makes a mapping of names and values of `environment`, which may be a list too. Without a value
-/// the variable is this process's; one that it does not have is left out.
-fn as_mapping(
+/// Reads `environment`, a mapping or a list. Without a value the variable is this process's; one
+/// that it does not have is left out.
+fn as_variables(
     value: Value,
     variables: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, Option<Value>>> {
-    let of_process = |name: &str| variables.get(name).cloned().map(Value::from);
-    let mut all = BTreeMap::new();
-    match value {
-        Value::Null => {}
-        Value::Mapping(own) => {
-            for (name, value) in own {
-                let name = name.as_str().context("a variable's name is no text")?.to_owned();
-                let value = if value.is_null() { of_process(&name) } else { Some(value) };
-                all.insert(name, value);
-            }
-        }
-        Value::Sequence(own) => {
-            for entry in own {
-                let entry = entry.as_str().context("a variable is no text")?;
-                let (name, value) = match entry.split_once('=') {
-                    Some((name, value)) => (name, Some(value.into())),
-                    None => (entry, of_process(entry)),
-                };
-                all.insert(name.to_owned(), value);
-            }
-        }
+    let own = match list_as_mapping(value) {
+        Value::Null => Mapping::new(),
+        Value::Mapping(own) => own,
+        Value::Sequence(_) => bail!("a variable is no text"),
         _ => bail!("environment is neither a mapping nor a list"),
+    };
+    let mut all = BTreeMap::new();
+    for (name, value) in own {
+        let name = name.as_str().context("a variable's name is no text")?.to_owned();
+        let value = match value.is_null() {
+            true => variables.get(&name).cloned().map(Value::from),
+            false => Some(value),
+        };
+        all.insert(name, value);
     }
     Ok(all)
 }

@@ -2,19 +2,20 @@
 //! over several lines, `${NAME}`. Source: compose-go's `dotenv` package; docker-compose 2.26.1 is
 //! the judge of the tests.
 
+use crate::interpolation::put_in;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 
 /// Variables of a file, in the order of their names.
 pub type Variables = BTreeMap<String, String>;
 
-/// Parses an env file. `put_in` puts variables into a value: those that it is given, of the file
-/// so far, below its own.
+/// Parses an env file. A variable in a value is one of `process`, else one that the file has set
+/// above.
 ///
 /// # Errors
 /// The line, and what is wrong with it.
-pub fn parse(text: &str, put_in: impl Fn(&str, &Variables) -> Result<String>) -> Result<Variables> {
-    let mut variables = Variables::new();
+pub fn parse(text: &str, process: &Variables) -> Result<Variables> {
+    let (mut variables, mut known) = (Variables::new(), process.clone());
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let mut rest = text.as_str();
     while let Some(start) = rest.find(|c: char| !c.is_whitespace()) {
@@ -25,8 +26,11 @@ pub fn parse(text: &str, put_in: impl Fn(&str, &Variables) -> Result<String>) ->
             continue;
         }
         let named = || format!("line {number}");
-        let (name, value, after) = entry(rest, &variables, &put_in).with_context(named)?;
+        let (name, value, after) = entry(rest, &known).with_context(named)?;
         if let Some(value) = value {
+            if !process.contains_key(&name) {
+                known.insert(name.clone(), value.clone());
+            }
             variables.insert(name, value);
         }
         rest = after;
@@ -35,11 +39,7 @@ pub fn parse(text: &str, put_in: impl Fn(&str, &Variables) -> Result<String>) ->
 }
 
 /// Name, value and what comes behind them; a name alone has no value.
-fn entry<'a>(
-    text: &'a str,
-    variables: &Variables,
-    put_in: &impl Fn(&str, &Variables) -> Result<String>,
-) -> Result<(String, Option<String>, &'a str)> {
+fn entry<'a>(text: &'a str, known: &Variables) -> Result<(String, Option<String>, &'a str)> {
     let text = text.strip_prefix("export ").map_or(text, str::trim_start);
     let line = text.split('\n').next().unwrap_or_default();
     let Some(end) = line.find(['=', ':']) else {
@@ -55,7 +55,7 @@ fn entry<'a>(
         Some(quote @ ('"' | '\'')) => {
             let (inside, after) = quoted(&value[1..], quote)?;
             let value = match quote {
-                '"' => put_in(&inside, variables)?,
+                '"' => put_in(&inside, known)?,
                 _ => inside,
             };
             Ok((name.to_owned(), Some(value), after))
@@ -67,7 +67,7 @@ fn entry<'a>(
                 true => "",
                 false => line[..comment.unwrap_or(line.len())].trim_end(),
             };
-            Ok((name.to_owned(), Some(put_in(plain, variables)?), &value[line.len()..]))
+            Ok((name.to_owned(), Some(put_in(plain, known)?), &value[line.len()..]))
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Variables> {
-        parse(text, |value, known| crate::interpolation::put_in_with(value, known, known))
+        parse(text, &Variables::new())
     }
 
     #[test]
@@ -138,6 +138,13 @@ RAW='${PLAIN} \\n'\nEMPTY=\nDEFAULT=${NONE:-other}\nDOLLAR=\"\\$PLAIN\"\n";
         ] {
             assert_eq!(value(name), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn the_process_counts_before_the_file() {
+        let process = [("A".to_owned(), "process".to_owned())].into();
+        let read = parse("A=file\nB=$A\nC=1\nC=2\nD=$C\n", &process).unwrap();
+        assert_eq!([&*read["A"], &*read["B"], &*read["D"]], ["file", "process", "2"]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn interpolate(
 
 /// `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?why}`, `${NAME?why}`,
 /// `${NAME:+other}`, `${NAME+other}`; `$$` is a dollar.
-fn put_in(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
+pub fn put_in(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -109,21 +109,6 @@ fn braced(inside: &str, variables: &BTreeMap<String, String>) -> Result<String> 
             "${{{inside}}}: write ${{NAME}}, ${{NAME:-default}}, ${{NAME:?why}} or ${{NAME:+other}}"
         ),
     }
-}
-
-/// Puts variables into a value of an env file: those of this process, then those of the file so
-/// far; one that neither has is empty, as with docker-compose.
-///
-/// # Errors
-/// What is no reference to a variable.
-pub fn put_in_with(
-    text: &str,
-    variables: &BTreeMap<String, String>,
-    file: &BTreeMap<String, String>,
-) -> Result<String> {
-    let mut all = file.clone();
-    all.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-    put_in(text, &all)
 }
 
 #[cfg(test)]

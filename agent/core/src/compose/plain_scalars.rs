@@ -24,7 +24,7 @@ pub fn check(text: &str) -> Result<(), ComposeError> {
 /// it as text.
 ///
 /// # Errors
-/// It is no YAML.
+/// The text is not YAML.
 pub fn quote(text: &str) -> Result<String, ComposeError> {
     let mut characters = text.chars();
     let (mut quoted, mut done) = (String::new(), 0);

@@ -24,7 +24,7 @@ pub enum Scalar {
 }
 
 impl Scalar {
-    /// As it was written.
+    /// Text of the value, as docker-compose writes it.
     pub fn text(&self) -> String {
         match self {
             Self::Bool(value) => value.to_string(),
@@ -36,34 +36,35 @@ impl Scalar {
     }
 }
 
+fn parse<T: FromStr<Err: Display>, E: Error>(scalar: &Scalar) -> Result<T, E> {
+    let text = scalar.text();
+    text.parse().map_err(|error| E::custom(format!("{text:?}: {error}")))
+}
+
 /// Reads a number, or a text that is one.
 ///
 /// # Errors
-/// It is none.
+/// The value is not a number in the type's range.
 pub fn number<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
-    let text = Scalar::deserialize(deserializer)?.text();
-    text.parse().map_err(|error| Error::custom(format!("{text:?}: {error}")))
+    parse(&Scalar::deserialize(deserializer)?)
 }
 
 /// Reads a number that may be left out.
 ///
 /// # Errors
-/// It is none.
+/// The value is not a number in the type's range.
 pub fn option<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let text = Option::<Scalar>::deserialize(deserializer)?.map(|scalar| scalar.text());
-    let number =
-        text.map(|text| text.parse().map_err(|error| Error::custom(format!("{text:?}: {error}"))));
-    number.transpose()
+    Option::<Scalar>::deserialize(deserializer)?.map(|scalar| parse(&scalar)).transpose()
 }
 
 /// Reads a boolean, or a text that is one to docker-compose.
 ///
 /// # Errors
-/// It is none.
+/// The value is not a boolean.
 pub fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let text = Scalar::deserialize(deserializer)?.text();
     match text.to_ascii_lowercase().as_str() {
