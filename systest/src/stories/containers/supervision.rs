@@ -58,13 +58,15 @@ pub fn killed_container_comes_back(booted: &mut Booted) -> Result<Verdict> {
 /// Number of times that the partition is broken; the main loop alone would repair two a second.
 const BREAKS: u32 = 40;
 
-/// Breaks it in four ways in turn, and waits each time until it stands; the guest's seconds and the
-/// events that tell of it.
+/// Breaks it in four ways in turn, and waits each time until it stands; the guest's seconds in
+/// which it did not, and the events that tell of it. Between two breaks the thread that repairs
+/// comes to its end: what it writes after the partition stands would repair the next break unseen.
 const BREAK: &str = r#"
 cd /sys/fs/cgroup/hot.slice
 stands() { [ "$(< hot-engine.slice/cpuset.cpus.partition)" = isolated ] && [ "$(< hot-engine.slice/cpuset.cpus.effective)" = 2-3 ]; }
-IFS=' ' read -r from rest < /proc/uptime
+waited=0
 for i in {1..40}; do
+    IFS=' ' read -r from rest < /proc/uptime
     case $((i % 4)) in
         0) echo member > hot-engine.slice/cpuset.cpus.partition ;;
         1) echo 3 > hot-engine.slice/cpuset.cpus ;;
@@ -72,10 +74,12 @@ for i in {1..40}; do
         3) echo 2 > hot-engine.slice/cpuset.cpus.exclusive ;;
     esac
     until stands; do :; done
+    IFS=' ' read -r to rest < /proc/uptime
+    waited=$((waited + 10#${to/./} - 10#${from/./}))
+    sleep 0.1
 done
-IFS=' ' read -r to rest < /proc/uptime
 told=$(qctl events -n 1000 | grep -c 'hot partition: was changed, and made again')
-echo "$(awk "BEGIN { print $to - $from }") $told"
+echo "$((waited / 100)).$(printf %02d $((waited % 100))) $told"
 "#;
 
 fn container<'a>(status: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
@@ -98,13 +102,12 @@ pub fn hot_core_is_refused(booted: &mut Booted) -> Result<Verdict> {
         container(&status, "exchange").is_some_and(|c| c["cpuset"] == "0-1"),
         "the refused file changed something"
     );
-    // Whoever breaks the partition finds it whole again before the agent's main loop comes round;
-    // on a busy machine one event tells of several breaks.
+    // Whoever breaks the partition finds it whole again before the agent's main loop comes round.
     let repaired = booted.shell.check(BREAK, ANSWER)?;
     let (seconds, told) = repaired.trim().split_once(' ').context("no count of repairs")?;
     let seconds: f64 = seconds.parse()?;
     ensure!(
-        seconds < f64::from(BREAKS) / 4.0 && told.parse::<u32>()? >= BREAKS / 4,
+        seconds < f64::from(BREAKS) / 4.0 && told.parse::<u32>()? >= BREAKS / 2,
         "{BREAKS} breaks took {seconds} s of the guest's to repair, {told} are told"
     );
     // Past the agent: a cgroup that names a hot core gets none of it, a task can't be put there.
