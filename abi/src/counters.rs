@@ -360,7 +360,7 @@ impl CountersPage {
         self.0[word as usize].load(Relaxed)
     }
 
-    /// Whether the engine gave a sign of life in the last seconds before `now_ns` of
+    /// Liveness of the engine: its heartbeat is less than [`SILENCE_MAX_NS`] before `now_ns` of
     /// `CLOCK_MONOTONIC`. The page outlives the process.
     pub fn is_alive(&self, now_ns: u64) -> bool {
         let heartbeat = self.word(Word::Heartbeat);

@@ -64,7 +64,7 @@ struct Image {
 /// A public key.
 ///
 /// # Errors
-/// It is none.
+/// The text is not an ECDSA P-256 public key in PEM.
 pub fn key(pem: &str) -> Result<VerifyingKey, String> {
     VerifyingKey::from_public_key_pem(pem.trim())
         .map_err(|error| format!("no ECDSA P-256 public key in PEM: {error}"))

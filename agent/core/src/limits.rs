@@ -242,8 +242,8 @@ pub const RELEASE_LEN_MAX: u64 = 64 << 10;
 pub const FETCH_ATTEMPTS: u32 = 10;
 /// Between two of them.
 pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
-/// One answer: the largest file at 1 MiB a second. Past this it is asked for again, from where it
-/// was.
+/// Timeout of one HTTP answer: the largest file at 1 MiB a second. Past this the download resumes
+/// from where it was.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An update says something within this, also on a slow line: 4 MiB, or an attempt that failed.

@@ -15,7 +15,7 @@ pub struct Canary {
     pub bake: Duration,
     /// Between two looks at its metrics.
     pub interval: Duration,
-    /// Whether somebody has to say that it takes over.
+    /// Manual promotion: the new version waits for `qctl rollout promote`.
     pub by_hand: bool,
     /// Where its metrics are: a port of the loopback and a path.
     pub metrics: Option<(u16, String)>,
@@ -68,7 +68,7 @@ pub fn read(raw: Option<&RawCanary>) -> Result<Option<Canary>, Refusal> {
     }))
 }
 
-/// Whether a changed service runs beside the old one, or after it.
+/// Order of an update (`update_config.order`): the new version beside the old one, or after it.
 ///
 /// # Errors
 /// `deploy` asks for what a single host does not have: key, value, remedy.

@@ -53,7 +53,7 @@ impl Check {
     /// Looks at a text of metrics (Prometheus text exposition format, version 0.0.4).
     ///
     /// # Errors
-    /// One line: which sample does not hold, or that there is none.
+    /// The sample that fails the check, or that no sample matches, in one line.
     pub fn evaluate(&self, text: &str) -> Result<(), String> {
         let mut found = false;
         for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -34,10 +34,10 @@ impl Record {
     }
 }
 
-/// Whether each record is whole and follows the one before.
+/// Verifies the hash chain of the audit log: each record is whole and follows the one before.
 ///
 /// # Errors
-/// The number of the first that does not.
+/// The number of the first record that does not.
 pub fn verify(records: &[Record]) -> Result<(), u64> {
     let broken = |record: &&Record| record.hash != record.hashed();
     if let Some(record) = records.iter().find(broken) {
