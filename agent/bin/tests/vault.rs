@@ -20,7 +20,33 @@ struct Vault {
     /// The only token that is good.
     token: String,
     password: String,
+    /// A request that is answered with this status.
+    refused: (&'static str, u16),
     logins: u32,
+    renewals: u32,
+    /// Seconds that a token is good for.
+    lease: u32,
+}
+
+impl Vault {
+    fn new(password: &str) -> Arc<Mutex<Self>> {
+        let (token, password) = (String::new(), password.into());
+        let refused = ("", 404);
+        let vault = Self { token, password, refused, logins: 0, renewals: 0, lease: 1200 };
+        Arc::new(Mutex::new(vault))
+    }
+
+    /// Information on the token, as a login and a renewal answer it.
+    fn auth(&self) -> (u16, Value) {
+        let auth = json!({
+            "renewable": true, "lease_duration": self.lease, "metadata": null,
+            "token_policies": ["default"], "accessor": "fd6c9a00", "policies": ["default"],
+            "client_token": self.token, "entity_id": "", "token_type": "service", "orphan": true,
+        });
+        let answer = json!({ "auth": auth, "warnings": null, "wrap_info": null, "data": null,
+            "lease_duration": 0, "renewable": false, "lease_id": "", "request_id": "" });
+        (200, answer)
+    }
 }
 
 /// The answer to a request.
@@ -34,19 +60,26 @@ fn answer(vault: &mut Vault, request: &str, token: Option<&str>, body: &[u8]) ->
             }
             vault.logins += 1;
             vault.token = format!("token-{}", vault.logins);
-            let auth = json!({
-                "renewable": true, "lease_duration": 1200, "metadata": null,
-                "token_policies": ["default"], "accessor": "fd6c9a00", "policies": ["default"],
-                "client_token": vault.token, "entity_id": "", "token_type": "service", "orphan": true,
-            });
-            (
-                200,
-                json!({ "auth": auth, "warnings": null, "wrap_info": null, "data": null,
-                "lease_duration": 0, "renewable": false, "lease_id": "", "request_id": "" }),
-            )
+            vault.auth()
         }
         _ if token != Some(vault.token.as_str()) => refused(403, "permission denied"),
-        "GET /v1/secret/data/desk/ny4" => {
+        "POST /v1/auth/token/renew-self" => {
+            vault.renewals += 1;
+            vault.auth()
+        }
+        "GET /v1/auth/token/lookup-self" => {
+            let data = json!({ "accessor": "a", "creation_time": 0, "creation_ttl": 0,
+                "display_name": "", "entity_id": "", "expire_time": null, "explicit_max_ttl": 0,
+                "id": "", "identity_policies": [], "issue_time": "", "meta": {}, "num_uses": 0,
+                "orphan": true, "path": "", "policies": [], "renewable": true, "ttl": 1 });
+            (
+                200,
+                json!({ "request_id": "", "lease_id": "", "renewable": false,
+                "lease_duration": 0, "data": data, "wrap_info": null, "warnings": null, "auth": null }),
+            )
+        }
+        other if other == vault.refused.0 => refused(vault.refused.1, "not this one"),
+        "GET /v1/secret/data/desk/ny4" | "GET /v1/secret/data/desk/bytes" => {
             let metadata = json!({ "created_time": "2018-03-22T02:24:06.945319214Z",
                 "custom_metadata": null, "deletion_time": "", "destroyed": false, "version": 2 });
             let data = json!({ "data": { "password": vault.password, "key": "AP8=" }, "metadata": metadata });
@@ -125,7 +158,7 @@ fn read_into(name: &str, url: &str, authority: &str, secret_id: &str) -> (PathBu
     let directory = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let text = format!(
-        "version = 1\nurl = {url:?}\nauthority = '''{authority}'''\nrole_id = \"59d6d1ca\"\nsecret_id = {secret_id:?}\ninterval_seconds = 5\n[[secret]]\nname = \"feed\"\npath = \"desk/ny4\"\nfield = \"password\"\n[[secret]]\nname = \"bytes\"\npath = \"desk/ny4\"\nfield = \"key\"\nbase64 = true\n"
+        "version = 1\nurl = {url:?}\nauthority = '''{authority}'''\nrole_id = \"59d6d1ca\"\nsecret_id = {secret_id:?}\ninterval_seconds = 5\n[[secret]]\nname = \"feed\"\npath = \"desk/ny4\"\nfield = \"password\"\n[[secret]]\nname = \"bytes\"\npath = \"desk/bytes\"\nfield = \"key\"\nbase64 = true\n"
     );
     let (config, paths) = (Config::parse(&text).unwrap(), VaultPaths::in_directory(&directory));
     let own = paths.clone();
@@ -157,8 +190,7 @@ fn wait<T>(path: &Path, look: impl Fn() -> Option<T>) -> T {
 
 #[test]
 fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
-    let vault = Vault { token: String::new(), password: "swordfish".into(), logins: 0 };
-    let vault = Arc::new(Mutex::new(vault));
+    let vault = Vault::new("swordfish");
     let (url, authority) = start(vault.clone());
     let (directory, paths) = read_into("vault", &url, &authority, "84896a0c");
     let fetched = wait(&directory, || paths.fetched_file().read().ok().flatten());
@@ -177,9 +209,37 @@ fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
 }
 
 #[test]
+fn one_secret_that_is_missing_keeps_no_other_and_a_login_is_used_once() {
+    let vault = Vault::new("swordfish");
+    const BYTES: &str = "GET /v1/secret/data/desk/bytes";
+    // Renewed at every read.
+    {
+        let mut vault = vault.lock().unwrap();
+        (vault.refused, vault.lease) = ((BYTES, 404), 1);
+    }
+    let (url, authority) = start(vault.clone());
+    let (directory, paths) = read_into("vault-missing", &url, &authority, "84896a0c");
+    let fetched = wait(&directory, || paths.fetched_file().read().ok().flatten());
+    assert_eq!(fetched.keys().collect::<Vec<_>>(), ["feed"]);
+    let said = wait(&directory, || wrong(&paths));
+    assert!(said.contains("secret bytes: secret/desk/bytes: status 404"), "{said}");
+    assert!(!said.contains("feed"), "{said}");
+    // A path that the token has no right to is no reason to log in again.
+    vault.lock().unwrap().refused = (BYTES, 403);
+    wait(&directory, || wrong(&paths).filter(|it| it.contains("status 403")));
+    vault.lock().unwrap().refused = ("", 0);
+    wait(&directory, || paths.fetched_file().read().ok().flatten().filter(|it| it.len() == 2));
+    wait(&directory, || wrong(&paths).is_none().then_some(()));
+    let vault = vault.lock().unwrap();
+    assert_eq!(vault.logins, 1, "secret IDs may be good for one login");
+    assert!(vault.renewals > 0);
+    drop(vault);
+    remove(&directory);
+}
+
+#[test]
 fn what_vault_says_is_told_and_a_stranger_is_not_believed() {
-    let vault = Vault { token: String::new(), password: String::new(), logins: 0 };
-    let vault = Arc::new(Mutex::new(vault));
+    let vault = Vault::new("");
     let (url, authority) = start(vault.clone());
     let (directory, paths) = read_into("vault-wrong", &url, &authority, "guessed");
     let said = wait(&directory, || wrong(&paths));

@@ -17,10 +17,27 @@ use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::{info, warn};
+use vaultrs::api::AuthInfo;
 use vaultrs::auth::approle;
 use vaultrs::client::{Client, VaultClient, VaultClientSettingsBuilder};
 use vaultrs::error::ClientError;
-use vaultrs::kv2;
+use vaultrs::{kv2, token};
+
+/// Secrets that one attempt brought, and why the others are missing.
+#[derive(Default)]
+struct Answers {
+    fetched: Fetched,
+    missing: Vec<String>,
+}
+
+impl Answers {
+    fn report(&self, url: &str) -> WorkerReport {
+        match self.missing.as_slice() {
+            [] => WorkerReport::default(),
+            missing => WorkerReport::of::<()>(&Err(anyhow!("{url}: {}", missing.join("; ")))),
+        }
+    }
+}
 
 /// Reads until it is ended.
 ///
@@ -30,36 +47,75 @@ pub async fn run(config: &Config, paths: &VaultPaths) -> Result<()> {
     write_whole(&paths.authority, &config.authority)?;
     let (mut last, mut session, mut pause) = (Fetched::new(), None, config.interval());
     loop {
-        let asked = timeout(VAULT_TIMEOUT, read_with_login(config, paths, &mut session)).await;
+        let asked = timeout(VAULT_TIMEOUT, read(config, paths, &mut session)).await;
         let asked = asked
             .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", VAULT_TIMEOUT.as_secs())));
-        let asked = asked.with_context(|| config.url.clone());
-        let report = WorkerReport::of(&asked);
-        match (asked, &report.error) {
-            (Ok(fetched), _) => {
-                if fetched != last {
-                    paths.fetched_file().write(&fetched)?;
-                    info!("{} secrets from {}", fetched.len(), config.url);
-                    last = fetched;
+        let report = match asked.with_context(|| config.url.clone()) {
+            Ok(answers) => {
+                let report = answers.report(&config.url);
+                if answers.fetched != last {
+                    paths.fetched_file().write(&answers.fetched)?;
+                    info!("{} secrets from {}", answers.fetched.len(), config.url);
+                    last = answers.fetched;
                 }
                 pause = config.interval();
+                report
             }
-            (Err(_), error) => {
-                // Whatever was wrong with the session, the next attempt begins anew.
-                session = None;
-                warn!("{}", error.as_deref().unwrap_or_default());
+            Err(error) => {
                 pause = (pause * 2).min(DESIRED_PAUSE_MAX.max(config.interval()));
+                WorkerReport::of::<()>(&Err(error))
             }
+        };
+        if let Some(error) = &report.error {
+            warn!("{error}");
         }
         paths.report_file().write(&report)?;
         tokio::time::sleep(pause).await;
     }
 }
 
-/// A client that has logged in, and when it has to again.
+/// A client that has logged in, and when its token is to be renewed.
 struct Session {
     client: VaultClient,
-    until: Instant,
+    /// Whether Vault makes the token's life longer; else another one takes its place.
+    is_renewable: bool,
+    /// None for a token without an end.
+    renew_at: Option<Instant>,
+}
+
+impl Session {
+    fn note(&mut self, auth: &AuthInfo) {
+        self.is_renewable = auth.renewable;
+        // Not in its last third.
+        let lease = (auth.lease_duration > 0).then_some(auth.lease_duration);
+        self.renew_at = lease.map(|it| Instant::now() + Duration::from_secs(it) * 2 / 3);
+    }
+
+    /// Renews the token if it is time: secret IDs may be good for a few logins only. Returns false
+    /// if Vault does not renew it.
+    async fn renew(&mut self) -> Result<bool> {
+        if self.renew_at.is_none_or(|at| Instant::now() < at) {
+            return Ok(true);
+        }
+        if !self.is_renewable {
+            return Ok(false);
+        }
+        match token::renew_self(&self.client, None).await {
+            Ok(auth) => self.note(&auth),
+            Err(ClientError::APIError { code: 400..=499, .. }) => return Ok(false),
+            Err(error) => return Err(said(error)).context("renew the token"),
+        }
+        Ok(true)
+    }
+
+    /// Returns false if Vault does not know the token any more.
+    async fn is_known(&self) -> Result<bool> {
+        match token::lookup_self(&self.client).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::APIError { code: 403, .. }) => Ok(false),
+            Err(error) => Err(said(error)).context("look the token up"),
+        }
+    }
 }
 
 async fn log_in(config: &Config, paths: &VaultPaths) -> Result<Session> {
@@ -79,59 +135,100 @@ async fn log_in(config: &Config, paths: &VaultPaths) -> Result<Session> {
     let login = approle::login(&client, &config.approle, role, secret).await;
     let auth = login.map_err(said).context("log in by AppRole")?;
     client.set_token(&auth.client_token);
-    // Not in its last third.
-    let until = Instant::now() + Duration::from_secs(auth.lease_duration * 2 / 3);
-    Ok(Session { client, until })
+    let mut session = Session { client, is_renewable: false, renew_at: None };
+    session.note(&auth);
+    Ok(session)
 }
 
-/// A token that was good may have been taken back: then once more, with another.
-async fn read_with_login(
-    config: &Config,
-    paths: &VaultPaths,
-    session: &mut Option<Session>,
-) -> Result<Fetched> {
-    let had_one = session.is_some();
-    match read(config, paths, session).await {
-        Err(error) if had_one => {
-            info!("{error:#}; logging in again");
-            *session = None;
-            read(config, paths, session).await
-        }
-        other => other,
-    }
-}
-
+/// Reads every secret with the session's token, or with another if that one is no longer good.
 async fn read(
     config: &Config,
     paths: &VaultPaths,
     session: &mut Option<Session>,
-) -> Result<Fetched> {
-    let session = match session.take().filter(|session| Instant::now() < session.until) {
-        Some(good) => session.insert(good),
-        None => session.insert(log_in(config, paths).await?),
-    };
-    let mut found: BTreeMap<(&String, &String), Map<String, Value>> = BTreeMap::new();
-    let mut fetched = Fetched::new();
-    for Wanted { name, mount, path, field, base64 } in &config.secrets {
-        let named = || format!("secret {name}: {mount}/{path}");
+) -> Result<Answers> {
+    if let Some(old) = session {
+        if old.renew().await? {
+            let answers = read_all(config, old).await?;
+            // The token may have been taken back, or have no right to one of them.
+            if !answers.is_denied || old.is_known().await? {
+                return Ok(answers.answers);
+            }
+        }
+        info!("the token is no longer good; logging in again");
+    }
+    let new = session.insert(log_in(config, paths).await?);
+    Ok(read_all(config, new).await?.answers)
+}
+
+/// Answers, and whether one of them was that the token may not.
+struct Read {
+    answers: Answers,
+    is_denied: bool,
+}
+
+/// Values at a path, or why there are none.
+type AtPath = Result<Map<String, Value>, String>;
+
+/// Reads every secret. One that is missing there, or is no secret, keeps none of the others.
+async fn read_all(config: &Config, session: &Session) -> Result<Read> {
+    let mut found = BTreeMap::<(&String, &String), AtPath>::new();
+    let (mut answers, mut is_denied) = (Answers::default(), false);
+    for wanted in &config.secrets {
+        let (mount, path) = (&wanted.mount, &wanted.path);
         let values = match found.entry((mount, path)) {
             Entry::Occupied(there) => there.into_mut(),
             Entry::Vacant(place) => {
-                let values = kv2::read(&session.client, mount, path).await;
-                place.insert(values.map_err(said).with_context(named)?)
+                let values = match kv2::read(&session.client, mount, path).await {
+                    Ok(values) => Ok(values),
+                    Err(error) => {
+                        let code = code_of(&error);
+                        is_denied |= code == Some(403);
+                        let error = said(error);
+                        // What is not about this secret is about all.
+                        if !matches!(code, Some(400 | 403 | 404)) {
+                            return Err(error.context(format!("{mount}/{path}")));
+                        }
+                        Err(format!("{error:#}"))
+                    }
+                };
+                place.insert(values)
             }
         };
-        let value = values.get(field).and_then(Value::as_str);
-        let value = value.with_context(|| format!("{}: it has no text {field}", named()))?;
-        let secret = match base64 {
-            true => STANDARD.decode(value.trim()).with_context(named)?,
-            false => value.as_bytes().to_vec(),
-        };
-        let len = secret.len() as u64;
-        ensure!(len <= SECRET_LEN_MAX, "{}: {len} bytes, at most {SECRET_LEN_MAX}", named());
-        fetched.insert(name.clone(), STANDARD.encode(secret));
+        match values.as_ref().map_err(|error| anyhow!("{error}")).and_then(|it| secret(it, wanted))
+        {
+            Ok(secret) => drop(answers.fetched.insert(wanted.name.clone(), secret)),
+            Err(error) => {
+                let about = format!("secret {}: {mount}/{path}: {error:#}", wanted.name);
+                answers.missing.push(about);
+            }
+        }
     }
-    Ok(fetched)
+    Ok(Read { answers, is_denied })
+}
+
+/// The secret in what stands at its path, in base64.
+fn secret(values: &Map<String, Value>, wanted: &Wanted) -> Result<String> {
+    let field = &wanted.field;
+    let value = values.get(field).and_then(Value::as_str);
+    let value = value.with_context(|| format!("it has no text {field}"))?;
+    let secret = match wanted.base64 {
+        true => STANDARD.decode(value.trim()).with_context(|| format!("{field}: base64"))?,
+        false => value.as_bytes().to_vec(),
+    };
+    let len = secret.len() as u64;
+    ensure!(len <= SECRET_LEN_MAX, "{len} bytes, at most {SECRET_LEN_MAX}");
+    Ok(STANDARD.encode(secret))
+}
+
+/// HTTP status of an answer that is none of success.
+fn code_of(error: &ClientError) -> Option<u16> {
+    match error {
+        ClientError::APIError { code, .. }
+        | ClientError::RestClientError { source: Rest::ServerResponseError { code, .. } } => {
+            Some(*code)
+        }
+        _ => None,
+    }
 }
 
 /// Converts a client error to one with Vault's status and messages, which the client's own text
