@@ -24,6 +24,8 @@ pub struct Entry {
     pub host: String,
     /// Source of the entry: a container, else a unit, else a program, else the transport.
     pub source: String,
+    /// Whether it is a piece of a line that goes on in the next entry.
+    pub is_partial: bool,
     /// The container's image, by name and digest, and the number of its service's version.
     pub image: Option<[String; 3]>,
 }
@@ -35,6 +37,8 @@ pub enum Taken {
     All,
     /// Not so many of it, for what they are: they will not be taken later either.
     But(usize, String),
+    /// Refused as a whole, for what is in it: parts of it may be taken.
+    Refused(String),
     /// To be tried again.
     Later(String),
 }
@@ -71,6 +75,7 @@ impl Entry {
                 .unwrap_or(6),
             host: text("_HOSTNAME").unwrap_or_default(),
             source: source.iter().find_map(|name| text(name)).unwrap_or_default(),
+            is_partial: text("CONTAINER_PARTIAL_MESSAGE").as_deref() == Some("true"),
             image,
         })
     }
@@ -100,20 +105,26 @@ pub fn of_cursor(cursor: &str) -> Option<(String, u64)> {
     Some((field("s=")?.to_owned(), u64::from_str_radix(field("i=")?, 16).ok()?))
 }
 
-/// For Loki: streams by host, source and level, each with its lines. Its clock is in nanoseconds,
+/// For Loki: streams by host, source, level and, for pieces of long lines, `partial`, each with its
+/// lines. Its clock is in nanoseconds,
 /// and it takes what has the same time and text for the same line: the number within the
 /// microsecond tells lines apart, and is the same again when they are sent again.
 pub fn loki(batch: &[Entry]) -> String {
-    let mut streams: BTreeMap<[&str; 3], Vec<Value>> = BTreeMap::new();
+    let mut streams: BTreeMap<([&str; 3], bool), Vec<Value>> = BTreeMap::new();
     for entry in batch {
         let nanos = entry.time_us * 1000 + entry.sequence % 1000;
         let labels = [entry.host.as_str(), entry.source.as_str(), entry.level()];
-        streams.entry(labels).or_default().push(json!([nanos.to_string(), entry.message]));
+        let key = (labels, entry.is_partial);
+        streams.entry(key).or_default().push(json!([nanos.to_string(), entry.message]));
     }
     let streams: Vec<Value> = streams
         .into_iter()
-        .map(|([host, service, level], values)| {
-            json!({ "stream": { "host": host, "service_name": service, "level": level }, "values": values })
+        .map(|(([host, service, level], is_partial), values)| {
+            let mut labels = json!({ "host": host, "service_name": service, "level": level });
+            if is_partial {
+                labels["partial"] = json!("true");
+            }
+            json!({ "stream": labels, "values": values })
         })
         .collect();
     json!({ "streams": streams }).to_string()
@@ -134,6 +145,10 @@ pub fn bulk(batch: &[Entry], index: &str) -> String {
             "service": { "name": entry.source },
             "event": { "sequence": entry.sequence },
         });
+        if entry.is_partial {
+            // As Filebeat marks them.
+            document["log"]["flags"] = json!(["partial"]);
+        }
         if let Some([name, digest, generation]) = &entry.image {
             document["container"] = json!({ "name": entry.source, "image": { "name": name, "hash": { "all": [digest] } } });
             document["service"]["version"] = json!(generation);
@@ -155,7 +170,7 @@ pub fn taken(kind: Kind, status: u16, body: &str, count: usize) -> Taken {
     match status {
         200..=299 if kind == Kind::Elasticsearch => taken_of_bulk(body, count),
         200..=299 => Taken::All,
-        _ if is_for_good(status.into()) => Taken::But(count, said),
+        _ if is_for_good(status.into()) => Taken::Refused(said),
         _ => Taken::Later(said),
     }
 }
@@ -231,6 +246,11 @@ mod tests {
         assert_eq!(lines[1]["@timestamp"], "2023-11-14T22:13:20.000123Z");
         assert_eq!(lines[1]["service"]["version"], "3");
         assert_eq!(bulk(&batch, "desk"), sent);
+        let piece = [Entry { is_partial: true, ..batch[0].clone() }, batch[1].clone()];
+        let sent: Value = serde_json::from_str(&loki(&piece)).unwrap();
+        assert_eq!(sent["streams"][0]["stream"].get("partial"), None);
+        assert_eq!(sent["streams"][1]["stream"]["partial"], "true");
+        assert!(bulk(&piece, "desk").contains("\"flags\":[\"partial\"]"));
         assert_eq!(of_cursor("s=a;i=1f;b=c"), Some(("a".into(), 31)));
         assert_eq!(missing(Some(&("a".into(), 6)), &batch[0]), None);
         assert_eq!(missing(Some(&("a".into(), 3)), &batch[0]), Some(3));
@@ -242,7 +262,7 @@ mod tests {
         assert_eq!(taken(Kind::Loki, 204, "", 5), Taken::All);
         assert!(matches!(taken(Kind::Loki, 429, "slow down", 5), Taken::Later(_)));
         assert!(matches!(taken(Kind::Loki, 401, "", 5), Taken::Later(_)));
-        assert!(matches!(taken(Kind::Loki, 400, "entry too far behind", 5), Taken::But(5, _)));
+        assert!(matches!(taken(Kind::Loki, 400, "entry too far behind", 5), Taken::Refused(_)));
         let answer = |statuses: &[u16]| {
             let items: Vec<Value> = statuses
                 .iter()

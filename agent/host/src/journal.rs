@@ -19,6 +19,9 @@ const PLACE: &str = "QUIETCORE_PLACE";
 /// The container of a line, as Docker's own journald driver calls it.
 pub const CONTAINER: &str = "CONTAINER_NAME";
 
+/// Mark of a piece whose line goes on in the next entry, as Docker's journald driver has it.
+pub const PARTIAL: &str = "CONTAINER_PARTIAL_MESSAGE";
+
 /// Severities of journal entries (syslog(3)).
 const WARNING: u8 = 4;
 const INFORMATIONAL: u8 = 6;
@@ -40,13 +43,22 @@ impl Journal {
         Ok(Self { socket, entry: Vec::new() })
     }
 
-    /// Gives a line to the journal. Waits while its queue is full.
+    /// Gives a line, or a piece of one that goes on, to the journal. Waits while its queue is full.
     ///
     /// # Errors
     /// journald went away; the line is not taken.
-    pub fn line(&mut self, head: &Head, text: &[u8], place: u64) -> io::Result<()> {
+    pub fn line(
+        &mut self,
+        head: &Head,
+        text: &[u8],
+        place: u64,
+        is_partial: bool,
+    ) -> io::Result<()> {
         self.entry.clear();
         self.entry.extend_from_slice(&head.0);
+        if is_partial {
+            self.entry.extend_from_slice(format!("{PARTIAL}=true\n").as_bytes());
+        }
         self.entry.extend_from_slice(format!("{PLACE}={place}\nMESSAGE=").as_bytes());
         self.entry.extend_from_slice(text);
         self.entry.push(b'\n');
@@ -122,7 +134,7 @@ mod tests {
             generation: 3,
             ended: false,
         };
-        journal.line(&Head::new(&origin, "a.green-1f", Kind::Err), b"x=\xff y", 7).unwrap();
+        journal.line(&Head::new(&origin, "a.green-1f", Kind::Err), b"x=\xff y", 7, true).unwrap();
         let mut entry = [0; 1024];
         let len = journald.recv(&mut entry).unwrap();
         let text = String::from_utf8_lossy(&entry[..len]).into_owned();
@@ -137,11 +149,12 @@ mod tests {
                 "QUIETCORE_IMAGE_DIGEST=sha256:00",
                 "QUIETCORE_GENERATION=3",
                 "QUIETCORE_STREAM=a.green-1f.err",
+                "CONTAINER_PARTIAL_MESSAGE=true",
                 "QUIETCORE_PLACE=7",
                 "MESSAGE=x=\u{fffd} y",
             ]
         );
         drop(journald);
-        assert!(journal.line(&Head::new(&origin, "a", Kind::Out), b"x", 1).is_err());
+        assert!(journal.line(&Head::new(&origin, "a", Kind::Out), b"x", 1, false).is_err());
     }
 }

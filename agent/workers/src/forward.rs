@@ -48,6 +48,8 @@ struct Target {
     password: Option<String>,
     /// Instead of a name and a password.
     token: Option<String>,
+    /// Loki's tenant (`X-Scope-OrgID`), where it has several.
+    tenant: Option<String>,
     /// CA certificates of the target in PEM, besides Debian's list.
     #[serde(default)]
     authority: String,
@@ -75,6 +77,21 @@ impl Config {
                 named(),
                 target.name,
                 target.url
+            );
+            let is_loki = target.kind == Kind::Loki;
+            let tenant = target.tenant.as_deref();
+            ensure!(is_loki || tenant.is_none(), "{}: {}: tenant is Loki's", named(), target.name);
+            // Source: Grafana Mimir and Loki, "Tenant ID restrictions".
+            let is_tenant = |id: &str| {
+                let allowed =
+                    |byte: u8| byte.is_ascii_alphanumeric() || b"!-_.*'()".contains(&byte);
+                (1..=150).contains(&id.len()) && id.bytes().all(allowed) && id != "." && id != ".."
+            };
+            ensure!(
+                tenant.is_none_or(is_tenant),
+                "{}: {}: tenant: 1 to 150 letters, digits and !-_.*'() are expected",
+                named(),
+                target.name
             );
         }
         Ok(config)
@@ -211,7 +228,8 @@ impl<'a> Sender<'a> {
         Self { target, agent: ureq::Agent::new_with_config(config.build()), authorization }
     }
 
-    /// Sends entries until they are taken, or refused for what they are.
+    /// Sends entries until they are taken, or refused for what they are. Of a batch that is refused
+    /// as a whole each half is sent: one bad entry does not take the others with it.
     fn send(&self, batch: &[Entry]) {
         let (name, mut pause, mut failed) = (&self.target.name, FORWARD_PAUSE, false);
         loop {
@@ -222,6 +240,13 @@ impl<'a> Sender<'a> {
                         "forward to {name}: {refused} of {} entries are not taken: {why}",
                         batch.len()
                     );
+                    break;
+                }
+                Ok(Taken::Refused(why)) => {
+                    match batch.split_at(batch.len() / 2) {
+                        ([], _) => warn!("forward to {name}: an entry is not taken: {why}"),
+                        (first, second) => [first, second].into_iter().for_each(|it| self.send(it)),
+                    }
                     break;
                 }
                 Ok(Taken::Later(why)) => self.wait(&why, &mut pause, &mut failed),
@@ -259,6 +284,9 @@ impl<'a> Sender<'a> {
         let mut request = self.agent.post(&url).content_type(kind);
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
+        }
+        if let Some(tenant) = &self.target.tenant {
+            request = request.header("X-Scope-OrgID", tenant);
         }
         let mut answer = request.send(body).with_context(|| url.clone())?;
         let text = answer.body_mut().read_to_string().with_context(|| url.clone())?;

@@ -5,7 +5,7 @@
 /// Reader of one output file, from a log position on.
 pub mod stream;
 
-use crate::tail::stream::Stream;
+use crate::tail::stream::{Line, Stream};
 use agent_core::limits::{OUTPUT_PAUSE, OUTPUT_RETRY};
 use agent_host::container_output::{Files, Kind, Origin, read_origin, stems};
 use agent_host::journal::{self, Head, Journal};
@@ -140,7 +140,9 @@ impl Followed {
     fn read(&mut self, journal: &mut Journal, ended: bool) -> io::Result<bool> {
         let mut more = false;
         for ((kind, stream), head) in self.streams.iter_mut().zip(&self.heads) {
-            more |= stream.read(ended, |line, place| journal.line(head, line, place))?;
+            more |= stream.read(ended, |Line { text, place, is_partial }| {
+                journal.line(head, text, place, is_partial)
+            })?;
             if stream.left_out > 0 {
                 let (name, bytes) = (&self.origin.container, stream.left_out);
                 let text = format!(
@@ -148,7 +150,7 @@ impl Followed {
                 );
                 warn!("{text}");
                 let head = Head::new(&self.origin, &self.files.stem, *kind);
-                journal.line(&head, text.as_bytes(), stream.place)?;
+                journal.line(&head, text.as_bytes(), stream.place, false)?;
                 stream.left_out = 0;
             }
         }

@@ -6,6 +6,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+/// Line of a container's output, or a piece of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// Its bytes, without the end of line.
+    pub text: &'a [u8],
+    /// The place behind it in the stream, in bytes.
+    pub place: u64,
+    /// Whether the line goes on in the next piece: it is longer than [`OUTPUT_CHUNK`].
+    pub is_partial: bool,
+}
+
 /// A reader with a place.
 #[derive(Debug)]
 pub struct Stream {
@@ -24,16 +35,15 @@ impl Stream {
         Self { path: path.into(), place, punched: 0, left_out: 0 }
     }
 
-    /// Gives every whole line behind the place to `emit`, with the place behind it; at the end of a
-    /// file that nobody writes to any more, also what has no end of line. Says whether more is
-    /// there.
+    /// Gives every whole line behind the place to `emit`; at the end of a file that nobody writes to
+    /// any more, also what has no end of line. Says whether more is there.
     ///
     /// # Errors
     /// What the file system or `emit` says; the place is behind what was given on.
     pub fn read(
         &mut self,
         ended: bool,
-        mut emit: impl FnMut(&[u8], u64) -> io::Result<()>,
+        mut emit: impl FnMut(Line) -> io::Result<()>,
     ) -> io::Result<bool> {
         let mut file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -65,9 +75,12 @@ impl Stream {
             }
             for line in chunk[..whole].split_inclusive(|byte| *byte == b'\n') {
                 let place = self.place + line.len() as u64;
-                let text = line.strip_suffix(b"\n").unwrap_or(line);
+                let (text, is_partial) = match line.strip_suffix(b"\n") {
+                    Some(text) => (text, false),
+                    None => (line, line.len() == OUTPUT_CHUNK),
+                };
                 if !text.is_empty() {
-                    emit(text, place)?;
+                    emit(Line { text, place, is_partial })?;
                 }
                 self.place = place;
             }
@@ -123,12 +136,12 @@ mod tests {
             write!(log, "half ").unwrap();
             // Whoever takes the lines breaks off: it goes on from there.
             let mut budget = 7_000;
-            let broken = stream.read(false, |line, _| {
+            let broken = stream.read(false, |line| {
                 budget -= 1;
                 if budget == 0 {
                     return Err(io::Error::other("no journal"));
                 }
-                seen.push(String::from_utf8_lossy(line).into_owned());
+                seen.push(String::from_utf8_lossy(line.text).into_owned());
                 Ok(())
             });
             assert!(broken.is_err());
@@ -138,8 +151,8 @@ mod tests {
         write!(log, "the last").unwrap();
         let mut stream = Stream::new(&path, place);
         let mut read = |ended| {
-            let mut emit = |line: &[u8], _| {
-                seen.push(String::from_utf8_lossy(line).into_owned());
+            let mut emit = |line: Line| {
+                seen.push(String::from_utf8_lossy(line.text).into_owned());
                 Ok(())
             };
             while stream.read(ended, &mut emit).unwrap() {}
@@ -166,8 +179,8 @@ mod tests {
         write!(log, "\nlast\n").unwrap();
         let mut stream = Stream::new(&path, 0);
         let mut lines = Vec::new();
-        let mut emit = |line: &[u8], _| {
-            lines.push(line.to_vec());
+        let mut emit = |line: Line| {
+            lines.push(line.text.to_vec());
             Ok(())
         };
         while stream.read(false, &mut emit).unwrap() {}
@@ -175,8 +188,24 @@ mod tests {
         assert!(stream.left_out >= OUTPUT_BACKLOG_MAX * 3 / 2, "{}", stream.left_out);
         // After a power cut.
         log.set_len(3).unwrap();
-        assert!(!stream.read(false, |_, _| Ok(())).unwrap());
+        assert!(!stream.read(false, |_| Ok(())).unwrap());
         assert_eq!(stream.place, 3);
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn pieces_of_a_long_line_say_that_it_goes_on() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a");
+        let long = "x".repeat(OUTPUT_CHUNK * 2 + 1);
+        std::fs::write(&path, format!("short\n{long}\n{long}")).unwrap();
+        let (mut stream, mut pieces) = (Stream::new(&path, 0), Vec::new());
+        let mut emit = |line: Line| {
+            pieces.push((line.text.len(), line.is_partial));
+            Ok(())
+        };
+        while stream.read(true, &mut emit).unwrap() {}
+        let line = [(OUTPUT_CHUNK, true), (OUTPUT_CHUNK, true), (1, false)];
+        assert_eq!(pieces, [&[(5, false)], line.as_slice(), line.as_slice()].concat());
     }
 }
