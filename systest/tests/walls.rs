@@ -45,7 +45,6 @@ const ARROWS: &[(&str, &[&str])] = &[
 const NETWORK: &[&str] = &[
     "hyper-rustls",
     "native-tls",
-    "oci-client",
     "openssl",
     "reqwest",
     "rustls",
@@ -156,7 +155,7 @@ fn privilege_shows_in_the_dependencies() {
     }
     // The controls: where these crates belong they are found.
     let workers = tree_of(&metadata, "agent-workers");
-    for name in ["rustls", "ureq", "oci-client", "vaultrs", "tokio"] {
+    for name in ["rustls", "ureq", "reqwest", "vaultrs", "tokio"] {
         assert!(workers.contains(name), "{name} is not seen below agent-workers");
     }
     let daemon = tree_of(&metadata, "agent-daemon");

@@ -127,6 +127,13 @@ pub const REMOTE_PAUSE: Duration = Duration::from_secs(10);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A registry that stops in the middle is given up after this.
 pub const REGISTRY_SILENCE: Duration = Duration::from_secs(30);
+/// Bytes of a blob that must come while it was waited for as long as [`REGISTRY_SILENCE`]: one that
+/// sends less keeps others waiting.
+pub const TRANSFER_LEN_MIN: u64 = 64 << 10;
+/// Time limit for a whole answer of at most [`METADATA_LEN_MAX`].
+pub const METADATA_TIMEOUT: Duration = Duration::from_secs(60);
+/// Answer of a token server: a token is some kilobytes.
+pub const TOKEN_LEN_MAX: u64 = 64 << 10;
 
 /// Bytes that stay free on the data partition after a fetch: the journal is preallocated, logs are
 /// not.

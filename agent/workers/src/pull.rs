@@ -2,38 +2,27 @@
 //! and puts what it gets into the store. What was broken off goes on where it was. It is a user of
 //! its own that reaches the network and nothing else.
 
-use agent_core::cosign::{self, PAYLOAD_LEN_MAX, Signature};
+use crate::pull::registry_client::{MANIFESTS, RegistryClient};
+use agent_core::cosign::{self, BUNDLE_LEN_MAX, PAYLOAD_LEN_MAX, SIGNATURES_MAX, Signature};
 use agent_core::digest::{digest_of, hex};
-use agent_core::limits::{
-    CONNECT_TIMEOUT, DISK_SPARE, METADATA_LEN_MAX, PULL_PAUSE, PULL_PAUSE_MAX, REGISTRY_SILENCE,
-};
+use agent_core::limits::{DISK_SPARE, PULL_PAUSE, PULL_PAUSE_MAX};
 use agent_host::files::free_bytes;
 use agent_host::images::archive::{is_index, this_machines};
-use agent_host::images::policy::{Policy, Registry};
+use agent_host::images::policy::{Login, Policy, Registry};
 use agent_host::images::store::{Named, Store};
 use agent_host::images::wanted::{AllProgress, ImagePaths, Progress};
 use anyhow::{Context, Result, bail, ensure};
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream,
-};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
-use tokio_stream::StreamExt;
 use tracing::{info, warn};
 
-/// Manifests and indices, of OCI and of Docker.
-const MANIFESTS: [&str; 4] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
+/// Client of one registry.
+pub mod registry_client;
 
 /// Fetches until nothing is wanted any more.
 ///
@@ -84,23 +73,68 @@ fn wanted(paths: &ImagePaths) -> Option<BTreeSet<String>> {
     paths.wanted_file().read().ok().flatten()
 }
 
-/// Fetches one image from the first of its mirrors that has it, or from its registry.
-async fn pull(
+/// Fetches one image from the first of its mirrors that has it and a signature that counts, or from
+/// its registry.
+///
+/// # Errors
+/// No source gives it, and why each does not.
+pub async fn pull(
     store: &Store,
     policy: &Policy,
     name: &str,
     tell: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let (reference, registry) = policy.admit(name)?;
-    let mut said = Vec::new();
-    for host in registry.mirrors.iter().chain([&registry.name]) {
-        let source = Source::new(host, &reference, registry)?;
-        match source.pull(store, name, tell).await {
+    let mut sources = Source::all(&reference, registry)?;
+    let mut errors = Vec::new();
+    for at in 0..sources.len() {
+        match pull_from(&mut sources, at, store, policy, name, tell).await {
             Ok(()) => return Ok(()),
-            Err(error) => said.push(format!("{host}: {error:#}")),
+            Err(error) => errors.push(format!("{}: {error:#}", sources[at].host)),
         }
     }
-    bail!("{}", said.join("; "))
+    bail!("{}", errors.join("; "))
+}
+
+/// Fetches one image from one of its sources; signatures come from any.
+async fn pull_from(
+    sources: &mut [Source<'_>],
+    at: usize,
+    store: &Store,
+    policy: &Policy,
+    name: &str,
+    tell: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let (bytes, digest) = sources[at].named_manifest().await?;
+    let signatures = signatures(sources, at, policy, name, &digest).await?;
+    sources[at].pull(store, name, bytes, digest, signatures, tell).await
+}
+
+/// Signatures that the policy demands of an image, from the source that has it or from any other: a
+/// mirror often has none.
+async fn signatures(
+    sources: &mut [Source<'_>],
+    at: usize,
+    policy: &Policy,
+    name: &str,
+    digest: &str,
+) -> Result<Vec<Signature>> {
+    let Err(mut refused) = policy.verify(name, digest, &[]) else { return Ok(Vec::new()) };
+    let (mut order, mut silent): (Vec<usize>, _) = ((0..sources.len()).collect(), String::new());
+    order.rotate_left(at);
+    for other in order {
+        match sources[other].signatures(digest).await {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => match policy.verify(name, digest, &found) {
+                Ok(()) => return Ok(found),
+                Err(error) => refused = error,
+            },
+            Err(error) => {
+                silent += &format!("; its signatures at {}: {error:#}", sources[other].host)
+            }
+        }
+    }
+    bail!("{refused}{silent}")
 }
 
 /// The layer of this type that an artefact has now, from the first of its mirrors that answers.
@@ -110,57 +144,60 @@ async fn pull(
 /// No registry gives it, and why.
 pub async fn artefact(policy: &Policy, name: &str, kind: &str, len_max: u64) -> Result<Vec<u8>> {
     let (reference, registry) = policy.registry(name)?;
-    let mut said = Vec::new();
-    for host in registry.mirrors.iter().chain([&registry.name]) {
-        let source = Source::new(host, &reference, registry)?;
+    let mut errors = Vec::new();
+    for mut source in Source::all(&reference, registry)? {
         match source.layer(kind, len_max).await {
             Ok(layer) => return Ok(layer),
-            Err(error) => said.push(format!("{host}: {error:#}")),
+            Err(error) => errors.push(format!("{}: {error:#}", source.host)),
         }
     }
-    bail!("{}", said.join("; "))
+    bail!("{}", errors.join("; "))
 }
 
 /// One host to ask for one image.
 struct Source<'a> {
-    client: Client,
-    auth: RegistryAuth,
-    reference: Reference,
+    host: &'a str,
+    client: RegistryClient,
+    reference: &'a Reference,
     registry: &'a Registry,
 }
 
 impl<'a> Source<'a> {
-    fn new(host: &str, reference: &Reference, registry: &'a Registry) -> Result<Self> {
-        let protocol =
-            if registry.plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
-        let own = agent_host::credentials::HostPaths::default().authorities();
-        let own = std::fs::read_to_string(own).unwrap_or_default();
-        let authorities = registry.authority.iter().chain([&own]).flat_map(|pem| certificates(pem));
-        let config = ClientConfig {
-            protocol,
-            extra_root_certificates: authorities.collect(),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(REGISTRY_SILENCE),
-            user_agent: concat!("quietcore/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
+    /// The mirrors of a registry in their order, then the registry.
+    fn all(reference: &'a Reference, registry: &'a Registry) -> Result<Vec<Self>> {
+        let upstream = (registry.name.as_str(), registry.login());
+        let mirrors = registry.mirrors.iter().map(|mirror| (mirror.host(), mirror.login()));
+        let source = |(host, login): (&'a str, Option<Login>)| {
+            let client = RegistryClient::new(host, login.as_ref(), reference, registry)?;
+            Ok(Self { host, client, reference, registry })
         };
-        let client = Client::try_from(config).context("authority: no certificate in PEM")?;
-        let auth = match (&registry.username, &registry.password) {
-            (Some(name), Some(password)) => RegistryAuth::Basic(name.clone(), password.clone()),
-            _ => RegistryAuth::Anonymous,
-        };
-        let repository = reference.repository().to_owned();
-        let reference = match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => Reference::with_digest(host.into(), repository, digest.into()),
-            (None, tag) => {
-                Reference::with_tag(host.into(), repository, tag.unwrap_or("latest").into())
-            }
-        };
-        Ok(Self { client, auth, reference, registry })
+        mirrors.chain([upstream]).map(source).collect()
     }
 
-    async fn pull(&self, store: &Store, name: &str, tell: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let (bytes, digest) = self.manifest(&self.reference).await?;
+    /// The manifest or index that the image's name means here, and its digest.
+    async fn named_manifest(&mut self) -> Result<(Vec<u8>, String)> {
+        let name = self.reference.digest().or(self.reference.tag()).unwrap_or("latest").to_owned();
+        self.manifest(&name).await
+    }
+
+    async fn manifest(&mut self, name: &str) -> Result<(Vec<u8>, String)> {
+        let bytes = self.client.manifest(name).await?;
+        let bytes = bytes.with_context(|| format!("{name} is not there"))?;
+        let digest = digest_of(&bytes);
+        let is_digest = name.contains(':');
+        ensure!(!is_digest || name == digest, "{name}: its bytes have the digest {digest}");
+        Ok((bytes, digest))
+    }
+
+    async fn pull(
+        &mut self,
+        store: &Store,
+        name: &str,
+        bytes: Vec<u8>,
+        digest: String,
+        signatures: Vec<Signature>,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         let media_type = media_type(&bytes)?;
         store.put(&digest, &*bytes)?;
         let size = bytes.len() as u64;
@@ -169,9 +206,7 @@ impl<'a> Source<'a> {
             true => {
                 let index = ImageIndex::from_reader(&*bytes).context("the index")?;
                 let one = this_machines(&index).context("it has no image for linux/amd64")?;
-                let (bytes, digest) = self
-                    .manifest(&self.reference.clone_with_digest(one.digest().to_string()))
-                    .await?;
+                let (bytes, digest) = self.manifest(one.digest().as_ref()).await?;
                 store.put(&digest, &*bytes)?;
                 bytes
             }
@@ -179,7 +214,7 @@ impl<'a> Source<'a> {
         let manifest = ImageManifest::from_reader(&*manifest).context("the manifest")?;
         let blobs: Vec<&Descriptor> =
             std::iter::once(manifest.config()).chain(manifest.layers()).collect();
-        let of = blobs.iter().map(|blob| blob.size()).sum();
+        let of = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size()));
         check_space(store, &blobs)?;
         let mut done = 0;
         for blob in blobs {
@@ -187,11 +222,6 @@ impl<'a> Source<'a> {
             done += blob.size();
         }
         tell(done, of);
-        let signatures = if self.registry.signers.is_empty() {
-            Vec::new()
-        } else {
-            self.signatures(&digest).await?
-        };
         let named =
             Named { name: name.into(), digest, media_type, size, pinned: false, signatures };
         store.name(&named)
@@ -199,38 +229,18 @@ impl<'a> Source<'a> {
 
     /// The layer of a type, in memory. It needs no hash of ours: who signed what is in it is looked
     /// at by who asks.
-    async fn layer(&self, kind: &str, len_max: u64) -> Result<Vec<u8>> {
-        let (manifest, _) = self.manifest(&self.reference).await?;
+    async fn layer(&mut self, kind: &str, len_max: u64) -> Result<Vec<u8>> {
+        let (manifest, _) = self.named_manifest().await?;
         let manifest = ImageManifest::from_reader(&*manifest).context("the manifest")?;
         let layer = manifest.layers().iter().find(|layer| layer.media_type().as_ref() == kind);
         let layer = layer.with_context(|| format!("it has no layer of type {kind}"))?;
         ensure!(layer.size() <= len_max, "{} bytes, at most {len_max}", layer.size());
-        let (digest, mut bytes) = (layer.digest().to_string(), Vec::new());
-        let asked = self.client.pull_blob_stream(&self.reference, &*digest).await;
-        let mut stream = asked.with_context(|| format!("ask for the blob {digest}"))?.stream;
-        // What it sends need not be what it said.
-        while let Some(piece) = stream.next().await {
-            bytes.extend_from_slice(&piece.with_context(|| format!("fetch the blob {digest}"))?);
-            ensure!(bytes.len() as u64 <= len_max, "blob {digest}: more than {len_max} bytes");
-        }
-        Ok(bytes)
-    }
-
-    async fn manifest(&self, reference: &Reference) -> Result<(Vec<u8>, String)> {
-        let asked = self.client.pull_manifest_raw(reference, &self.auth, &MANIFESTS).await;
-        let (bytes, _) = asked.with_context(|| format!("ask for {reference}"))?;
-        ensure!(
-            bytes.len() as u64 <= METADATA_LEN_MAX,
-            "{reference}: a manifest of {} bytes",
-            bytes.len()
-        );
-        let digest = digest_of(&bytes);
-        Ok((bytes.to_vec(), digest))
+        self.client.small_blob(layer.digest().as_ref(), len_max).await
     }
 
     /// A blob into the store, from where it was broken off.
     async fn blob(
-        &self,
+        &mut self,
         store: &Store,
         blob: &Descriptor,
         tell: &mut dyn FnMut(u64),
@@ -248,23 +258,19 @@ impl<'a> Source<'a> {
         let mut hash = Sha256::new();
         let mut at = io::copy(&mut file, &mut hash)?;
         if at < blob.size() {
-            let asked = self.client.pull_blob_stream_partial(&self.reference, &*digest, at, None);
-            let answer = asked.await.with_context(|| format!("ask for the blob {digest}"))?;
-            let mut stream: SizedStream = match answer {
-                BlobResponse::Partial(stream) => stream,
-                BlobResponse::Full(stream) => {
-                    file.set_len(0)?;
-                    (at, hash) = (0, Sha256::new());
-                    stream
-                }
-            };
+            let mut coming = self.client.blob(&digest, at).await?;
+            if coming.from != at {
+                file.set_len(0)?;
+                (at, hash) = (0, Sha256::new());
+            }
             let (start, from) = (Instant::now(), at);
-            while let Some(bytes) = stream.stream.next().await {
-                let bytes = bytes.with_context(|| format!("fetch the blob {digest}"))?;
+            let broken = || format!("fetch the blob {digest}");
+            while let Some(bytes) = coming.next().await.with_context(broken)? {
+                let bytes = bytes.as_ref();
                 at += bytes.len() as u64;
                 ensure!(at <= blob.size(), "blob {digest}: more than {} bytes", blob.size());
-                hash.update(&bytes);
-                file.write_all(&bytes).with_context(|| format!("write {}", path.display()))?;
+                hash.update(bytes);
+                file.write_all(bytes).with_context(|| format!("write {}", path.display()))?;
                 tell(at);
                 self.slow_down(start, at - from).await;
             }
@@ -285,39 +291,39 @@ impl<'a> Source<'a> {
         tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
     }
 
-    /// Fetches the cosign signatures of an image; none is no error here, since the agent verifies
-    /// them.
-    async fn signatures(&self, digest: &str) -> Result<Vec<Signature>> {
-        let (host, repository) = (self.reference.registry(), self.reference.repository());
-        let place = Reference::with_tag(host.into(), repository.into(), cosign::tag(digest));
-        let Ok((bytes, _)) = self.manifest(&place).await else { return Ok(Vec::new()) };
-        let manifest = ImageManifest::from_reader(&*bytes).context("the signatures' manifest")?;
+    /// Fetches the signatures of an image that are here: cosign's by tag, and Sigstore bundles by
+    /// what refers to the image. Who signed is judged by the policy.
+    async fn signatures(&mut self, digest: &str) -> Result<Vec<Signature>> {
         let mut signatures = Vec::new();
-        for layer in manifest.layers() {
-            let signature = layer.annotations().as_ref().and_then(|a| a.get(cosign::ANNOTATION));
-            let Some(signature) = signature.filter(|_| layer.size() <= PAYLOAD_LEN_MAX) else {
-                continue;
-            };
-            let (signature, mut payload) = (signature.clone(), Vec::new());
-            let digest = layer.digest().to_string();
-            let asked = self.client.pull_blob(&place, &*digest, &mut payload).await;
-            asked.with_context(|| format!("ask for the signature {digest}"))?;
-            let payload = String::from_utf8(payload).context("a signature's payload")?;
-            signatures.push(Signature { payload, signature });
+        if let Some(bytes) = self.client.manifest(&cosign::tag(digest)).await? {
+            let manifest = ImageManifest::from_reader(&*bytes).context("signatures' manifest")?;
+            for layer in manifest.layers().iter().take(SIGNATURES_MAX) {
+                let annotations = layer.annotations().as_ref();
+                let signature = annotations.and_then(|all| all.get(cosign::ANNOTATION));
+                let Some(signature) = signature.filter(|_| layer.size() <= PAYLOAD_LEN_MAX) else {
+                    continue;
+                };
+                let blob = self.client.small_blob(layer.digest().as_ref(), PAYLOAD_LEN_MAX).await?;
+                let payload = String::from_utf8(blob).context("a signature's payload")?;
+                signatures.push(Signature::simple(payload, signature.clone()));
+            }
+        }
+        let Some(referrers) = self.client.referrers(digest).await? else { return Ok(signatures) };
+        let is_bundle = |kind: Option<&MediaType>| {
+            kind.is_some_and(|kind| kind.as_ref().starts_with(cosign::BUNDLE_TYPE))
+        };
+        let bundles = referrers.manifests().iter();
+        let bundles = bundles.filter(|it| is_bundle(it.artifact_type().as_ref()));
+        for bundle in bundles.take(SIGNATURES_MAX) {
+            let (manifest, _) = self.manifest(bundle.digest().as_ref()).await?;
+            let manifest = ImageManifest::from_reader(&*manifest).context("a bundle's manifest")?;
+            let layer = manifest.layers().iter().find(|it| is_bundle(Some(it.media_type())));
+            let Some(layer) = layer else { continue };
+            let blob = self.client.small_blob(layer.digest().as_ref(), BUNDLE_LEN_MAX).await?;
+            signatures.extend(cosign::bundle_signature(&blob));
         }
         Ok(signatures)
     }
-}
-
-/// The certificates of a PEM file, one by one.
-fn certificates(pem: &str) -> Vec<Certificate> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let parts = pem.split_inclusive(END).filter(|part| part.contains(END));
-    let certificate = |part: &str| Certificate {
-        encoding: CertificateEncoding::Pem,
-        data: part.as_bytes().to_vec(),
-    };
-    parts.map(certificate).collect()
 }
 
 fn media_type(manifest: &[u8]) -> Result<String> {
@@ -334,16 +340,16 @@ fn media_type(manifest: &[u8]) -> Result<String> {
 }
 
 fn check_space(store: &Store, blobs: &[&Descriptor]) -> Result<()> {
-    let missing = blobs.iter().map(|blob| -> Result<u64> {
+    let mut missing = blobs.iter().map(|blob| -> Result<u64> {
         let digest = blob.digest().to_string();
         let there = store.blob(&digest)?.exists();
         let partial = store.partial(&digest)?.metadata().map_or(0, |file| file.len());
         Ok(if there { 0 } else { blob.size().saturating_sub(partial) })
     });
-    let missing: u64 = missing.sum::<Result<u64>>()?;
+    let missing = missing.try_fold(0u64, |sum, one| one.map(|len| sum.saturating_add(len)))?;
     let free = free_bytes(store.root())?;
     // Unpacked it takes as much again, and more.
-    let needed = missing * 3 + DISK_SPARE;
+    let needed = missing.saturating_mul(3).saturating_add(DISK_SPARE);
     ensure!(
         missing == 0 || free >= needed,
         "the data partition has {} MiB free, {} are needed; remove images (qctl image rm) or volumes",

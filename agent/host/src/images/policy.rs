@@ -70,15 +70,66 @@ pub enum PolicyError {
     },
 }
 
+/// User name and password for one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// User name for the host.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl Login {
+    fn of(username: Option<&String>, password: Option<&String>) -> Option<Self> {
+        Some(Self { username: username?.clone(), password: password?.clone() })
+    }
+}
+
+/// Host that has the images of a registry too. The registry's password is not its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected \"HOST:PORT\" or { host, username, password }")]
+pub enum Mirror {
+    /// Host and, if it is not the scheme's own, port.
+    Host(String),
+    /// The same with a login.
+    WithLogin(MirrorLogin),
+}
+
+/// Mirror that wants a password.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorLogin {
+    host: String,
+    username: String,
+    password: String,
+}
+
+impl Mirror {
+    /// Host and, if it is not the scheme's own, port.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Host(host) | Self::WithLogin(MirrorLogin { host, .. }) => host,
+        }
+    }
+
+    /// Login for this mirror.
+    pub fn login(&self) -> Option<Login> {
+        match self {
+            Self::Host(_) => None,
+            Self::WithLogin(it) => Login::of(Some(&it.username), Some(&it.password)),
+        }
+    }
+}
+
 /// A registry that may be asked.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
     /// Host and, if it is not the scheme's own, port: as in images' names.
     pub name: String,
-    /// Asked first, in this order: host and port.
+    /// Asked first, in this order.
     #[serde(default)]
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<Mirror>,
     /// Speaks HTTP without TLS.
     #[serde(default)]
     pub plain_http: bool,
@@ -88,6 +139,9 @@ pub struct Registry {
     pub username: Option<String>,
     /// Its password or token.
     pub password: Option<String>,
+    /// Hosts, besides the registry's own, that may be sent the password for a token.
+    #[serde(default)]
+    pub token_hosts: Vec<String>,
     /// Public keys in PEM (ECDSA P-256, as `cosign generate-key-pair` makes them), of which one
     /// must have signed.
     #[serde(default)]
@@ -209,13 +263,21 @@ impl Policy {
 }
 
 impl Registry {
+    /// Login for the registry itself.
+    pub fn login(&self) -> Option<Login> {
+        Login::of(self.username.as_ref(), self.password.as_ref())
+    }
+
     fn check(&self) -> Result<(), String> {
-        let plain = |name: &String| {
+        let plain = |name: &str| {
             !name.is_empty()
                 && name.len() <= 255
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
         };
-        if let Some(bad) = std::iter::once(&self.name).chain(&self.mirrors).find(|n| !plain(n)) {
+        let hosts =
+            std::iter::once(self.name.as_str()).chain(self.mirrors.iter().map(Mirror::host));
+        let hosts = hosts.chain(self.token_hosts.iter().map(String::as_str));
+        if let Some(bad) = { hosts }.find(|name| !plain(name)) {
             return Err(format!("{bad:?}: write HOST or HOST:PORT, without a scheme"));
         }
         if self.username.is_some() != self.password.is_some() {
@@ -268,6 +330,8 @@ mod tests {
             ("", "give signers"),
             ("unsigned = true\nusername = \"a\"", "username and password"),
             ("unsigned = true\nmirrors = [\"http://x\"]", "without a scheme"),
+            ("unsigned = true\nmirrors = [{ host = \"m:1\", user = \"a\" }]", "{ host, username"),
+            ("unsigned = true\ntoken_hosts = [\"https://x\"]", "without a scheme"),
             ("unsigned = true\nrate_bytes_per_second = 1", "at least 1024"),
             ("signers = [\"x\"]", "public key"),
             ("unsigned = true\nsecure = false", "unknown field"),

@@ -35,8 +35,8 @@ impl Stream {
         Self { path: path.into(), place, punched: 0, left_out: 0 }
     }
 
-    /// Gives every whole line behind the place to `emit`; at the end of a file that nobody writes to
-    /// any more, also what has no end of line. Says whether more is there.
+    /// Gives every whole line behind the place to `emit`; at the end of a file that nobody writes
+    /// to any more, also what has no end of line. Says whether more is there.
     ///
     /// # Errors
     /// What the file system or `emit` says; the place is behind what was given on.
