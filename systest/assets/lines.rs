@@ -2,7 +2,8 @@
 //! as fast as it is told, then waits to be ended.
 //!
 //! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it
-//! rests. `lines fail` ends at once. `lines terminal` answers what is typed.
+//! rests. `lines fail` ends at once, `lines hungry` takes memory until it is killed. `lines terminal`
+//! answers what is typed.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -12,6 +13,12 @@ fn main() {
     let prefix = words.get(1).map_or("line", String::as_str);
     if prefix == "fail" {
         std::process::exit(4);
+    }
+    if prefix == "hungry" {
+        let mut taken = Vec::new();
+        loop {
+            taken.push(vec![1_u8; 1 << 20]);
+        }
     }
     if prefix == "terminal" {
         terminal();

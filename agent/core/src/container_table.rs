@@ -48,7 +48,10 @@ impl ContainerTable {
     /// Description of the removal of a container, with its exit status if it had ended.
     pub fn removal(&self, name: &str) -> String {
         match self.observed.get(name).and_then(|observed| observed.task) {
-            Some(Task::Stopped(status)) => format!("taken away; it had ended with {status}"),
+            Some(Task::Stopped(status)) => {
+                let oom = self.observed.get(name).map_or(0, |observed| observed.oom_kills);
+                format!("taken away; it had ended with {}", end(status, oom))
+            }
             Some(Task::Running) => "taken away".into(),
             Some(Task::Created) | None => "taken away; it did not run".into(),
         }
@@ -67,6 +70,12 @@ impl ContainerTable {
                 }
             })
         })
+    }
+
+    /// Returns true if the kernel killed a process of an instance's container for want of memory.
+    pub fn is_out_of_memory(&self, instance: &Instance) -> bool {
+        let found = container_of(&self.observed, instance);
+        found.is_some_and(|(_, observed)| observed.oom_kills > 0)
     }
 
     /// Exit status of an instance that failed and is not started again.
@@ -120,10 +129,11 @@ impl ContainerTable {
             state: match task {
                 Some(Task::Running) => "running".into(),
                 Some(Task::Created) => "created".into(),
-                Some(Task::Stopped(status)) if self.failure(instance).is_some() => {
-                    format!("failed ({status})")
+                Some(Task::Stopped(status)) => {
+                    let how = if self.failure(instance).is_some() { "failed" } else { "stopped" };
+                    let oom = found.map_or(0, |(_, observed)| observed.oom_kills);
+                    format!("{how} ({})", end(status, oom))
                 }
-                Some(Task::Stopped(status)) => format!("stopped ({status})"),
                 None => "absent".into(),
             },
             up: self.is_up(instance),
@@ -140,6 +150,11 @@ impl ContainerTable {
             generation,
         }
     }
+}
+
+/// Exit status as text, with the reason if the kernel killed processes for want of memory.
+fn end(status: u32, oom_kills: u64) -> String {
+    format!("{status}{}", if oom_kills > 0 { ", out of memory" } else { "" })
 }
 
 #[cfg(test)]
@@ -192,22 +207,25 @@ mod tests {
         state.declare(&services);
         let wanted = state.instances(&services, &cores);
         let mut table = ContainerTable { wanted, ..ContainerTable::default() };
-        let mut shown = |id: &str, status: u32| {
+        let mut shown = |id: &str, status: u32, oom_kills: u64| {
             let instance = table.wanted_instance(id).unwrap().clone();
             let observed = Observed {
                 instance: id.into(),
                 fingerprint: Some(instance.fingerprint.clone()),
                 task: Some(Task::Stopped(status)),
+                oom_kills,
                 ..Observed::default()
             };
             table.observed.insert(format!("{id}-1"), observed);
             let shown = table.status(&instance, None, 1);
             (shown.up, shown.state, table.failure(&instance))
         };
-        assert_eq!(shown("job", 0), (true, "stopped (0)".into(), None));
-        assert_eq!(shown("job", 4), (false, "failed (4)".into(), Some(4)));
-        assert_eq!(shown("job", 137), (false, "failed (137)".into(), Some(137)));
+        assert_eq!(shown("job", 0, 0), (true, "stopped (0)".into(), None));
+        assert_eq!(shown("job", 4, 0), (false, "failed (4)".into(), Some(4)));
+        assert_eq!(shown("job", 137, 0), (false, "failed (137)".into(), Some(137)));
+        let out_of_memory = "failed (137, out of memory)".to_owned();
+        assert_eq!(shown("job", 137, 1), (false, out_of_memory, Some(137)));
         // This one is started again.
-        assert_eq!(shown("app", 4), (false, "stopped (4)".into(), None));
+        assert_eq!(shown("app", 4, 0), (false, "stopped (4)".into(), None));
     }
 }

@@ -195,6 +195,13 @@ pub const LINE_LEN_MAX: usize = 64 << 10;
 /// Events in one answer.
 pub const EVENTS_SHOWN_MAX: usize = 1000;
 
+/// A layer that is unpacked, or a blob that is written, brings something within this, or is given
+/// up: on a busy disk with many small files that takes a while.
+pub const UNPACK_SILENCE: Duration = Duration::from_secs(120);
+
+/// An image that containerd did not take is tried again after this.
+pub const IMPORT_PAUSE: Duration = Duration::from_secs(5);
+
 /// An image is in containerd within this, or what was written of it is given up.
 pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
 

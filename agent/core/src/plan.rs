@@ -72,6 +72,8 @@ pub struct Observed {
     pub task: Option<Task>,
     /// Whether a snapshot is left.
     pub snapshot: bool,
+    /// Processes of it that the kernel killed for want of memory.
+    pub oom_kills: u64,
 }
 
 impl Observed {

@@ -72,6 +72,8 @@ pub struct TrialObservation {
     pub running: bool,
     /// With which status it ended.
     pub ended: Option<u32>,
+    /// Whether the kernel killed a process of it for want of memory.
+    pub out_of_memory: bool,
     /// Result of its health check; none without a check or before its first result.
     pub healthy: Option<bool>,
     /// Result of its metrics checks; none without checks or before their first result.
@@ -277,17 +279,18 @@ pub fn decide(service: &Service, observation: TrialObservation) -> Verdict {
 
 fn decide_unattended(service: &Service, observation: TrialObservation) -> Verdict {
     let policy = &service.policy;
+    let why = if observation.out_of_memory { ", out of memory" } else { "" };
     if policy.restart != Restart::Always
         && let Some(status) = observation.ended
     {
         return match status {
             0 => Verdict::Proven,
-            status => Verdict::Failed(format!("it ended with {status}")),
+            status => Verdict::Failed(format!("it ended with {status}{why}")),
         };
     }
     if observation.starts > 1 || observation.ended.is_some() {
         let status = observation.ended.map_or(String::new(), |status| format!(" with {status}"));
-        return Verdict::Failed(format!("it ended{status} instead of running"));
+        return Verdict::Failed(format!("it ended{status} instead of running{why}"));
     }
     let Some(health) = &policy.health else {
         return match observation.running && observation.age >= policy.monitor {
@@ -473,5 +476,8 @@ mod tests {
             |status| TrialObservation { running: false, ended: Some(status), ..observation(1) };
         assert_eq!(decide(&task, ended(0)), Verdict::Proven);
         assert_eq!(decide(&task, ended(3)), Verdict::Failed("it ended with 3".into()));
+        let hungry = TrialObservation { out_of_memory: true, ..ended(137) };
+        let why = "it ended with 137, out of memory";
+        assert_eq!(decide(&task, hungry), Verdict::Failed(why.into()));
     }
 }

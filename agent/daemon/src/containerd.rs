@@ -5,7 +5,6 @@
 pub mod images;
 
 use crate::block_devices::read_facts;
-use agent_core::compose::Service;
 use agent_core::instance::Instance;
 use agent_core::limits::CONTAINERD_TIMEOUT;
 use agent_core::plan::{Ending, Observed, Task};
@@ -29,7 +28,7 @@ use containerd_client::services::v1::{
 use containerd_client::types::Mount;
 use containerd_client::types::v1::Status;
 use oci_spec::image::ImageConfiguration;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -63,9 +62,14 @@ pub enum ContainerdError {
         /// Error message of containerd.
         message: String,
     },
-    /// An image that is not on this host.
-    #[error("image {0} is not on this host; ship it with the OS or correct its name")]
-    NoImage(String),
+    /// A layer that is not what the image's configuration says.
+    #[error("layer {layer}: {message}")]
+    Layer {
+        /// Digest of the layer.
+        layer: String,
+        /// What it unpacked to.
+        message: String,
+    },
     /// A directory for a container can't be made.
     #[error("make volume {0}")]
     Volume(std::io::Error),
@@ -75,10 +79,10 @@ pub enum ContainerdError {
     Prepare(anyhow::Error),
 }
 
-/// A connection to containerd.
+/// A connection to containerd; a clone is another handle on the same one.
+#[derive(Debug, Clone)]
 pub struct Containerd {
     channel: Channel,
-    images: HashMap<String, ImageConfiguration>,
 }
 
 fn request<T>(message: T) -> Request<T> {
@@ -119,7 +123,7 @@ impl Containerd {
         let failed =
             |source| ContainerdError::Connect { socket: socket.display().to_string(), source };
         let channel = containerd_client::connect(socket).await.map_err(failed)?;
-        Ok(Self { channel, images: HashMap::new() })
+        Ok(Self { channel })
     }
 
     async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, ContainerdError> {
@@ -211,29 +215,19 @@ impl Containerd {
         Ok(observed)
     }
 
-    /// The image of a service, if this host has it.
-    ///
-    /// # Errors
-    /// [`ContainerdError::NoImage`].
-    fn check_image(&self, service: &Service) -> Result<&ImageConfiguration, ContainerdError> {
-        self.images
-            .get(&service.image)
-            .ok_or_else(|| ContainerdError::NoImage(service.image.clone()))
-    }
-
-    /// Makes and starts a container, with what is brought into it, and its output in files whose
-    /// name it has.
+    /// Makes and starts a container of an image, with what is brought into it, and its output in
+    /// files whose name it has.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
     pub async fn create(
         &self,
         instance: &Instance,
+        image: &ImageConfiguration,
         brought: &[Delivered],
         output: &Files,
     ) -> Result<u32, ContainerdError> {
         let (name, service) = (&output.stem, &instance.service);
-        let image = self.check_image(service)?;
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
@@ -380,10 +374,5 @@ impl Containerd {
         while let Ok(Some(_)) = stream.message().await {
             notify();
         }
-    }
-
-    /// Another handle on the same connection, without its images.
-    pub fn watcher(&self) -> Self {
-        Self { channel: self.channel.clone(), images: HashMap::new() }
     }
 }

@@ -1,8 +1,10 @@
-//! Connection to containerd: made, watched, and made again after a while once it was lost.
+//! Connection to containerd: made, watched, and made again after a while once it was lost; and the
+//! images that containers may be made of.
 
 use crate::containerd::Containerd;
 use agent_core::limits::CONTAINERD_RETRY;
-use anyhow::Result;
+use oci_spec::image::ImageConfiguration;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -10,9 +12,12 @@ use tokio::task::JoinHandle;
 
 /// Client of containerd, as long as there is one, and the tasks that wake the main loop.
 pub struct ContainerdLink {
-    socket: PathBuf,
+    /// Path of containerd's socket.
+    pub socket: PathBuf,
     /// Client; none while containerd does not answer.
     pub client: Option<Containerd>,
+    /// Configurations of images that are in containerd and may run, by name.
+    pub images: BTreeMap<String, Arc<ImageConfiguration>>,
     /// Wakes the main loop before its next second.
     pub wake: Arc<Notify>,
     retrying: Option<JoinHandle<()>>,
@@ -22,19 +27,13 @@ pub struct ContainerdLink {
 impl ContainerdLink {
     /// Link that has not been connected yet.
     pub fn new(socket: PathBuf) -> Self {
-        let wake = Arc::new(Notify::new());
-        Self { socket, client: None, wake, retrying: None, watching: None }
+        let (wake, images) = (Arc::new(Notify::new()), BTreeMap::new());
+        Self { socket, client: None, images, wake, retrying: None, watching: None }
     }
 
-    /// Connects, takes over images that an earlier agent left and that `may_run` allows by name and
-    /// digest, and watches events from now on.
-    ///
-    /// # Errors
-    /// containerd does not answer, or refuses.
-    pub async fn connect(&mut self, may_run: impl Fn(&str, &str) -> bool) -> Result<Containerd> {
-        let mut client = Containerd::connect(&self.socket).await?;
-        client.adopt(may_run).await?;
-        let (watcher, wake) = (client.watcher(), self.wake.clone());
+    /// Takes a client that is connected, and watches containerd's events from now on.
+    pub fn connected(&mut self, client: Containerd) {
+        let (watcher, wake) = (client.clone(), self.wake.clone());
         let watching = tokio::spawn(async move {
             watcher.watch(|| wake.notify_one()).await;
             // That containerd went away is something that happened, too.
@@ -43,7 +42,12 @@ impl ContainerdLink {
         if let Some(before) = self.watching.replace(watching) {
             before.abort();
         }
-        Ok(client)
+        self.client = Some(client);
+    }
+
+    /// Returns true if a container can be made of the image.
+    pub fn has_image(&self, name: &str) -> bool {
+        self.images.contains_key(name)
     }
 
     /// Gives the client up and wakes the main loop after a while; one such timer is enough.

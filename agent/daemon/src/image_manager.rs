@@ -1,9 +1,9 @@
 //! Images for what is declared: from the archives that came with the OS, from the store, or wanted
 //! of who fetches. What was fetched is judged here, before containerd sees it.
 
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, ContainerdError};
 use agent_core::compose::Service;
-use agent_core::limits::REFUSED_PAUSE;
+use agent_core::limits::{IMPORT_PAUSE, REFUSED_PAUSE};
 use agent_core::protocol::types::{ImageLine, Level};
 use agent_host::events::EventLog;
 use agent_host::images::archive::{self, Image};
@@ -11,8 +11,10 @@ use agent_host::images::policy::Policy;
 use agent_host::images::store::{Named, Store};
 use agent_host::images::wanted::ImagePaths;
 use anyhow::{Context, Result, bail};
+use oci_spec::image::ImageConfiguration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 
@@ -28,40 +30,138 @@ pub enum Missing {
     Refused(String),
 }
 
+/// Image that is on this host and not yet in containerd.
+#[derive(Debug)]
+pub struct Import {
+    /// Name of the image.
+    pub name: String,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Archive that came with the OS.
+    Shipped(Arc<Image>),
+    /// Entry of the store, which the policy allows.
+    Stored(Store, Box<Named>),
+}
+
+/// Why an image is not in containerd.
+#[derive(Debug)]
+pub enum ImportError {
+    /// It is not what it is to be: fetched again, it may be.
+    Content(anyhow::Error),
+    /// containerd did not take it.
+    Containerd(ContainerdError),
+}
+
+impl From<ContainerdError> for ImportError {
+    fn from(error: ContainerdError) -> Self {
+        match error {
+            ContainerdError::Layer { .. } => Self::Content(error.into()),
+            other => Self::Containerd(other),
+        }
+    }
+}
+
+impl Import {
+    /// Brings the image into containerd. It may take long, and asks nothing of the manager.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub async fn run(&self, containerd: &Containerd) -> Result<ImageConfiguration, ImportError> {
+        let image = match &self.source {
+            Source::Shipped(image) => image.clone(),
+            Source::Stored(store, named) => {
+                let (store, named) = (store.clone(), named.clone());
+                let read = tokio::task::spawn_blocking(move || store.image(&named)).await;
+                Arc::new(read.expect("it does not panic").map_err(ImportError::Content)?)
+            }
+        };
+        containerd.import(&image).await?;
+        Ok(image.config.clone())
+    }
+}
+
+/// Reads an archive into the store, and its image into containerd; returns name and configuration.
+///
+/// # Errors
+/// The archive is damaged, there is no room, or containerd does not take it.
+pub async fn load(
+    store: Store,
+    containerd: Containerd,
+    archive: PathBuf,
+) -> Result<(Named, ImageConfiguration)> {
+    let into = store.clone();
+    let keep = move || -> Result<Named> {
+        let image = archive::read(&archive)?;
+        for (digest, place) in &image.blobs {
+            into.put(digest, place.open().context("the archive")?)?;
+        }
+        let named = Named {
+            digest: image.target.digest().to_string(),
+            media_type: image.target.media_type().to_string(),
+            size: image.target.size(),
+            name: image.name,
+            pinned: true,
+            signatures: Vec::new(),
+        };
+        into.name(&named)?;
+        Ok(named)
+    };
+    let named = tokio::task::spawn_blocking(keep).await??;
+    let source = Source::Stored(store, Box::new(named.clone()));
+    let import = Import { name: named.name.clone(), source };
+    match import.run(&containerd).await {
+        Ok(config) => Ok((named, config)),
+        Err(ImportError::Content(error)) => Err(error),
+        Err(ImportError::Containerd(error)) => Err(error.into()),
+    }
+}
+
+/// Reads the archives that came with the OS.
+///
+/// # Errors
+/// An archive is damaged.
+pub fn read_shipped(archives: &Path) -> Result<BTreeMap<String, Arc<Image>>> {
+    let entries =
+        std::fs::read_dir(archives).with_context(|| format!("read {}", archives.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    let images = paths.map(|path| {
+        let image = archive::read(&path)?;
+        Ok((image.name.clone(), Arc::new(image)))
+    });
+    images.collect()
+}
+
 /// The images' side of the agent.
 #[derive(Debug)]
 pub struct ImageManager {
-    archives: PathBuf,
     paths: ImagePaths,
     store: Store,
     policy: Policy,
-    /// Images that came with the OS, by name.
-    shipped: BTreeMap<String, Image>,
+    /// Images that came with the OS, by name: containerd gets of them what is declared.
+    pub shipped: BTreeMap<String, Arc<Image>>,
     wanted: BTreeSet<String>,
     log: EventLog,
-    /// Images that were fetched and not taken: why, and when.
+    /// Images that were not taken: why, and until when they are not tried again.
     refused: BTreeMap<String, (String, Instant)>,
     /// Something may be there that nobody needs any more.
     collect: bool,
 }
 
 impl ImageManager {
-    /// With the archives that came with the OS.
+    /// Manager of the store at `paths`.
     ///
     /// # Errors
     /// The store can't be made.
-    pub fn new(
-        archives: PathBuf,
-        paths: ImagePaths,
-        policy: Policy,
-        log: EventLog,
-    ) -> Result<Self> {
+    pub fn new(paths: ImagePaths, policy: Policy, log: EventLog) -> Result<Self> {
         let store = Store::with_loaded(&paths.store, &paths.loaded);
         store.prepare()?;
         let wanted = BTreeSet::new();
         paths.want(&wanted)?;
         Ok(Self {
-            archives,
             paths,
             store,
             policy,
@@ -73,59 +173,32 @@ impl ImageManager {
         })
     }
 
-    /// Reads what came with the OS: containerd gets of it what is declared.
-    ///
-    /// # Errors
-    /// An archive is damaged.
-    pub fn read_shipped(&mut self) -> Result<()> {
-        let entries = std::fs::read_dir(&self.archives)
-            .with_context(|| format!("read {}", self.archives.display()))?;
-        let mut archives: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
-            .collect();
-        archives.sort();
-        for path in archives {
-            let image = archive::read(&path)?;
-            self.shipped.insert(image.name.clone(), image);
-        }
-        Ok(())
+    /// Store of images that were fetched or loaded.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
-    /// Imports an image that came with the OS into containerd.
-    async fn import_shipped(&self, containerd: &mut Containerd, image: &Image) -> Result<()> {
-        containerd.import(image).await?;
-        info!(image = image.name, "image {} is in containerd", image.name);
-        Ok(())
-    }
-
-    /// Brings the images of what is declared into containerd, as far as they are there; the rest is
-    /// wanted. Says, by image, what keeps it from being there.
-    pub async fn bring(
-        &mut self,
-        containerd: &mut Containerd,
-        images: &BTreeSet<String>,
-    ) -> BTreeMap<String, Missing> {
-        let (mut wanted, mut said) = (BTreeSet::new(), BTreeMap::new());
-        self.refused.retain(|_, (_, when)| when.elapsed() < REFUSED_PAUSE);
+    /// Finds the images that are declared and not in containerd: those that can be brought there
+    /// now, and, by image, why the others are not here. What no store has is wanted of who fetches.
+    pub fn find(&mut self, images: &BTreeSet<String>) -> (Vec<Import>, BTreeMap<String, Missing>) {
+        let (mut imports, mut wanted, mut said) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        self.refused.retain(|_, (_, until)| Instant::now() < *until);
         for name in images {
-            if containerd.has_image(name) {
-                continue;
-            }
             if let Some((why, _)) = self.refused.get(name) {
                 said.insert(name.clone(), Missing::Refused(why.clone()));
                 continue;
             }
-            let shipped = self.shipped.get(name);
-            let kept = match (shipped, self.store.find(name)) {
-                (Some(image), _) => self.import_shipped(containerd, image).await,
-                (None, Some(named)) => self.take(containerd, &named).await,
-                (None, None) => self.policy.admit(name).map_err(Into::into).map(|_| {
-                    wanted.insert(name.clone());
-                }),
+            let source = match (self.shipped.get(name), self.store.find(name)) {
+                (Some(image), _) => Ok(Some(Source::Shipped(image.clone()))),
+                (None, Some(named)) => self.judge(named).map(Some),
+                (None, None) => self.policy.admit(name).map_err(Into::into).map(|_| None),
             };
-            if let Err(error) = kept {
-                said.insert(name.clone(), Missing::Refused(format!("{error:#}")));
+            match source {
+                Ok(Some(source)) => imports.push(Import { name: name.clone(), source }),
+                Ok(None) => drop(wanted.insert(name.clone())),
+                Err(error) => {
+                    drop(said.insert(name.clone(), Missing::Refused(format!("{error:#}"))))
+                }
             }
         }
         let failed = self.want(&wanted).err().map(|error| format!("{error:#}"));
@@ -143,7 +216,7 @@ impl ImageManager {
             };
             said.insert(name, missing);
         }
-        said
+        (imports, said)
     }
 
     fn want(&mut self, wanted: &BTreeSet<String>) -> Result<()> {
@@ -154,28 +227,47 @@ impl ImageManager {
         Ok(())
     }
 
-    /// An image of the store into containerd. What was fetched must be what the policy wants; what
-    /// somebody loaded was judged by who did. One that is refused is forgotten, and fetched again
-    /// after a while.
-    async fn take(&mut self, containerd: &mut Containerd, named: &Named) -> Result<()> {
+    /// Judges an entry of the store. What was fetched must be what the policy wants; what somebody
+    /// loaded was judged by who did. One that is refused is forgotten, and fetched again after a
+    /// while.
+    fn judge(&mut self, named: Named) -> Result<Source> {
         let verified = match named.pinned {
             true => Ok(()),
             false => self.policy.verify(&named.name, &named.digest, &named.signatures),
         };
-        let image = verified.map_err(Into::into).and_then(|()| self.store.image(named));
-        match image {
-            Ok(image) => containerd.import(&image).await?,
-            Err(error) => {
-                let refused = (format!("{error:#}"), Instant::now());
-                self.refused.insert(named.name.clone(), refused);
-                self.store.forget(&named.name)?;
-                return Err(error);
-            }
+        if let Err(error) = verified {
+            self.refuse(&named.name, &ImportError::Content(error.into()));
+            let (why, _) = &self.refused[&named.name];
+            bail!("{why}");
         }
-        let from = if named.pinned { "an archive" } else { "its registry" };
-        let text = format!("taken from {from}, {}", named.digest);
-        self.log.record(Level::Info, &format!("image {}", named.name), &text);
-        Ok(())
+        Ok(Source::Stored(self.store.clone(), Box::new(named)))
+    }
+
+    /// Notes that an image is in containerd now.
+    pub fn note_imported(&self, name: &str) {
+        let stored = self.store.find(name).filter(|_| !self.shipped.contains_key(name));
+        let Some(Named { pinned, digest, .. }) = stored else {
+            return info!(image = name, "image {name} of the OS is in containerd");
+        };
+        let from = if pinned { "an archive" } else { "its registry" };
+        let text = format!("taken from {from}, {digest}");
+        self.log.record(Level::Info, &format!("image {name}"), &text);
+    }
+
+    /// Notes why an image is not in containerd; what is not what it is to be is forgotten.
+    pub fn refuse(&mut self, name: &str, error: &ImportError) {
+        let (why, pause) = match error {
+            ImportError::Containerd(error) => (error.to_string(), IMPORT_PAUSE),
+            ImportError::Content(error) => {
+                let mut why = format!("{error:#}");
+                let is_stored = self.store.find(name).is_some();
+                if let Err(error) = if is_stored { self.store.forget(name) } else { Ok(()) } {
+                    why += &format!("; {error:#}");
+                }
+                (why, REFUSED_PAUSE)
+            }
+        };
+        self.refused.insert(name.to_owned(), (why, Instant::now() + pause));
     }
 
     /// Returns true if an image that containerd has from before may run under the policy of now: it
@@ -202,44 +294,15 @@ impl ImageManager {
         self.shipped.get(name).map(|image| image.target.digest().to_string()).or_else(kept)
     }
 
-    /// Whether this image could be had, in principle.
+    /// Whether this image could be had, in principle; `is_there` says that containerd may have it.
     ///
     /// # Errors
     /// Why it can't.
-    pub fn check(&self, containerd: Option<&Containerd>, name: &str) -> Result<()> {
-        let is_there = self.shipped.contains_key(name)
-            || containerd.is_none_or(|containerd| containerd.has_image(name));
-        if !is_there && self.store.find(name).is_none() {
+    pub fn check(&self, is_there: bool, name: &str) -> Result<()> {
+        if !is_there && !self.shipped.contains_key(name) && self.store.find(name).is_none() {
             self.policy.admit(name)?;
         }
         Ok(())
-    }
-
-    /// Puts an archive's image into the store and into containerd; returns its name.
-    ///
-    /// # Errors
-    /// The archive is damaged, there is no room, or containerd does not take it.
-    pub async fn load(&mut self, containerd: &mut Containerd, archive: &Path) -> Result<String> {
-        let (store, archive) = (self.store.clone(), archive.to_owned());
-        let keep = move || -> Result<Named> {
-            let image = archive::read(&archive)?;
-            for (digest, place) in &image.blobs {
-                store.put(digest, place.open().context("the archive")?)?;
-            }
-            let named = Named {
-                digest: image.target.digest().to_string(),
-                media_type: image.target.media_type().to_string(),
-                size: image.target.size(),
-                name: image.name,
-                pinned: true,
-                signatures: Vec::new(),
-            };
-            store.name(&named)?;
-            Ok(named)
-        };
-        let named = tokio::task::spawn_blocking(keep).await??;
-        self.take(containerd, &named).await?;
-        Ok(named.name)
     }
 
     /// Takes an image away that nothing declared needs.
@@ -283,32 +346,49 @@ impl ImageManager {
         self.refused.clear();
     }
 
-    /// Takes away what nobody needs, after a change: all but what came with the OS, is declared,
-    /// was declared before, or was loaded by hand.
-    ///
-    /// # Errors
-    /// The store or containerd does not let it go.
-    pub async fn collect(
-        &mut self,
-        containerd: &mut Containerd,
-        services: &[&[Service]],
-    ) -> Result<()> {
+    /// Returns the images to keep once after a change, when what nobody needs can go: all but what
+    /// came with the OS, is declared, was declared before, or was loaded by hand; `None` as long as
+    /// there is nothing to collect.
+    pub fn to_keep(&mut self, services: &[&[Service]]) -> Option<BTreeSet<String>> {
         if !self.collect || !self.wanted.is_empty() {
-            return Ok(());
-        }
-        let declared = services.iter().flat_map(|services| services.iter());
-        let mut keep: BTreeSet<String> = declared.map(|service| service.image.clone()).collect();
-        let removed = self.store.collect(&keep)?;
-        keep.extend(self.shipped.keys().cloned());
-        keep.extend(self.store.all().into_iter().map(|named| named.name));
-        let unpacked = containerd.collect(&keep).await?;
-        if removed + unpacked > 0 {
-            let text = format!("{removed} taken out of the store, {unpacked} out of containerd");
-            self.log.record(Level::Info, "images", &text);
+            return None;
         }
         self.collect = false;
-        Ok(())
+        let declared = services.iter().flat_map(|services| services.iter());
+        Some(declared.map(|service| service.image.clone()).collect())
     }
+
+    /// Notes the end of a collection; one that failed is tried again.
+    pub fn note_collected(&mut self, removed: &Result<[usize; 2]>) {
+        match removed {
+            Ok([0, 0]) => {}
+            Ok([stored, unpacked]) => {
+                let text = format!("{stored} taken out of the store, {unpacked} out of containerd");
+                self.log.record(Level::Info, "images", &text);
+            }
+            Err(_) => self.collect = true,
+        }
+    }
+}
+
+/// Takes away every image but those; returns how many the store had of them, and containerd.
+///
+/// # Errors
+/// The store or containerd does not let one go.
+pub async fn collect(
+    store: Store,
+    containerd: Containerd,
+    mut keep: BTreeSet<String>,
+    shipped: BTreeSet<String>,
+) -> Result<[usize; 2]> {
+    let from_store = move || -> Result<(usize, BTreeSet<String>)> {
+        let removed = store.collect(&keep)?;
+        keep.extend(shipped);
+        keep.extend(store.all().into_iter().map(|named| named.name));
+        Ok((removed, keep))
+    };
+    let (stored, keep) = tokio::task::spawn_blocking(from_store).await??;
+    Ok([stored, containerd.collect(&keep).await?])
 }
 
 #[cfg(test)]
@@ -328,7 +408,7 @@ mod tests {
         let log = EventLog::at(&at("events"));
         let manager = |policy: &str| {
             let policy = Policy::parse(policy).unwrap();
-            ImageManager::new(at("none"), paths.clone(), policy, log.clone()).unwrap()
+            ImageManager::new(paths.clone(), policy, log.clone()).unwrap()
         };
         let pem = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEzawuqLNUnbaw8hGbKnTHp3jmLFvy\n17YMYCE/d3Mhj7C1MAfEhGVmd+3Ah19sEChORls4YiY9VwDJZ02b4ZwQ3Q==\n-----END PUBLIC KEY-----\n";
         let rule = |line: &str| {
@@ -353,7 +433,7 @@ mod tests {
         let Ok(policy) = Policy::parse(&rule(&format!("signers = ['''{pem}''']"))) else {
             panic!("the key of the test is none")
         };
-        let strict = ImageManager::new(at("none"), paths.clone(), policy, log.clone()).unwrap();
+        let strict = ImageManager::new(paths.clone(), policy, log.clone()).unwrap();
         assert!(!strict.may_run("r.example/a:1", digest));
         assert!(!strict.may_run("r.example/never-stored:1", digest));
         strict.store.name(&named(true)).unwrap();

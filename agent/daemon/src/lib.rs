@@ -22,6 +22,8 @@ pub mod core_sampler;
 pub mod image_manager;
 /// Copies of the engine's journal files.
 pub mod journal_archive;
+/// Processes that the kernel killed for want of memory.
+pub mod memory_events;
 /// Kills processes in container cgroups that containerd no longer knows.
 pub mod orphan_cgroups;
 /// Client of the packet capture unit.

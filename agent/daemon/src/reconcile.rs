@@ -4,6 +4,8 @@
 /// Check of the API's configuration.
 mod api_check;
 mod apply;
+/// Changes of containers, each instance in a task of its own.
+mod container_work;
 mod converge;
 mod debug_containers;
 mod desired_state;
@@ -15,6 +17,8 @@ mod remote_volumes;
 mod rollouts;
 mod secret_rotation;
 mod staged_apply;
+/// Long work beside the main loop.
+mod tasks;
 mod vault_secrets;
 
 use crate::agent_socket::{self, PendingRequest, SocketContext};
@@ -29,6 +33,7 @@ use crate::reconcile::desired_state::DesiredSync;
 use crate::reconcile::probe_client::FileAges;
 use crate::reconcile::remote_volumes::VolumeMounts;
 use crate::reconcile::rollouts::Rollouts;
+use crate::reconcile::tasks::Tasks;
 use crate::reconcile::vault_secrets::VaultSync;
 use crate::secrets::{self, Secrets};
 use crate::{journal_archive, resolver, update_request};
@@ -47,11 +52,12 @@ use agent_host::images::wanted;
 use agent_host::update::progress_files::read_update;
 use agent_host::{hot_partition, terminal, update};
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc, oneshot};
 use tracing::{info, warn};
 
 /// Where everything is.
@@ -120,6 +126,13 @@ pub struct Agent {
     file_ages: FileAges,
     sampler: CoreSampler,
     engine_events: Events,
+    tasks: Tasks,
+    /// Whether containers were observed since the start.
+    has_observed: bool,
+    /// Held to write by who takes images away, to read by who brings some.
+    images_in_use: Arc<RwLock<()>>,
+    /// Secrets that were kept while a container that uses them was changed: its instance, its name.
+    renewed_secrets: BTreeSet<(String, String)>,
 }
 
 /// Runs until a signal.
@@ -129,7 +142,8 @@ pub struct Agent {
 pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let cores = hot_partition::core_plan()?;
     let (probe_results, mut looked) = mpsc::channel::<ProbeResult>(64);
-    let mut agent = Agent::new(paths, cores, policy, probe_results)?;
+    let (to_finish, mut ended) = mpsc::unbounded_channel();
+    let mut agent = Agent::new(paths, cores, policy, probe_results, Tasks::new(to_finish))?;
     let (to_agent, mut requests) = mpsc::channel::<PendingRequest>(16);
     let (socket, pages) = (agent.paths.socket.clone(), agent.paths.pages.clone());
     let audit = AuditLog::at(&agent.paths.versions.with_file_name("audit.jsonl"));
@@ -158,10 +172,11 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     info!(housekeeping = %agent.cores.housekeeping(), hot = %agent.cores.hot(), "agent started");
     loop {
         tokio::select! {
-            _ = ticks.tick() => agent.tick().await,
-            () = wake.notified() => agent.reconcile().await,
+            _ = ticks.tick() => agent.tick(),
+            () = wake.notified() => agent.reconcile(),
+            Some(work) = ended.recv() => agent.finish(work),
             Some(look) = looked.recv() => agent.note_probe(&look),
-            Some((request, back)) = requests.recv() => { let _ = back.send(agent.answer(request).await); }
+            Some((request, back)) = requests.recv() => agent.answer(request, back),
             failed = &mut serving => return Err(failed?).context("local socket"),
             _ = terminate.recv() => {
                 agent.leave().await;
@@ -201,10 +216,10 @@ impl Agent {
         cores: CorePlan,
         policy: Policy,
         probe_results: mpsc::Sender<ProbeResult>,
+        tasks: Tasks,
     ) -> Result<Self> {
         let log = EventLog::at(&paths.events);
-        let (archives, images) = (paths.archives.clone(), paths.images.clone());
-        let image_manager = ImageManager::new(archives, images, policy, log.clone())?;
+        let image_manager = ImageManager::new(paths.images.clone(), policy, log.clone())?;
         let sealed = paths.versions.with_file_name("secrets");
         let secrets = Secrets::new(&sealed, &paths.private, Path::new(secrets::SEALER));
         let follower = paths.versions.with_file_name("desired.json");
@@ -230,6 +245,10 @@ impl Agent {
             file_ages: FileAges::default(),
             sampler: CoreSampler::default(),
             engine_events: Events::default(),
+            tasks,
+            has_observed: false,
+            images_in_use: Arc::default(),
+            renewed_secrets: BTreeSet::new(),
         };
         let is_another = agent.finish_staged();
         agent.rollouts.services = agent.load()?;
@@ -248,17 +267,17 @@ impl Agent {
         self.started.elapsed()
     }
 
-    async fn tick(&mut self) {
+    fn tick(&mut self) {
         self.sampler.sample(&self.engines(), self.cores.hot());
         self.end_try();
         self.end_debugs();
         self.follow();
-        self.reconcile().await;
-        // Whom a secret is given to has been seen by then.
-        self.take_from_vault().await;
+        self.reconcile();
+        self.give_renewed();
+        self.take_from_vault();
     }
 
-    async fn reconcile(&mut self) {
+    fn reconcile(&mut self) {
         let plan = hot_partition::check_plan(&self.paths.host_plan, &self.cores);
         self.problems.set("host plan", plan.err());
         let partition = if hot_partition::stands(&self.cores) {
@@ -269,12 +288,8 @@ impl Agent {
         self.problems.set("hot partition", partition.err().map(|error| error.to_string()));
         let resolver = resolver::update();
         self.problems.set("name servers", resolver.err().map(|error| format!("{error:#}")));
-        let done = self.reconcile_containers().await;
-        if done.is_err() {
-            self.link.lose();
-        }
+        self.observe();
         self.mend_api();
-        self.problems.set("containers", done.err().map(|error| format!("{error:#}")));
         self.engine_events.report(&self.paths.pages);
     }
 
@@ -285,7 +300,43 @@ impl Agent {
         pages.map(|(shard, page)| Engine::read(shard, &page)).collect()
     }
 
-    async fn answer(&mut self, request: Request) -> Response {
+    /// Answers a request, at once or when its work has ended.
+    fn answer(&mut self, request: Request, back: oneshot::Sender<Response>) {
+        let done = |done: Result<()>| {
+            done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
+        };
+        // Whoever asked may have gone.
+        let send = |response: Response| drop(back.send(response));
+        match request {
+            Request::Terminal { name, size } => {
+                self.show_terminal(&name, size, move |shown| send(done(shown)));
+            }
+            Request::LoadImage { archive } => {
+                self.load_image(archive, |loaded| {
+                    send(loaded.map_or_else(
+                        |error| Response::Error(format!("{error:#}")),
+                        Response::Loaded,
+                    ));
+                })
+            }
+            Request::SetSecret { name, secret } => {
+                self.set_secret(name, &secret, move |_, set| send(done(set)));
+            }
+            Request::Update { url } => {
+                let paths = self.paths.update.clone();
+                let start = async move { update_request::start(&paths, &url).await };
+                self.start(Vec::new(), start, move |_, started| send(done(started)));
+            }
+            Request::Reboot { holding } => {
+                let engines = self.engines();
+                let reboot = async move { update_request::reboot(&engines, holding).await };
+                self.start(Vec::new(), reboot, move |_, asked| send(done(asked)));
+            }
+            other => send(self.answer_now(other)),
+        }
+    }
+
+    fn answer_now(&mut self, request: Request) -> Response {
         let done = match request {
             Request::Status {} => return Response::Status(Box::new(self.status())),
             Request::Declared {} => return Response::Declared(self.declared_text()),
@@ -302,24 +353,13 @@ impl Agent {
                     .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
             }
             Request::EndDebug { name } => self.end_debug(&name),
-            Request::Terminal { name, size } => self.show_terminal(&name, size).await,
             Request::Deliver { envelope } => self.deliver(&envelope),
             Request::Desired { step } => self.step_desired(step),
-            Request::LoadImage { archive } => {
-                return match &mut self.link.client {
-                    None => Response::Error("containerd does not answer".into()),
-                    Some(containerd) => match self.image_manager.load(containerd, &archive).await {
-                        Ok(name) => Response::Loaded(name),
-                        Err(error) => Response::Error(format!("{error:#}")),
-                    },
-                };
-            }
             Request::Events { after, count } => {
                 return Response::Events(self.log.after(after, count));
             }
             Request::Rollout { name, step } => self.step_rollout(&name, step),
             Request::Secrets {} => return Response::Secrets(self.secrets.names()),
-            Request::SetSecret { name, secret } => self.set_secret(&name, &secret).await,
             Request::RemoveSecret { name } => self.remove_secret(&name),
             Request::Images {} => {
                 return Response::Images(self.image_manager.list(&self.rollouts.services));
@@ -327,8 +367,11 @@ impl Agent {
             Request::RemoveImage { name } => {
                 self.image_manager.remove(&name, &self.rollouts.services)
             }
-            Request::Update { url } => update_request::start(&self.paths.update, &url).await,
-            Request::Reboot { holding } => update_request::reboot(&self.engines(), holding).await,
+            Request::Terminal { .. }
+            | Request::LoadImage { .. }
+            | Request::SetSecret { .. }
+            | Request::Update { .. }
+            | Request::Reboot { .. } => unreachable!("these are answered when they have ended"),
             Request::Control { .. }
             | Request::Limits { .. }
             | Request::Audit { .. }

@@ -135,12 +135,12 @@ pub fn read_origin(files: &Files) -> Result<Option<Origin>> {
     }
 }
 
-/// Says of every container that is not among the living that it writes no more.
+/// Says of every container that is not living that it writes no more.
 ///
 /// # Errors
 /// What the file system says, with the path.
-pub fn end_all_but(directory: &Path, living: &[&str]) -> Result<()> {
-    for stem in stems(directory)?.iter().filter(|stem| !living.contains(&stem.as_str())) {
+pub fn end_all_but(directory: &Path, is_living: &dyn Fn(&str) -> bool) -> Result<()> {
+    for stem in stems(directory)?.iter().filter(|stem| !is_living(stem)) {
         let files = Files::of(directory, stem);
         if let Some(origin) = read_origin(&files)?.filter(|origin| !origin.ended) {
             let ended = Origin { ended: true, ..origin };

@@ -6,10 +6,13 @@ use crate::harness::booted::ready;
 use crate::harness::checkout::ImageFiles;
 use crate::harness::native_host::Rig;
 use crate::measure::kill_storm::{CONVERGE_LIMIT, all_run, compose, has_settled, kills, lines};
-use crate::measure::{load, power_cuts};
+use crate::measure::{busy_agent, load, power_cuts};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
+
+/// Files of the layer that is unpacked while the agent is asked.
+const FILES: usize = 400_000;
 
 /// Resident bytes and CPU time in percent of a core of the agent while nothing happens, with two
 /// containers.
@@ -101,6 +104,9 @@ pub fn agent(
     let (beside, back) = rollouts(&image)?;
     note("apply_to_canary_seconds", json!(beside));
     note("verdict_to_version_before_seconds", json!(back));
+    let answers = busy_agent::answers(&image, FILES)?;
+    note("status_answer_ms_max", json!(answers.slowest.as_millis() as u64));
+    note("status_answers", json!(answers.count));
     let killed = kills(&image, kill_count, seed)?;
     let at = |share: f64| {
         let all = &killed.converged_seconds;

@@ -17,6 +17,8 @@ pub mod interrupt;
 pub mod lan;
 /// Description of a virtual machine and its QEMU arguments.
 pub mod machine;
+/// Image archives with very many files.
+pub mod many_files;
 /// Agent, containerd and journald on this machine, without a guest.
 pub mod native_host;
 /// Certificates and a qctl that reaches a guest over the network.

@@ -172,7 +172,8 @@ impl Rig {
                 return Ok(start.elapsed());
             }
             if start.elapsed() > limit_under_load(limit) {
-                bail!("not within {} s: {what}; {status:?}; {}", limit.as_secs(), self.said());
+                let last = status.map_or_else(|error| format!("{error:#}"), |it| it.to_string());
+                bail!("not within {} s: {what}; {last}; {}", limit.as_secs(), self.said());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

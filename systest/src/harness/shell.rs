@@ -192,7 +192,8 @@ impl Shell {
                 Ok(status) if wanted(&status) => return Ok(status),
                 Err(error) if self.has_booted() => return Err(error),
                 other if deadline.is_over() => {
-                    bail!("not within {}: {what}; the last status: {other:?}", deadline.name())
+                    let last = other.map_or_else(|error| format!("{error:#}"), |it| it.to_string());
+                    bail!("not within {}: {what}; the last status: {last}", deadline.name())
                 }
                 _ => std::thread::sleep(Duration::from_millis(500)),
             }

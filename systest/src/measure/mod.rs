@@ -2,6 +2,8 @@
 
 /// Bars and names of figures.
 pub mod bars;
+/// Answers of the agent while it has much to do.
+pub mod busy_agent;
 /// Kills of the agent, containerd and the tailer at random moments.
 pub mod kill_storm;
 /// Load on the housekeeping cores.

@@ -1,14 +1,16 @@
 //! Images: from archives into containerd's store, and what the store has from an earlier OS.
 
 use crate::containerd::{Containerd, ContainerdError, SNAPSHOTTER, call, request};
-use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE};
+use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE, UNPACK_SILENCE};
 use agent_host::images::archive::{Image, chain_ids};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::snapshots::{CommitSnapshotRequest, StatSnapshotRequest};
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, StatSnapshotRequest, UsageRequest,
+};
 use containerd_client::services::v1::{
     ApplyRequest, CreateImageRequest, CreateRequest as CreateLease, DeleteImageRequest,
     DeleteRequest as DeleteLease, GetImageRequest, Image as ImageRecord, ListImagesRequest,
@@ -26,13 +28,24 @@ use tracing::warn;
 /// Bytes of a blob in one message: gRPC's default limit is 4 MiB.
 const CHUNK: usize = 1 << 20;
 
+/// Image in containerd's store.
+#[derive(Debug)]
+pub struct StoredImage {
+    /// Name as compose files have it.
+    pub name: String,
+    /// Digest of its manifest.
+    pub digest: String,
+    /// OCI configuration of the image.
+    pub config: ImageConfiguration,
+}
+
 impl Containerd {
     /// Puts an image into containerd and unpacks it, unless both were done before. Its layers are
     /// not kept packed: where they came from has them.
     ///
     /// # Errors
     /// [`ContainerdError::Call`] names the step and the blob.
-    pub async fn import(&mut self, image: &Image) -> Result<(), ContainerdError> {
+    pub async fn import(&self, image: &Image) -> Result<(), ContainerdError> {
         let chain = chain_ids(image.config.rootfs().diff_ids());
         if !self.is_there(image, &chain).await? {
             // Until the image has its name, nothing but the lease holds what was written.
@@ -43,7 +56,6 @@ impl Containerd {
             call("end lease", &lease, &[Code::NotFound], delete).await?;
             written?;
         }
-        self.images.insert(image.name.clone(), image.config.clone());
         Ok(())
     }
 
@@ -159,7 +171,7 @@ impl Containerd {
         };
         // The stream's end says that the commit is done; an existing blob shows up in it too.
         loop {
-            match timeout(CONTAINERD_TIMEOUT, answers.message()).await {
+            match timeout(UNPACK_SILENCE, answers.message()).await {
                 Ok(Ok(Some(_))) => {}
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(status)) if status.code() == Code::AlreadyExists => return Ok(()),
@@ -187,16 +199,12 @@ impl Containerd {
                 let apply = ApplyRequest { diff, mounts, ..Default::default() };
                 let mut differ = DiffClient::new(self.channel.clone());
                 let applied = differ.apply(leased(apply, lease));
-                let applied = call("unpack layer", id, &[], applied).await?;
+                let applied = self.while_it_grows(&key, applied).await?;
                 let found = applied.and_then(|answer| answer.applied).map(|it| it.digest);
                 if let Err(why) = check_layer(diff_id, found.as_deref()) {
                     self.remove_snapshot(&key).await?;
-                    let object = layer.digest().to_string();
-                    return Err(ContainerdError::Call {
-                        action: "unpack layer",
-                        object,
-                        message: why,
-                    });
+                    let layer = layer.digest().to_string();
+                    return Err(ContainerdError::Layer { layer, message: why });
                 }
                 // A layer that is known is never unpacked again: its files must be on the disk
                 // first.
@@ -217,57 +225,81 @@ impl Containerd {
         Ok(())
     }
 
-    /// Takes the images that an earlier agent or OS left in containerd's store, as far as `may_run`
-    /// allows an image of that name and digest: a policy counts at every start, not only when an
-    /// image is fetched.
+    /// Waits for a layer that is unpacked into a snapshot, as long as that grows: a layer of many
+    /// files takes its time.
+    async fn while_it_grows<T>(
+        &self,
+        key: &str,
+        unpacking: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<Option<T>, ContainerdError> {
+        let failed = |message: String| ContainerdError::Call {
+            action: "unpack layer into",
+            object: key.into(),
+            message,
+        };
+        let (mut unpacking, mut last) = (std::pin::pin!(unpacking), None);
+        loop {
+            match timeout(UNPACK_SILENCE, &mut unpacking).await {
+                Ok(Ok(response)) => return Ok(Some(response.into_inner())),
+                Ok(Err(status)) => return Err(failed(status.message().to_string())),
+                Err(_) => {
+                    let usage = self.usage(key).await?;
+                    if last == Some(usage) {
+                        let seconds = UNPACK_SILENCE.as_secs();
+                        return Err(failed(format!("nothing came for {seconds} s")));
+                    }
+                    last = Some(usage);
+                }
+            }
+        }
+    }
+
+    /// Bytes and files of a snapshot.
+    async fn usage(&self, key: &str) -> Result<(i64, i64), ContainerdError> {
+        let usage = UsageRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let usage = call("measure snapshot", key, &[], snapshots.usage(request(usage))).await?;
+        Ok(usage.map_or((0, 0), |usage| (usage.size, usage.inodes)))
+    }
+
+    /// Images that containerd has, also those that an earlier agent or OS left there.
     ///
     /// # Errors
     /// The store can't be listed; an image that can't be read is left out.
-    pub async fn adopt(
-        &mut self,
-        may_run: impl Fn(&str, &str) -> bool,
-    ) -> Result<(), ContainerdError> {
+    pub async fn stored_images(&self) -> Result<Vec<StoredImage>, ContainerdError> {
         let mut images = ImagesClient::new(self.channel.clone());
         let list = images.list(request(ListImagesRequest::default()));
         let records = call("list", "images", &[], list).await?.unwrap_or_default().images;
+        let mut stored = Vec::new();
         for record in records {
-            if self.images.contains_key(&record.name) {
-                continue;
-            }
-            let digest = record.target.as_ref().map_or("", |target| target.digest.as_str());
-            if !may_run(&record.name, digest) {
-                continue;
-            }
+            let digest = record.target.as_ref().map_or("", |target| &target.digest).to_owned();
             match self.stored_config(&record).await {
-                Ok(config) => drop(self.images.insert(record.name, config)),
+                Ok(config) => stored.push(StoredImage { name: record.name, digest, config }),
                 Err(error) => warn!("image {} of an earlier OS: {error}", record.name),
             }
         }
-        Ok(())
+        Ok(stored)
     }
 
-    /// Whether an image of this name can be run.
-    pub fn has_image(&self, name: &str) -> bool {
-        self.images.contains_key(name)
-    }
-
-    /// Takes away every image but those, and the layers that none of them has. A layer below a
-    /// container stays until the container goes.
+    /// Takes away every image but those, and the layers that none of them has; returns how many
+    /// images. A layer below a container stays until the container goes.
     ///
     /// # Errors
     /// [`ContainerdError::Call`]; doing it again goes on from there.
-    pub async fn collect(&mut self, keep: &BTreeSet<String>) -> Result<usize, ContainerdError> {
+    pub async fn collect(&self, keep: &BTreeSet<String>) -> Result<usize, ContainerdError> {
         let mut images = ImagesClient::new(self.channel.clone());
+        let list = images.list(request(ListImagesRequest::default()));
+        let records = call("list", "images", &[], list).await?.unwrap_or_default().images;
         let gone: Vec<String> =
-            self.images.keys().filter(|name| !keep.contains(*name)).cloned().collect();
+            records.into_iter().map(|it| it.name).filter(|name| !keep.contains(name)).collect();
         for name in &gone {
             let delete =
                 DeleteImageRequest { name: name.clone(), sync: false, ..Default::default() };
             let deleted = images.delete(request(delete));
             call("remove image", name, &[Code::NotFound], deleted).await?;
-            self.images.remove(name);
         }
-        let chains = self.images.values().map(|config| chain_ids(config.rootfs().diff_ids()));
+        let stored = self.stored_images().await?;
+        let chains = stored.iter().map(|image| chain_ids(image.config.rootfs().diff_ids()));
         let needed: BTreeSet<String> = chains.flatten().collect();
         // Children first: a layer with one above it is refused, and its turn comes in the next
         // round.

@@ -1,60 +1,122 @@
 //! The agent's containers: what is declared, what is to run of it, and the way there.
 
-use crate::containerd::{Containerd, ContainerdError};
-use crate::image_manager::Missing;
+use crate::containerd::Containerd;
+use crate::containerd::images::StoredImage;
+use crate::image_manager::{Import, Missing, collect, load, read_shipped};
+use crate::memory_events::oom_kills;
+use crate::orphan_cgroups;
 use crate::reconcile::Agent;
 use crate::reconcile::probe_client::probe;
-use crate::{orphan_cgroups, volumes};
+use crate::reconcile::tasks::Work;
 use agent_core::compose::Service;
 use agent_core::health::ProbeResult;
 use agent_core::instance::Instance;
 use agent_core::limits::ENGINE_STOP_WAIT;
-use agent_core::plan::{self, Action, Observed, Task, container_of};
+use agent_core::plan::{self, Observed, Task};
 use agent_core::protocol::types::Level;
 use agent_core::status::{Container, Engine};
-use agent_host::container_output::{self, Origin};
+use agent_host::container_output;
 use agent_host::files::write_whole;
 use agent_host::hot_partition::CGROUPS;
 use agent_host::systemd::is_stopping;
-use anyhow::Result;
-use std::collections::BTreeSet;
+use anyhow::{Result, anyhow};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 impl Agent {
-    pub(super) async fn reconcile_containers(&mut self) -> Result<()> {
-        let mut containerd = match self.link.client.take() {
-            Some(containerd) => containerd,
-            None => self.connect().await?,
+    /// Connects to containerd, and takes over the images that an earlier agent left there as far as
+    /// they may run: a policy counts at every start, not only when an image is fetched.
+    fn connect(&mut self) {
+        if self.tasks.has(&Work::Connect) {
+            return;
+        }
+        let (socket, archives) = (self.link.socket.clone(), self.paths.archives.clone());
+        let connect = async move {
+            let shipped = tokio::task::spawn_blocking(move || read_shipped(&archives)).await??;
+            let client = Containerd::connect(&socket).await?;
+            let stored = client.stored_images().await?;
+            Ok((shipped, client, stored))
         };
-        let result = self.converge(&mut containerd).await;
-        self.link.client = Some(containerd);
-        result
+        self.start(vec![Work::Connect], connect, |agent, connected: Result<_>| match connected {
+            Err(error) => agent.lose_containerd(&error),
+            Ok((shipped, client, stored)) => {
+                agent.image_manager.shipped = shipped;
+                let may_run = stored.into_iter().filter(|image: &StoredImage| {
+                    agent.image_manager.may_run(&image.name, &image.digest)
+                });
+                agent.link.images =
+                    may_run.map(|image| (image.name, Arc::new(image.config))).collect();
+                agent.link.connected(client);
+                agent.observe();
+            }
+        });
     }
 
-    async fn connect(&mut self) -> Result<Containerd> {
-        self.image_manager.read_shipped()?;
-        let images = &self.image_manager;
-        self.link.connect(|name, digest| images.may_run(name, digest)).await
+    fn lose_containerd(&mut self, error: &anyhow::Error) {
+        self.link.lose();
+        self.problems.set("containers", Some(format!("{error:#}")));
     }
 
-    async fn converge(&mut self, containerd: &mut Containerd) -> Result<()> {
-        let groups = orphan_cgroups::names(Path::new(CGROUPS));
-        self.table.observed = containerd.observe().await?;
-        self.end_strays(&groups);
-        let living: Vec<&str> = self.table.observed.keys().map(String::as_str).collect();
-        let ended = container_output::end_all_but(&self.paths.logs, &living);
+    /// Reads what containerd has, in a task; what is to be done follows from that.
+    pub(super) fn observe(&mut self) {
+        let Some(containerd) = self.link.client.clone() else { return self.connect() };
+        if self.tasks.has(&Work::Observe) {
+            self.tasks.observe_again = true;
+            return;
+        }
+        let changes = self.tasks.changes;
+        let observe = async move {
+            // Before containerd is asked: what has a cgroup then and is not known, it forgot.
+            let groups = orphan_cgroups::names(Path::new(CGROUPS));
+            let mut observed = containerd.observe().await;
+            for (name, found) in observed.iter_mut().flatten().filter(|(_, it)| it.task.is_some()) {
+                found.oom_kills = oom_kills(Path::new(CGROUPS), name);
+            }
+            (groups, observed)
+        };
+        self.start(vec![Work::Observe], observe, move |agent, (groups, observed)| {
+            let again = std::mem::take(&mut agent.tasks.observe_again);
+            match observed {
+                Err(error) => return agent.lose_containerd(&error.into()),
+                // While it looked some container was changed.
+                Ok(_) if changes != agent.tasks.changes => return agent.observe(),
+                Ok(observed) => {
+                    let before = std::mem::replace(&mut agent.table.observed, observed);
+                    if agent.has_observed {
+                        agent.note_oom_kills(&before);
+                    }
+                    agent.has_observed = true;
+                    agent.end_strays(&groups);
+                    agent.converge();
+                }
+            }
+            agent.problems.set("containers", None);
+            if again {
+                agent.observe();
+            }
+        });
+    }
+
+    /// Begins what leads from what is observed to what is wanted.
+    fn converge(&mut self) {
+        let is_living = |stem: &str| {
+            self.table.observed.contains_key(stem)
+                || self.tasks.changes_container(container_output::instance_of(stem))
+        };
+        let ended = container_output::end_all_but(&self.paths.logs, &is_living);
         self.problems.set("output", ended.err().map(|error| format!("{error:#}")));
         self.advance_trials();
         self.table.wanted = self.instances();
-        self.bring_images(containerd).await;
+        self.bring_images();
         self.look_for_secrets();
-        let mounts = self.mount_volumes().await;
+        let mounts = self.mount_volumes();
         self.problems.set("volumes", mounts.err().map(|error| format!("{error:#}")));
         self.tell_ports();
         let may_start = |instance: &Instance| {
-            containerd.has_image(&instance.service.image)
+            self.link.has_image(&instance.service.image)
                 && self.secrets.missing(&instance.service).is_empty()
                 && self.remote.has_all(instance)
                 && self.table.has_dependencies(&instance.service)
@@ -70,41 +132,55 @@ impl Agent {
             &is_unwell,
             now,
         );
-        let mut stuck = BTreeSet::new();
-        for action in &actions {
-            let instance = match action {
-                Action::Remove(name) => container_output::instance_of(name),
-                // As long as the old one can't be taken away a new one would be one too many.
-                Action::Create(id) if stuck.contains(id.as_str()) => continue,
-                Action::Create(id) => id,
-            };
-            // One container that can't be had does not keep the others waiting.
-            let done = self.act(containerd, action).await.err().map(|error| error.to_string());
-            if done.is_some() {
-                stuck.insert(instance);
-                if let Action::Create(id) = action {
-                    self.note_not_made(id);
-                }
-            }
-            // That the old one is gone does not say that the new one runs.
-            if done.is_some() || matches!(action, Action::Create(_)) {
-                self.problems.set(&format!("container {instance}"), done);
-            }
-        }
-        if !actions.is_empty() {
-            self.table.observed = containerd.observe().await?;
-        }
+        self.act(actions);
         self.note_failures();
         self.forget_others();
         self.look_around();
-        if self.table.all_up() {
-            let proven = self.rollouts.versions.proven(&self.cores);
-            let wanted: Vec<Service> =
-                self.table.wanted.iter().map(|instance| instance.service.clone()).collect();
-            let services = [self.rollouts.services.as_slice(), &wanted, &proven];
-            self.image_manager.collect(containerd, &services).await?;
+        self.collect_images();
+    }
+
+    /// Takes away images that nobody needs, once everything declared is up.
+    fn collect_images(&mut self) {
+        let is_busy = self
+            .tasks
+            .has_any(|work| matches!(work, Work::Image(_) | Work::Container(_) | Work::Collect));
+        let Some(containerd) = self.link.client.clone().filter(|_| !is_busy) else { return };
+        if !self.table.all_up() {
+            return;
         }
-        Ok(())
+        let proven = self.rollouts.versions.proven(&self.cores);
+        let wanted: Vec<Service> =
+            self.table.wanted.iter().map(|instance| instance.service.clone()).collect();
+        let services = [self.rollouts.services.as_slice(), &wanted, &proven];
+        let Some(keep) = self.image_manager.to_keep(&services) else { return };
+        let (store, lock) = (self.image_manager.store().clone(), self.images_in_use.clone());
+        let shipped = self.image_manager.shipped.keys().cloned().collect();
+        let collect = async move {
+            let _alone = lock.write().await;
+            let kept = keep.clone();
+            (kept, collect(store, containerd, keep, shipped).await)
+        };
+        self.start(vec![Work::Collect], collect, |agent, (kept, removed)| {
+            agent.image_manager.note_collected(&removed);
+            let manager = &agent.image_manager;
+            let is_kept = |name: &str| kept.contains(name) || manager.digest(name).is_some();
+            agent.link.images.retain(|name, _| is_kept(name));
+            agent.problems.set("images", removed.err().map(|error| format!("{error:#}")));
+        });
+    }
+
+    /// Names containers in which the kernel killed processes since they were observed before.
+    fn note_oom_kills(&self, before: &BTreeMap<String, Observed>) {
+        for (name, found) in &self.table.observed {
+            let known = before.get(name).map_or(0, |found| found.oom_kills);
+            if found.oom_kills > known {
+                let count = found.oom_kills - known;
+                let text = format!(
+                    "out of memory: the kernel killed {count} of its processes; raise mem_limit"
+                );
+                self.log.record(Level::Error, &format!("container {}", found.instance), &text);
+            }
+        }
     }
 
     /// Ends what runs in containers' cgroups that were there before containerd was asked, and of
@@ -131,16 +207,23 @@ impl Agent {
         all
     }
 
-    /// The images of what is to run, and what keeps them from being here.
-    async fn bring_images(&mut self, containerd: &mut Containerd) {
+    /// Has the images of what is to run brought into containerd, and says what keeps others from
+    /// being there.
+    fn bring_images(&mut self) {
         let images: BTreeSet<String> =
             self.table.wanted.iter().map(|instance| instance.service.image.clone()).collect();
-        let missing = self.image_manager.bring(containerd, &images).await;
+        let is_missing = |image: &&String| !self.link.has_image(image);
+        let missing: BTreeSet<String> = images.iter().filter(is_missing).cloned().collect();
+        let (imports, mut said) = self.image_manager.find(&missing);
+        for import in imports {
+            said.insert(import.name.clone(), Missing::Fetching("is being unpacked".into()));
+            self.import(import);
+        }
         let is_gone = |image: &str| !images.contains(image);
         self.problems.forget(|about| about.strip_prefix("image ").is_some_and(is_gone));
         for image in images {
             let about = format!("image {image}");
-            match missing.get(&image) {
+            match said.get(&image) {
                 Some(Missing::Refused(why)) => self.problems.set(&about, Some(why.clone())),
                 Some(Missing::Fetching(how_far)) => {
                     self.problems.set_transient(about, how_far.clone());
@@ -148,6 +231,53 @@ impl Agent {
                 None => self.problems.set(&about, None),
             }
         }
+    }
+
+    fn import(&mut self, import: Import) {
+        let work = Work::Image(import.name.clone());
+        let Some(containerd) = self.link.client.clone().filter(|_| !self.tasks.has(&work)) else {
+            return;
+        };
+        let lock = self.images_in_use.clone();
+        let run = async move {
+            let _in_use = lock.read().await;
+            let imported = import.run(&containerd).await;
+            (import.name, imported)
+        };
+        self.start(vec![work], run, |agent, (name, imported)| {
+            match imported {
+                Ok(config) => {
+                    agent.link.images.insert(name.clone(), Arc::new(config));
+                    agent.image_manager.note_imported(&name);
+                }
+                Err(error) => agent.image_manager.refuse(&name, &error),
+            }
+            agent.link.wake.notify_one();
+        });
+    }
+
+    /// Loads an image from an archive of this host.
+    pub(super) fn load_image(
+        &mut self,
+        archive: PathBuf,
+        then: impl FnOnce(Result<String>) + Send + 'static,
+    ) {
+        let Some(containerd) = self.link.client.clone() else {
+            return then(Err(anyhow!("containerd does not answer")));
+        };
+        let (store, lock) = (self.image_manager.store().clone(), self.images_in_use.clone());
+        let load = async move {
+            let _in_use = lock.read().await;
+            load(store, containerd, archive).await
+        };
+        self.start(Vec::new(), load, |agent, loaded| {
+            then(loaded.map(|(named, config)| {
+                agent.link.images.insert(named.name.clone(), Arc::new(config));
+                agent.image_manager.note_imported(&named.name);
+                agent.link.wake.notify_one();
+                named.name
+            }));
+        });
     }
 
     fn look_for_secrets(&mut self) {
@@ -183,104 +313,17 @@ impl Agent {
         }
     }
 
-    async fn act(
-        &mut self,
-        containerd: &Containerd,
-        action: &Action,
-    ) -> Result<(), ContainerdError> {
-        match action {
-            Action::Remove(name) => {
-                let id = container_output::instance_of(name);
-                let ending = self.table.ending(name);
-                self.table.health.forget(id);
-                if self.table.observed.get(name).is_some_and(Observed::is_orphan) {
-                    containerd.create_placeholder(name).await?;
-                }
-                containerd.remove(name, ending).await?;
-                if !self.table.wanted.iter().any(|instance| instance.id == id) {
-                    self.secrets.withdraw(id);
-                }
-                self.log.record(Level::Info, &format!("container {id}"), &self.table.removal(name));
-                Ok(())
-            }
-            Action::Create(id) => {
-                let now = self.now();
-                let instance = self.table.wanted.iter().find(|instance| instance.id == *id);
-                let instance = instance.expect("planned from what is wanted").clone();
-                let found = container_of(&self.table.observed, &instance);
-                let task = found.and_then(|(_, observed)| observed.task);
-                // A task that is not there was taken away by a kill of its shim, or of containerd.
-                let ended_by_itself = matches!(task, Some(Task::Stopped(_) | Task::Running));
-                self.table.history.entry(id.clone()).or_default().note_start(now, ended_by_itself);
-                let pid = self.create(containerd, &instance).await?;
-                if self.is_on_trial(&instance) {
-                    let trial = self.rollouts.trial_of(&instance, now);
-                    trial.not_made = 0;
-                    trial.starts += u32::from(ended_by_itself || trial.starts == 0);
-                }
-                let Service { image, cpuset, .. } = &instance.service;
-                let text = format!("started from {image}, process {pid}, CPUs {cpuset}");
-                self.log.record(Level::Info, &format!("container {id}"), &text);
-                Ok(())
-            }
-        }
-    }
-
-    async fn create(
-        &self,
-        containerd: &Containerd,
-        instance: &Instance,
-    ) -> Result<u32, ContainerdError> {
-        let service = &instance.service;
-        volumes::prepare(service).map_err(ContainerdError::Volume)?;
-        let prepare = ContainerdError::Prepare;
-        // systemd may take its time; the kill switch does not wait for it.
-        let (secrets, wanted) = (self.secrets.clone(), instance.clone());
-        let deliver = move || {
-            secrets.withdraw(&wanted.id);
-            secrets.deliver(&wanted.id, &wanted.service)
-        };
-        let brought = tokio::task::spawn_blocking(deliver).await.expect("it does not panic");
-        let brought = brought.map_err(prepare)?;
-        let origin = Origin {
-            container: instance.id.clone(),
-            service: service.name.clone(),
-            image: service.image.clone(),
-            digest: self.image_manager.digest(&service.image).unwrap_or_default(),
-            generation: self.rollouts.generation_of(instance),
-            ended: false,
-        };
-        let files = container_output::Files::begin(&self.paths.logs, &origin).map_err(prepare)?;
-        let made = containerd.create(instance, &brought, &files).await;
-        // Each try has another name, and says the same.
-        made.map_err(|error| match error {
-            ContainerdError::Call { action, object, message } => ContainerdError::Call {
-                action,
-                object: object.replace(&files.stem, &instance.id),
-                message: message.replace(&files.stem, &instance.id),
-            },
-            other => other,
-        })
-    }
-
     /// Names instances that failed and are not started again.
     fn note_failures(&mut self) {
         for instance in &self.table.wanted {
+            let is_out_of_memory = self.table.is_out_of_memory(instance);
             let said = self.table.failure(instance).map(|status| match status {
-                // The kernel's OOM killer and a kill by hand look the same from here.
-                137 => "it was killed (137): by hand, or for want of memory".to_owned(),
+                _ if is_out_of_memory => format!(
+                    "it ran out of memory, ended with {status} and is not started again; raise mem_limit"
+                ),
                 status => format!("it ended with {status}, and is not started again"),
             });
             self.problems.set(&format!("exit of {}", instance.id), said);
-        }
-    }
-
-    fn note_not_made(&mut self, id: &str) {
-        self.table.history.entry(id.to_owned()).or_default().note_not_made();
-        let instance = self.table.wanted.iter().find(|instance| instance.id == id).cloned();
-        if let Some(instance) = instance.filter(|instance| self.is_on_trial(instance)) {
-            let now = self.now();
-            self.rollouts.trial_of(&instance, now).not_made += 1;
         }
     }
 
@@ -300,17 +343,21 @@ impl Agent {
     /// their time, instead of being killed with whatever is left.
     pub(super) async fn leave(&mut self) {
         let is_stopping = is_stopping().await;
-        let Some(containerd) = self.link.client.as_ref().filter(|_| is_stopping) else { return };
+        let Some(containerd) = self.link.client.clone().filter(|_| is_stopping) else { return };
         // The engines cancel their orders first, perhaps through a container.
         let start = Instant::now();
         let runs = |engine: Engine| PathBuf::from(format!("/proc/{}", engine.pid)).exists();
         while self.engines().into_iter().any(runs) && start.elapsed() < ENGINE_STOP_WAIT {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        // A task may have made one meanwhile.
+        if let Ok(observed) = containerd.observe().await {
+            self.table.observed = observed;
+        }
         let mut stops = tokio::task::JoinSet::new();
         let names: Vec<String> = self.table.observed.keys().cloned().collect();
         for name in names {
-            let (containerd, ending) = (containerd.watcher(), self.table.ending(&name));
+            let (containerd, ending) = (containerd.clone(), self.table.ending(&name));
             stops.spawn(async move {
                 let stopped = containerd.remove(&name, ending).await;
                 info!(container = name, "the host stops: {name}: {stopped:?}");

@@ -37,7 +37,7 @@ impl Agent {
         let mut services = compose::parse(compose, &self.cores)?;
         let one = services.pop().filter(|_| services.is_empty());
         let mut service = one.context("a compose file with one service is expected")?;
-        self.image_manager.check(self.link.client.as_ref(), &service.image)?;
+        self.check_image(&service.image)?;
         check_host(std::slice::from_ref(&service))?;
         // No name of a service has a point. In the journal it is another one each time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -68,14 +68,33 @@ impl Agent {
     }
 
     /// Somebody looks at the terminal of one, in this size.
-    pub(super) async fn show_terminal(&self, name: &str, size: Option<Size>) -> Result<()> {
+    pub(super) fn show_terminal(
+        &mut self,
+        name: &str,
+        size: Option<Size>,
+        then: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        match self.shown_terminal(name) {
+            Err(error) => then(Err(error)),
+            Ok(found) => {
+                let client = self.link.client.clone();
+                let resize = async move {
+                    match (size, found, client) {
+                        (Some(size), Some(name), Some(client)) => client.resize(&name, size).await,
+                        _ => Ok(()),
+                    }
+                };
+                self.start(Vec::new(), resize, |_, done| then(done.map_err(Into::into)));
+            }
+        }
+    }
+
+    /// Name of the container with this terminal, once it is made.
+    fn shown_terminal(&self, name: &str) -> Result<Option<String>> {
         let there = self.debug_containers.get(name).filter(|it| it.instance.terminal.is_some());
         let there = there.with_context(|| format!("there is no {name} with a terminal"))?;
         let found = container_of(&self.table.observed, &there.instance);
-        if let (Some(size), Some((name, _)), Some(containerd)) = (size, found, &self.link.client) {
-            containerd.resize(name, size).await?;
-        }
-        Ok(())
+        Ok(found.map(|(name, _)| name.clone()))
     }
 
     /// Throws one away.

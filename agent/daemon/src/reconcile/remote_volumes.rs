@@ -2,6 +2,7 @@
 //! nobody does.
 
 use crate::reconcile::Agent;
+use crate::reconcile::tasks::Work;
 use agent_core::compose::remote_volumes::{REMOTE_VOLUMES, Remote};
 use agent_core::instance::Instance;
 use agent_core::limits::REMOTE_PAUSE;
@@ -11,7 +12,6 @@ use agent_host::volume_mounts;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::task::JoinHandle;
 
 const ABOUT: &str = "volume ";
 
@@ -22,8 +22,6 @@ pub struct VolumeMounts {
     mounted: BTreeSet<String>,
     /// Volume IDs that were requested, mounted or not.
     known: BTreeSet<String>,
-    /// Mount and unmount tasks under way, by volume ID.
-    under_way: BTreeMap<String, JoinHandle<Result<()>>>,
     /// Errors of failed requests, and the time of the next attempt, by volume ID.
     postponed: BTreeMap<String, (String, Duration)>,
 }
@@ -43,7 +41,7 @@ fn volumes(instance: &Instance) -> impl Iterator<Item = (String, &Remote)> {
 }
 
 impl Agent {
-    pub(super) async fn mount_volumes(&mut self) -> Result<()> {
+    pub(super) fn mount_volumes(&mut self) -> Result<()> {
         let wanted: BTreeMap<String, Remote> =
             self.table.wanted.iter().flat_map(volumes).map(|(id, it)| (id, it.clone())).collect();
         let before = std::mem::replace(&mut self.remote.mounted, volume_mounts::mounted()?);
@@ -52,13 +50,12 @@ impl Agent {
             let text = format!("{} is mounted", wanted[id].what);
             self.log.record(Level::Info, &format!("{ABOUT}{id}"), &text);
         }
-        self.end_mounts().await;
         for (id, remote) in &wanted {
             self.ask_volume(id, Some(remote.clone()));
         }
         // A disk goes with its session, whoever still uses it.
         if !plan::has_others(&self.table.wanted, &self.table.observed)
-            && self.remote.under_way.is_empty()
+            && !self.tasks.has_any(|work| matches!(work, Work::Volume(_)))
         {
             let left = self.remote.mounted.union(&self.remote.known);
             let gone: Vec<String> = left.filter(|id| !wanted.contains_key(*id)).cloned().collect();
@@ -73,36 +70,30 @@ impl Agent {
 
     /// Has it mounted or unmounted, unless that is so, under way or postponed.
     fn ask_volume(&mut self, id: &str, remote: Option<Remote>) {
+        let work = Work::Volume(id.to_owned());
         let is_so = remote.is_some() && self.remote.mounted.contains(id);
-        if is_so || self.is_postponed(id) || self.remote.under_way.contains_key(id) {
+        if is_so || self.is_postponed(id) || self.tasks.has(&work) {
             return;
         }
-        let (wake, asked) = (self.link.wake.clone(), id.to_owned());
-        let job = tokio::spawn(async move {
-            let done = volume_mounts::request(&asked, remote).await;
-            wake.notify_one();
-            done
+        let id = id.to_owned();
+        let request = async move {
+            let done = volume_mounts::request(&id, remote).await;
+            (id, done)
+        };
+        self.start(vec![work], request, |agent, (id, done)| {
+            match done {
+                Ok(()) => drop(agent.remote.postponed.remove(&id)),
+                Err(error) => {
+                    let again = agent.now() + REMOTE_PAUSE;
+                    agent.remote.postponed.insert(id, (format!("{error:#}"), again));
+                }
+            }
+            agent.link.wake.notify_one();
         });
-        self.remote.under_way.insert(id.to_owned(), job);
     }
 
     fn is_postponed(&self, id: &str) -> bool {
         self.remote.postponed.get(id).is_some_and(|(_, again)| self.now() < *again)
-    }
-
-    async fn end_mounts(&mut self) {
-        let ended = |(id, job): (&String, &JoinHandle<_>)| job.is_finished().then(|| id.clone());
-        let ended: Vec<String> = self.remote.under_way.iter().filter_map(ended).collect();
-        for id in ended {
-            let job = self.remote.under_way.remove(&id).expect("seen there");
-            match job.await.expect("it does not panic") {
-                Ok(()) => drop(self.remote.postponed.remove(&id)),
-                Err(error) => {
-                    let again = self.now() + REMOTE_PAUSE;
-                    self.remote.postponed.insert(id, (format!("{error:#}"), again));
-                }
-            }
-        }
     }
 
     fn say_volumes(&mut self, wanted: &BTreeMap<String, Remote>) {

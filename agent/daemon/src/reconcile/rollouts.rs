@@ -128,6 +128,7 @@ impl Agent {
                 Some(Task::Stopped(status)) => Some(status),
                 _ => None,
             },
+            out_of_memory: self.table.is_out_of_memory(instance),
             healthy: self.table.health.of(&instance.id, &instance.fingerprint),
             metrics: self.table.health.of(&instance.metrics_name(), &instance.fingerprint),
             paused: self.rollouts.versions.paused.contains(name),

@@ -1,22 +1,86 @@
 //! Secrets that come, change and go while containers run.
 
+use crate::containerd::Containerd;
 use crate::reconcile::Agent;
 use crate::reconcile::api_check::check_api_config;
-use crate::secrets::put;
+use crate::reconcile::tasks::Work;
+use crate::secrets::{Secrets, put};
 use agent_core::compose::top_level::Access;
 use agent_core::instance::Instance;
 use agent_core::limits::API_CONFIG_LEN_MAX;
-use agent_core::plan::{Task, container_of};
+use agent_core::plan::{Ending, Task, container_of};
 use agent_core::protocol::types::Level;
 use agent_host::files::{read_up_to, write_private};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 /// The API's configuration: a credential of this host, and a secret once somebody brought another
 /// one.
 const API: &str = "quietcore.api";
+
+/// Where the API's configuration comes from, and where its process reads it.
+struct ApiFiles {
+    directory: PathBuf,
+    credential: Option<PathBuf>,
+    secrets: Secrets,
+}
+
+impl ApiFiles {
+    /// Puts the API's configuration where its process reads it; without one there is no API.
+    fn bring(&self) -> Result<()> {
+        let path = self.directory.join(API);
+        let is_brought = self.secrets.names().iter().any(|name| name == API);
+        let opened = is_brought.then(|| self.secrets.open(API)).transpose();
+        let (brought, failed) = match opened {
+            Ok(opened) => (opened, None),
+            // What it was given is better than nobody who gets in.
+            Err(error) => (None, Some(error)),
+        };
+        let brought = match (brought, &self.credential) {
+            (Some(bytes), _) => Some(bytes),
+            (None, Some(path)) => Some(read_up_to(path, API_CONFIG_LEN_MAX)?),
+            (None, None) => None,
+        };
+        match brought {
+            None => drop(std::fs::remove_file(&path)),
+            Some(bytes) => {
+                let directory = self.directory.metadata()?;
+                let (uid, gid) = (directory.uid(), directory.gid());
+                put(&self.directory, API, &bytes, Access { uid, gid, mode: 0o400 })?;
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Secrets of an instance, to be opened anew.
+struct Give {
+    instance: Instance,
+    secrets: Secrets,
+    /// Container of the instance, by its name, and how it ends.
+    container: Option<(String, Ending)>,
+    containerd: Option<Containerd>,
+}
+
+impl Give {
+    /// Opens an instance's secrets anew, and tells it; says how.
+    async fn make(&self) -> Result<String> {
+        let (secrets, wanted) = (self.secrets.clone(), self.instance.clone());
+        let deliver = move || secrets.deliver(&wanted.id, &wanted.service);
+        tokio::task::spawn_blocking(deliver).await??;
+        let containerd = self.containerd.as_ref().context("containerd does not answer")?;
+        let (container, ending) = self.container.as_ref().context("there is no container")?;
+        if let Some(signal) = self.instance.service.policy.secret_signal {
+            containerd.signal(container, signal).await?;
+            return Ok(format!("with signal {signal}"));
+        }
+        containerd.remove(container, *ending).await?;
+        Ok("which is made anew".into())
+    }
+}
 
 impl Agent {
     /// A credential that is another than at the last start comes before what was brought over the
@@ -36,111 +100,166 @@ impl Agent {
             }
             write_private(&noted, &digest)?;
         }
-        self.bring_api()
+        self.api_files().bring()
     }
 
-    /// Puts the API's configuration where its process reads it; without one there is no API.
-    fn bring_api(&self) -> Result<()> {
-        let path = self.paths.api.join(API);
-        let is_brought = self.secrets.names().iter().any(|name| name == API);
-        let opened = is_brought.then(|| self.secrets.open(API)).transpose();
-        let (brought, failed) = match opened {
-            Ok(opened) => (opened, None),
-            // What it was given is better than nobody who gets in.
-            Err(error) => (None, Some(error)),
-        };
-        let brought = match (brought, &self.paths.api_credential) {
-            (Some(bytes), _) => Some(bytes),
-            (None, Some(path)) => Some(read_up_to(path, API_CONFIG_LEN_MAX)?),
-            (None, None) => None,
-        };
-        match brought {
-            None => drop(std::fs::remove_file(&path)),
-            Some(bytes) => {
-                let directory = self.paths.api.metadata()?;
-                let (uid, gid) = (directory.uid(), directory.gid());
-                put(&self.paths.api, API, &bytes, Access { uid, gid, mode: 0o400 })?;
-            }
+    fn api_files(&self) -> ApiFiles {
+        ApiFiles {
+            directory: self.paths.api.clone(),
+            credential: self.paths.api_credential.clone(),
+            secrets: self.secrets.clone(),
         }
-        failed.map_or(Ok(()), Err)
     }
 
     /// Tries again what failed.
     pub(super) fn mend_api(&mut self) {
-        if self.problems.has("API") {
-            let failed = self.bring_api().err().map(|error| format!("{error:#}"));
-            self.problems.set("API", failed);
+        if !self.problems.has("API") || self.tasks.has(&Work::Api) {
+            return;
         }
+        let files = self.api_files();
+        let bring = tokio::task::spawn_blocking(move || files.bring());
+        self.start(vec![Work::Api], bring, |agent, brought| {
+            let failed = brought.expect("it does not panic").err();
+            agent.problems.set("API", failed.map(|error| format!("{error:#}")));
+        });
     }
 
     /// Keeps a secret and gives it to the containers that use it: they get their signal, or are
     /// made anew.
-    pub(super) async fn set_secret(&mut self, name: &str, secret: &str) -> Result<()> {
-        let secret = STANDARD.decode(secret).context("the secret is no base64")?;
-        if name == API {
-            // One that could not be served with would lock everybody out.
-            check_api_config(&secret).await?;
+    pub(super) fn set_secret(
+        &mut self,
+        name: String,
+        secret: &str,
+        then: impl FnOnce(&mut Self, Result<()>) + Send + 'static,
+    ) {
+        let work = Work::Secret(name.clone());
+        if self.tasks.has(&work) {
+            return then(self, Err(anyhow!("secret {name}: it is being changed; ask again")));
         }
-        // systemd may take its time; the kill switch does not wait for it.
-        let (secrets, kept) = (self.secrets.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || secrets.set(&kept, &secret)).await??;
-        if name == API {
-            self.bring_api()?;
-        }
-        let about = format!("secret {name}");
-        self.log.record(Level::Info, &about, "is kept");
-        let uses = |instance: &&Instance| {
-            let runs = self.table.task(instance) == Some(Task::Running);
-            runs && instance.service.secrets.iter().any(|secret| secret.source == name)
+        let secret = match STANDARD.decode(secret).context("the secret is no base64") {
+            Ok(secret) => secret,
+            Err(error) => return then(self, Err(error)),
         };
-        let users: Vec<Instance> = self.table.wanted.iter().filter(uses).cloned().collect();
-        let mut failed = Vec::new();
-        for instance in users {
-            match self.give(&instance).await {
-                Ok(how) => {
-                    let text = format!("given to {}, {how}", instance.id);
-                    self.log.record(Level::Info, &about, &text);
-                }
-                // The others are given it all the same.
-                Err(error) => failed.push(format!("{}: {error:#}", instance.id)),
+        let (files, kept) = (self.api_files(), name.clone());
+        let keep = async move {
+            let is_api = kept == API;
+            if is_api {
+                // One that could not be served with would lock everybody out.
+                check_api_config(&secret).await?;
             }
-        }
-        self.link.wake.notify_one();
-        ensure!(failed.is_empty(), "it is kept, but not given to {}", failed.join(", "));
-        Ok(())
+            // systemd may take its time.
+            let keep = move || {
+                files.secrets.set(&kept, &secret)?;
+                if is_api { files.bring() } else { Ok(()) }
+            };
+            tokio::task::spawn_blocking(keep).await?
+        };
+        self.start(vec![work], keep, move |agent, kept: Result<()>| match kept {
+            Ok(()) => {
+                agent.log.record(Level::Info, &format!("secret {name}"), "is kept");
+                let users = agent.users_of(&name);
+                agent.give_secret(name, users, then);
+            }
+            Err(error) => then(agent, Err(error)),
+        });
     }
 
-    /// Opens an instance's secrets anew, and tells it; says how.
-    async fn give(&mut self, instance: &Instance) -> Result<String> {
-        let (secrets, wanted) = (self.secrets.clone(), instance.clone());
-        let deliver = move || secrets.deliver(&wanted.id, &wanted.service);
-        tokio::task::spawn_blocking(deliver).await??;
-        let containerd = self.link.client.as_ref().context("containerd does not answer")?;
-        let found = container_of(&self.table.observed, instance);
-        let (container, _) = found.context("there is no container")?;
-        if let Some(signal) = instance.service.policy.secret_signal {
-            containerd.signal(container, signal).await?;
-            return Ok(format!("with signal {signal}"));
+    /// Instances that use a secret.
+    fn users_of(&self, name: &str) -> Vec<Instance> {
+        let uses = |instance: &&Instance| {
+            instance.service.secrets.iter().any(|secret| secret.source == name)
+        };
+        self.table.wanted.iter().filter(uses).cloned().collect()
+    }
+
+    /// Gives a secret that was just kept to containers that use it.
+    fn give_secret(
+        &mut self,
+        name: String,
+        users: Vec<Instance>,
+        then: impl FnOnce(&mut Self, Result<()>) + Send + 'static,
+    ) {
+        // One that is just being made may have opened the secret of before.
+        let (busy, users): (Vec<_>, Vec<_>) =
+            users.into_iter().partition(|it| self.tasks.changes_container(&it.id));
+        self.renewed_secrets.extend(busy.into_iter().map(|instance| (instance.id, name.clone())));
+        let runs = |instance: &Instance| self.table.task(instance) == Some(Task::Running);
+        let gives: Vec<Give> =
+            users.into_iter().filter(runs).map(|instance| self.give(instance)).collect();
+        let works = gives.iter().map(|give| Work::Container(give.instance.id.clone())).collect();
+        let give = async move {
+            let mut given = Vec::new();
+            for give in gives {
+                let how = give.make().await;
+                given.push((give, how));
+            }
+            given
+        };
+        self.start(works, give, move |agent, given| {
+            let mut failed = Vec::new();
+            for (give, how) in given {
+                let id = &give.instance.id;
+                match how {
+                    Ok(how) => {
+                        let text = format!("given to {id}, {how}");
+                        agent.log.record(Level::Info, &format!("secret {name}"), &text);
+                        if give.instance.service.policy.secret_signal.is_none() {
+                            agent.note_made_anew(&give.instance);
+                        }
+                    }
+                    // The others are given it all the same.
+                    Err(error) => failed.push(format!("{id}: {error:#}")),
+                }
+            }
+            agent.observe();
+            let failed = failed.join(", ");
+            let is_given = failed.is_empty();
+            let given = is_given
+                .then_some(())
+                .with_context(|| format!("it is kept, but not given to {failed}"));
+            then(agent, given);
+        });
+    }
+
+    /// Gives secrets that were kept while an instance's container was being made.
+    pub(super) fn give_renewed(&mut self) {
+        let is_free = |(id, _): &(String, String)| !self.tasks.changes_container(id);
+        let free: Vec<_> = self.renewed_secrets.iter().filter(|it| is_free(it)).cloned().collect();
+        for (id, name) in free {
+            self.renewed_secrets.remove(&(id.clone(), name.clone()));
+            let mut users = self.users_of(&name);
+            users.retain(|instance| instance.id == id);
+            let about = format!("secret {name}");
+            self.give_secret(name, users, move |agent, given| {
+                let failed = given.err().map(|error| format!("{error:#}"));
+                agent.problems.set(&about, failed);
+            });
         }
-        containerd.remove(container, self.table.ending(container)).await?;
-        // It did not end by itself: neither its trial nor its health begins with that.
+    }
+
+    fn give(&self, instance: Instance) -> Give {
+        let found = container_of(&self.table.observed, &instance);
+        let container = found.map(|(name, _)| (name.clone(), self.table.ending(name)));
+        let (secrets, containerd) = (self.secrets.clone(), self.link.client.clone());
+        Give { instance, secrets, container, containerd }
+    }
+
+    /// It did not end by itself: neither its trial nor its health begins with that.
+    fn note_made_anew(&mut self, instance: &Instance) {
         self.table.health.forget(&instance.id);
         if let Some(trial) = self.rollouts.trials.get_mut(&instance.service.name) {
             trial.starts = trial.starts.saturating_sub(1);
         }
-        Ok("which is made anew".into())
     }
 
     pub(super) fn remove_secret(&mut self, name: &str) -> Result<()> {
-        let uses = |instance: &&Instance| {
-            instance.service.secrets.iter().any(|secret| secret.source == name)
-        };
-        if let Some(instance) = self.table.wanted.iter().find(uses) {
+        if let Some(instance) = self.users_of(name).first() {
             bail!("secret {name} is used by the service {}", instance.service.name);
         }
         self.secrets.remove(name)?;
         if name == API {
-            self.bring_api()?;
+            // Without a secret of that name none is opened.
+            self.api_files().bring()?;
         }
         self.log.record(Level::Info, &format!("secret {name}"), "is forgotten");
         Ok(())

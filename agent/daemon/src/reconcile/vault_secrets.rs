@@ -3,9 +3,10 @@
 //! host's credential names is taken.
 
 use crate::reconcile::Agent;
+use crate::reconcile::tasks::Work;
 use agent_core::limits::REFUSED_PAUSE;
 use agent_host::vault_exchange::{self, Fetched, VaultPaths};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
@@ -78,23 +79,16 @@ fn digest(secret: &str) -> [u8; 32] {
 
 impl Agent {
     /// Once a second, one secret: systemd may take its time for each.
-    pub(super) async fn take_from_vault(&mut self) {
+    pub(super) fn take_from_vault(&mut self) {
         if self.vault.names.is_empty() {
             return self.problems.set(ABOUT, self.vault.broken.clone());
         }
         let looked = self.vault.look().err().map(|error| format!("{error:#}"));
         let now = self.now();
-        if let Some((name, secret)) = self.vault.next(now) {
-            match self.keep_fetched(&name, &secret).await {
-                Ok(()) => {
-                    self.vault.kept.insert(name.clone(), digest(&secret));
-                    self.vault.postponed.remove(&name);
-                }
-                Err(error) => {
-                    let again = (format!("{error:#}"), now + REFUSED_PAUSE);
-                    self.vault.postponed.insert(name, again);
-                }
-            }
+        if !self.tasks.has_any(|work| matches!(work, Work::Secret(_)))
+            && let Some((name, secret)) = self.vault.next(now)
+        {
+            self.keep_fetched(name, secret);
         }
         let said = looked.or_else(|| self.vault.wrong());
         self.problems.set(ABOUT, said);
@@ -102,14 +96,34 @@ impl Agent {
 
     /// Keeps it and gives it to its containers, unless it is what this host has. One that could not
     /// be given before is.
-    async fn keep_fetched(&mut self, name: &str, secret: &str) -> Result<()> {
-        let wanted = STANDARD.decode(secret).context("it is no base64")?;
-        let (secrets, known) = (self.secrets.clone(), name.to_owned());
-        let before = tokio::task::spawn_blocking(move || secrets.open(&known).ok()).await?;
-        if before.as_ref() != Some(&wanted) || self.vault.postponed.contains_key(name) {
-            self.set_secret(name, secret).await?;
+    fn keep_fetched(&mut self, name: String, secret: String) {
+        let (secrets, known) = (self.secrets.clone(), name.clone());
+        let open = tokio::task::spawn_blocking(move || secrets.open(&known).ok());
+        self.start(vec![Work::Secret(name.clone())], open, move |agent, before| {
+            let before = before.expect("it does not panic");
+            let wanted = STANDARD.decode(&secret).ok();
+            // What is no base64 is refused when it is set.
+            if wanted.is_some() && before == wanted && !agent.vault.postponed.contains_key(&name) {
+                return agent.note_kept(name, &secret, Ok(()));
+            }
+            let kept = (name.clone(), secret.clone());
+            agent.set_secret(name, &secret, move |agent, set| {
+                agent.note_kept(kept.0, &kept.1, set);
+            });
+        });
+    }
+
+    fn note_kept(&mut self, name: String, secret: &str, kept: Result<()>) {
+        match kept {
+            Ok(()) => {
+                self.vault.postponed.remove(&name);
+                self.vault.kept.insert(name, digest(secret));
+            }
+            Err(error) => {
+                let again = (format!("{error:#}"), self.now() + REFUSED_PAUSE);
+                self.vault.postponed.insert(name, again);
+            }
         }
-        Ok(())
     }
 }
 

@@ -2,6 +2,8 @@
 
 /// Versions that take over beside the one before, and secret rotation.
 pub mod blue_green;
+/// An agent that answers while it has much to do.
+pub mod busy_agent;
 /// Compose files, compared with what Docker Compose says they mean.
 pub mod compose;
 /// Generated compose files, compared with what Docker Compose says they mean.
