@@ -238,8 +238,8 @@ pub struct Service {
     pub command: Option<Vec<String>>,
     /// Environment variables as `NAME=value`.
     pub environment: Vec<String>,
-    /// User and group number.
-    pub user: (u32, u32),
+    /// User and, behind a colon, group of its program (`user`); without one the image's.
+    pub user: Option<String>,
     /// Working directory (`working_dir`); without one the image's.
     pub working_dir: Option<String>,
     /// Hostname inside the container.

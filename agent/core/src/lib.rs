@@ -17,6 +17,8 @@ pub mod desired;
 pub mod digest;
 /// Health of containers: schedule of probes and meaning of their results.
 pub mod health;
+/// Users of containers, by the files of their images.
+pub mod image_user;
 /// Instances of services: names, slots (blue/green) and ports.
 pub mod instance;
 /// Limits of the agent, each with its reason.

@@ -199,6 +199,9 @@ pub const EVENTS_SHOWN_MAX: usize = 1000;
 /// up: on a busy disk with many small files that takes a while.
 pub const UNPACK_SILENCE: Duration = Duration::from_secs(120);
 
+/// Bytes that are read of an image's `/etc/passwd` and `/etc/group`.
+pub const USER_FILE_LEN_MAX: u64 = 1 << 20;
+
 /// An image that containerd did not take is tried again after this.
 pub const IMPORT_PAUSE: Duration = Duration::from_secs(5);
 

@@ -253,13 +253,20 @@ mod tests {
     fn found(service: &Service, task: Option<Task>) -> Option<Observed> {
         let fingerprint = Some(service.fingerprint());
         let ending = Ending::of(service, None);
-        Some(Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true })
+        Some(Observed {
+            instance: "a".into(),
+            fingerprint,
+            ending,
+            task,
+            snapshot: true,
+            oom_kills: 0,
+        })
     }
 
     fn old() -> Observed {
         let (fingerprint, task) = (Some("old".into()), Some(Task::Running));
         let ending = Ending { signal: 2, grace: Duration::from_millis(1500) };
-        Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true }
+        Observed { instance: "a".into(), fingerprint, ending, task, snapshot: true, oom_kills: 0 }
     }
 
     fn anew() -> Vec<Action> {

@@ -4,10 +4,11 @@
 
 use crate::compose::disks::DiskLimit;
 use crate::compose::{NetworkMode, Service, units};
+use crate::image_user::User;
 use crate::instance::Instance;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The cgroup above all containers.
 pub const CGROUP: &str = "/quietcore-containers";
@@ -71,14 +72,21 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// User of a service as text: the file's, else the image's (`USER`).
+pub fn user<'a>(service: &'a Service, image: &'a ImageConfiguration) -> Option<&'a str> {
+    let of_image = || image.config().as_ref()?.user().as_deref();
+    service.user.as_deref().or_else(of_image).filter(|user| !user.is_empty())
+}
+
 /// The specification of the container of that name, made from an image, with what is brought into
-/// it.
+/// it, for a user.
 pub fn spec(
     name: &str,
     instance: &Instance,
     brought: &[Delivered],
     facts: &Facts,
     image: &ImageConfiguration,
+    user: &User,
 ) -> Value {
     let service = &instance.service;
     let capabilities = &service.capabilities;
@@ -98,7 +106,7 @@ pub fn spec(
         "process": {
             "terminal": terminal.is_some(),
             "consoleSize": terminal.map(|it| json!({ "height": it.rows, "width": it.columns })),
-            "user": { "uid": service.user.0, "gid": service.user.1 },
+            "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
             "args": arguments(service, image),
             "env": environment(instance, image),
             "cwd": working_directory(service, image),
@@ -211,22 +219,62 @@ fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
         let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
         mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
     }
-    for bind in &service.binds {
-        let access = if bind.read_only { "ro" } else { "rw" };
-        let options = ["rbind", access, "nosuid", "nodev", "rprivate"];
-        mounts.push(special(&bind.target, "bind", &bind.source, &options));
-    }
-    if service.init {
-        let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
-        mounts.push(special(INIT.1, "bind", INIT.0, &options));
-    }
-    for (source, target) in brought {
-        let options = ["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
-        mounts.push(special(target, "bind", &source.to_string_lossy(), &options));
+    for HostMount { source, target, options } in host_mounts(service, brought) {
+        mounts.push(special(&target, "bind", &source, options));
     }
     if service.network == NetworkMode::Host {
         // The host's namespace has the host's sysfs; it can only be bound, not mounted anew.
         mounts[4] = special("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
+    }
+    mounts
+}
+
+/// File or directory of the host in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostMount {
+    /// Its path on the host.
+    pub source: String,
+    /// Its path in the container.
+    pub target: String,
+    options: &'static [&'static str],
+}
+
+/// Files of `/etc` that every container has, as Docker gives them, unless its file says others:
+/// their names, in [`ETC`].
+const ETC_FILES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
+
+/// Directory of the host with the files of [`ETC_FILES`], which the agent keeps current.
+pub const ETC: &str = "/run/quietcore/etc";
+
+/// Mounts of a container that come from the host, in order.
+pub fn host_mounts(service: &Service, brought: &[Delivered]) -> Vec<HostMount> {
+    const WRITE: &[&str] = &["rbind", "rw", "nosuid", "nodev", "rprivate"];
+    const READ: &[&str] = &["rbind", "ro", "nosuid", "nodev", "rprivate"];
+    const BROUGHT: &[&str] = &["rbind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
+    let mount = |source: &str, target: &str, options| {
+        let (source, target) = (source.to_owned(), target.to_owned());
+        HostMount { source, target, options }
+    };
+    let mut mounts = Vec::new();
+    for name in ETC_FILES {
+        let target = format!("/etc/{name}");
+        let is_own = |at: &str| Path::new(&target).starts_with(at);
+        let is_given = service.binds.iter().any(|bind| is_own(&bind.target))
+            || service.tmpfs.iter().any(|tmpfs| is_own(&tmpfs.target))
+            || brought.iter().any(|(_, at)| is_own(at));
+        if !is_given {
+            mounts.push(mount(&format!("{ETC}/{name}"), &target, BROUGHT));
+        }
+    }
+    for bind in &service.binds {
+        let options = if bind.read_only { READ } else { WRITE };
+        mounts.push(mount(&bind.source, &bind.target, options));
+    }
+    if service.init {
+        mounts.push(mount(INIT.0, INIT.1, READ));
+    }
+    for (source, target) in brought {
+        mounts.push(mount(&source.to_string_lossy(), target, BROUGHT));
     }
     mounts
 }
@@ -304,6 +352,7 @@ pub type Delivered = (PathBuf, String);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_user::NOBODY;
     use crate::instance::Slot;
     use abi::hostplan::CorePlan;
 
@@ -316,7 +365,7 @@ mod tests {
         );
         let image = ImageConfiguration::from_reader(image.as_bytes()).unwrap();
         let instance = Instance::new(&service, Slot::Blue, true);
-        spec("a-1", &instance, &[], &Facts::default(), &image)
+        spec("a-1", &instance, &[], &Facts::default(), &image, &NOBODY)
     }
 
     #[test]
@@ -334,6 +383,22 @@ mod tests {
         assert_eq!(spec_of("working_dir: /srv", image)["process"]["cwd"], "/srv");
         let bare = spec_of("", "{}")["process"].clone();
         assert_eq!((&bare["cwd"], &bare["env"]), (&json!("/"), &json!([PATH])));
+    }
+
+    #[test]
+    fn every_container_has_the_hosts_names_unless_it_brings_its_own() {
+        let targets = |keys: &str| -> Vec<String> {
+            let mounts = spec_of(keys, "{}")["mounts"].clone();
+            let all = mounts.as_array().unwrap().iter();
+            let all = all.map(|mount| mount["destination"].as_str().unwrap().to_owned());
+            all.filter(|target| target.starts_with("/etc")).collect()
+        };
+        assert_eq!(targets(""), ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"]);
+        let volume = "/var/lib/quietcore/volumes/a";
+        let own = format!("volumes: [\"{volume}:/etc/hosts:ro\"]");
+        assert_eq!(targets(&own), ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"]);
+        assert_eq!(targets(&format!("volumes: [\"{volume}:/etc\"]")), ["/etc"]);
+        assert_eq!(targets("tmpfs: [\"/etc\"]"), ["/etc"]);
     }
 
     #[test]

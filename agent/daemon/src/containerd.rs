@@ -4,7 +4,10 @@
 
 pub mod images;
 
+use crate::bind_sources::BindSources;
 use crate::block_devices::read_facts;
+use agent_core::compose::Service;
+use agent_core::image_user::{self, NOBODY, User};
 use agent_core::instance::Instance;
 use agent_core::limits::CONTAINERD_TIMEOUT;
 use agent_core::plan::{Ending, Observed, Task};
@@ -70,13 +73,26 @@ pub enum ContainerdError {
         /// What it unpacked to.
         message: String,
     },
-    /// A directory for a container can't be made.
-    #[error("make volume {0}")]
+    /// A directory for a container can't be made or opened, or another one was mounted.
+    #[error("volume {0}")]
     Volume(std::io::Error),
     /// Files to be put into a container, host facts for its limits, or its output files can't be
     /// prepared.
     #[error("{0:#}")]
     Prepare(anyhow::Error),
+}
+
+/// Parts of a container that were prepared for it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// User that its program runs as.
+    pub user: User,
+    /// Sources of its binds.
+    pub sources: BindSources,
+    /// Files that are brought into it.
+    pub brought: Vec<Delivered>,
+    /// Files of its output, whose name it has.
+    pub output: Files,
 }
 
 /// A connection to containerd; a clone is another handle on the same one.
@@ -215,8 +231,7 @@ impl Containerd {
         Ok(observed)
     }
 
-    /// Makes and starts a container of an image, with what is brought into it, and its output in
-    /// files whose name it has.
+    /// Makes a container of an image, and starts it once its mounts are what was prepared.
     ///
     /// # Errors
     /// [`ContainerdError`] names the step.
@@ -224,15 +239,15 @@ impl Containerd {
         &self,
         instance: &Instance,
         image: &ImageConfiguration,
-        brought: &[Delivered],
-        output: &Files,
+        prepared: &Prepared,
     ) -> Result<u32, ContainerdError> {
+        let Prepared { user, sources, brought, output } = prepared;
         let (name, service) = (&output.stem, &instance.service);
         let snapshot_key = format!("container-{name}");
         let parent = chain_ids(image.rootfs().diff_ids()).pop().unwrap_or_default();
         let rootfs = self.prepare(&snapshot_key, &parent).await?;
         let facts = read_facts(service, Path::new("/sys")).map_err(ContainerdError::Prepare)?;
-        let spec = runtime_spec::spec(name, instance, brought, &facts, image);
+        let spec = runtime_spec::spec(name, instance, brought, &facts, image, user);
         let spec = as_spec(spec.to_string().into_bytes());
         let container = Container {
             id: name.clone(),
@@ -276,10 +291,31 @@ impl Containerd {
             ..Default::default()
         };
         let mut tasks = TasksClient::new(self.channel.clone());
-        call("create task", name, &[], tasks.create(request(create))).await?;
+        let made = call("create task", name, &[], tasks.create(request(create))).await?;
+        let process = made.map_or(0, |answer| answer.pid);
+        sources.check(process).map_err(ContainerdError::Volume)?;
         let start = StartRequest { container_id: name.clone(), ..Default::default() };
         let started = call("start", name, &[], tasks.start(request(start))).await?;
         Ok(started.map_or(0, |answer| answer.pid))
+    }
+
+    /// User that a service's program runs as: the file's, else the image's, by numbers or by the
+    /// image's own files.
+    ///
+    /// # Errors
+    /// The image does not know it, or its files can't be read.
+    pub async fn user(
+        &self,
+        service: &Service,
+        image: &ImageConfiguration,
+    ) -> Result<User, ContainerdError> {
+        let Some(text) = runtime_spec::user(service, image) else { return Ok(NOBODY) };
+        if let Some(user) = image_user::of_numbers(text) {
+            return Ok(user);
+        }
+        let files = self.user_files(image).await?;
+        let unknown = |what: String| ContainerdError::Prepare(anyhow::anyhow!("{what}"));
+        image_user::resolve(text, &files).map_err(unknown)
     }
 
     /// Sends a signal to a container's first process.

@@ -7,6 +7,8 @@
 pub mod agent_socket;
 /// Hash-chained audit log of state-changing requests.
 pub mod audit_log;
+/// Sources of binds, proved before a program starts.
+pub mod bind_sources;
 /// Device numbers of disks and huge-page sizes from sysfs.
 pub mod block_devices;
 /// Client of the containerd API: containers, tasks, snapshots and events.

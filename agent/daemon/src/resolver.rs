@@ -1,8 +1,13 @@
-//! Name servers: what systemd-networkd was given by DHCP or its configuration, as the resolv.conf
-//! that `/etc` of the image points to. No resolver daemon has to run for it.
+//! Names for this host and its containers: the name servers that systemd-networkd was given by DHCP
+//! or its configuration, as the resolv.conf that `/etc` of the image points to, and the files of
+//! `/etc` that containers have. No resolver daemon has to run for it. Sources: resolv.conf(5),
+//! hosts(5).
 
+use agent_core::runtime_spec::ETC;
 use agent_host::files::write_whole;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::Path;
 
 /// State file of systemd-networkd (source: sd-network).
@@ -13,18 +18,44 @@ const RESOLV_CONF: &str = "/run/quietcore/resolv.conf";
 /// The C library takes no more (resolv.conf(5), `MAXNS`).
 const SERVERS_MAX: usize = 3;
 
-/// Brings resolv.conf up to date.
+/// Brings resolv.conf up to date, and the files that containers have.
 ///
 /// # Errors
-/// It can't be written.
+/// One can't be written.
 pub fn update() -> Result<()> {
     let state = std::fs::read_to_string(STATE).unwrap_or_default();
     let text = resolv_conf(&state);
     let path = Path::new(RESOLV_CONF);
+    if !std::fs::read_to_string(path).is_ok_and(|now| now == text) {
+        write_whole(path, &text)?;
+    }
+    let name = nix::unistd::gethostname().context("this host's name")?;
+    let name = name.to_string_lossy();
+    std::fs::create_dir_all(ETC).with_context(|| format!("make {ETC}"))?;
+    for (file, text) in
+        [("resolv.conf", text), ("hosts", hosts(&name)), ("hostname", format!("{name}\n"))]
+    {
+        write_in_place(&Path::new(ETC).join(file), &text)?;
+    }
+    Ok(())
+}
+
+/// Writes a file that is bound into containers: another one in its place would not be theirs.
+fn write_in_place(path: &Path, text: &str) -> Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|now| now == text) {
         return Ok(());
     }
-    write_whole(path, &text)
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+fn hosts(name: &str) -> String {
+    // 127.0.1.1 is Debian's for a name without an address of its own (Debian Reference, 5.1.1).
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n")
 }
 
 fn resolv_conf(state: &str) -> String {
@@ -44,6 +75,19 @@ fn resolv_conf(state: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_containers_change_in_place() {
+        use std::os::unix::fs::MetadataExt;
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("hosts");
+        write_in_place(&path, &hosts("a-longer-name")).unwrap();
+        let inode = || path.metadata().unwrap().ino();
+        let before = inode();
+        write_in_place(&path, &hosts("ny4")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), hosts("ny4"));
+        assert_eq!(inode(), before, "a container has the file of before");
+    }
 
     #[test]
     fn name_servers_come_from_networkd() {

@@ -4,6 +4,7 @@
 
 use agent_core::compose::Service;
 use agent_core::compose::top_level::{Access, is_name};
+use agent_core::image_user::User;
 use agent_core::limits::{SEAL_TIMEOUT, SECRET_LEN_MAX, SECRETS_MAX};
 use agent_core::runtime_spec::Delivered;
 use agent_host::files::{read_up_to, write_private};
@@ -83,11 +84,12 @@ impl Secrets {
         std::fs::remove_file(self.path(name)).with_context(|| format!("remove secret {name}"))
     }
 
-    /// Opens what a container is to have: its secrets, and the texts of its compose file.
+    /// Opens what a container is to have, for the user that it runs as: its secrets, and the texts
+    /// of its compose file.
     ///
     /// # Errors
     /// One line: which is not there or does not open, or what the file system says.
-    pub fn deliver(&self, id: &str, service: &Service) -> Result<Vec<Delivered>> {
+    pub fn deliver(&self, id: &str, service: &Service, user: &User) -> Result<Vec<Delivered>> {
         let place = self.opened.join(id);
         let mut delivered = Vec::new();
         let directory = |name: &str| -> Result<PathBuf> {
@@ -99,14 +101,14 @@ impl Secrets {
             let directory = directory("secrets")?;
             for secret in &service.secrets {
                 let opened = self.open(&secret.source)?;
-                put(&directory, &secret.file, &opened, secret.access)?;
+                put(&directory, &secret.file, &opened, Owner::of(secret.access, user))?;
             }
             delivered.push((directory, TARGET.into()));
         }
         for (index, config) in service.configs.iter().enumerate() {
             let directory = directory("configs")?;
             let name = index.to_string();
-            put(&directory, &name, config.content.as_bytes(), config.access)?;
+            put(&directory, &name, config.content.as_bytes(), Owner::of(config.access, user))?;
             delivered.push((directory.join(name), config.target.clone()));
         }
         Ok(delivered)
@@ -163,19 +165,37 @@ impl Secrets {
     }
 }
 
+/// Owner of a file in numbers, and what he may.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// Number of the user.
+    pub uid: u32,
+    /// Number of the group.
+    pub gid: u32,
+    /// Permission bits (chmod(2)).
+    pub mode: u32,
+}
+
+impl Owner {
+    fn of(access: Access, user: &User) -> Self {
+        let (uid, gid) = (access.uid.unwrap_or(user.uid), access.gid.unwrap_or(user.gid));
+        Self { uid, gid, mode: access.mode }
+    }
+}
+
 /// Writes a file so that who reads it sees the old one or the new one, and only who may.
 ///
 /// # Errors
 /// What the file system says, with the path.
-pub fn put(directory: &Path, name: &str, bytes: &[u8], access: Access) -> Result<()> {
+pub fn put(directory: &Path, name: &str, bytes: &[u8], owner: Owner) -> Result<()> {
     let (path, next) = (directory.join(name), directory.join(format!(".{name}.next")));
     let written = (|| {
         let _ = std::fs::remove_file(&next);
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
         file.write_all(bytes)?;
-        chown(&next, Some(access.uid), Some(access.gid))?;
-        file.set_permissions(PermissionsExt::from_mode(access.mode))?;
+        chown(&next, Some(owner.uid), Some(owner.gid))?;
+        file.set_permissions(PermissionsExt::from_mode(owner.mode))?;
         std::fs::rename(&next, &path)
     })();
     written.with_context(|| format!("write {}", path.display()))
@@ -221,21 +241,19 @@ mod tests {
         let secrets =
             Secrets::new(&root.join("sealed"), &root.join("opened"), &root.join("sealer"));
         let me = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-        let text = format!(
-            "services:\n  a:\n    image: x\n    user: \"{}:{}\"\n    secrets: [key, {{source: key, target: other, mode: 0440}}]\n    configs: [{{source: c, target: /etc/c}}]\nsecrets: {{key: {{external: true}}}}\nconfigs: {{c: {{content: hello}}}}\n",
-            me.0, me.1
-        );
+        let user = User { uid: me.0, gid: me.1, groups: Vec::new() };
+        let text = "services:\n  a:\n    image: x\n    secrets: [key, {source: key, target: other, mode: 0440}]\n    configs: [{source: c, target: /etc/c}]\nsecrets: {key: {external: true}}\nconfigs: {c: {content: hello}}\n";
         let cores = CorePlan::from_kernel("0-1", "").unwrap();
-        let service = agent_core::compose::parse(&text, &cores).unwrap().remove(0);
+        let service = agent_core::compose::parse(text, &cores).unwrap().remove(0);
         assert_eq!(secrets.missing(&service), ["key", "key"]);
-        let error = format!("{:#}", secrets.deliver("a", &service).unwrap_err());
+        let error = format!("{:#}", secrets.deliver("a", &service, &user).unwrap_err());
         assert!(error.contains("qctl secret set key"), "{error}");
         secrets.set("key", b"swordfish").unwrap();
         assert!(
             !std::fs::read_to_string(root.join("sealed/key.sealed")).unwrap().contains("swordfish")
         );
         assert_eq!((secrets.names(), secrets.missing(&service).len()), (vec!["key".to_owned()], 0));
-        let delivered = secrets.deliver("a", &service).unwrap();
+        let delivered = secrets.deliver("a", &service, &user).unwrap();
         let file = |name: &str| root.join("opened/a/secrets").join(name);
         assert_eq!(delivered[0], (root.join("opened/a/secrets"), TARGET.to_owned()));
         assert_eq!(std::fs::read(file("key")).unwrap(), b"swordfish");
@@ -244,10 +262,10 @@ mod tests {
         assert_eq!(std::fs::read(&delivered[1].0).unwrap(), b"hello");
         assert_eq!(delivered[1].1, "/etc/c");
         secrets.set("key", b"herring").unwrap();
-        secrets.deliver("a", &service).unwrap();
+        secrets.deliver("a", &service, &user).unwrap();
         assert_eq!(std::fs::read(file("key")).unwrap(), b"herring");
         std::fs::write(root.join("sealed/key.sealed"), "!").unwrap();
-        let error = format!("{:#}", secrets.deliver("a", &service).unwrap_err());
+        let error = format!("{:#}", secrets.deliver("a", &service, &user).unwrap_err());
         assert!(error.contains("open secret key") && error.contains("BadFormat"), "{error}");
         secrets.withdraw("a");
         assert!(!file("key").exists());

@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::fchown;
 use std::path::{Component, Path, PathBuf};
 
 /// Directory, held open: what is at its path later makes no difference.
@@ -143,6 +144,36 @@ impl Beneath {
             made.push(part);
         }
         self.directory(path).map(drop)
+    }
+
+    /// Makes a directory for a user, with those above it that are missing; one that is there stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// File system errors; a link or a file on the way.
+    pub fn make_directory_for(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+        match self.directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            there => return there.map(drop),
+        }
+        let (parent, name) = split(path)?;
+        if parent != Path::new(".") {
+            self.make_directories(parent)?;
+        }
+        mkdirat(&self.directory(parent)?, name, Mode::from_bits_truncate(0o755))?;
+        fchown(self.directory(path)?, Some(uid), Some(gid))
+    }
+
+    /// Opens whatever is at a path, to name it and no more.
+    ///
+    /// # Errors
+    /// It is missing, or a link is on the way or at its end.
+    pub fn place(&self, path: &Path) -> io::Result<OwnedFd> {
+        let place = self.open_at(path, OFlag::O_PATH, Mode::empty())?;
+        match File::from(place.try_clone()?).metadata()?.is_symlink() {
+            true => Err(io::Error::other("a link")),
+            false => Ok(place),
+        }
     }
 
     /// Writes a directory's entries to disk.

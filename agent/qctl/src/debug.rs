@@ -164,6 +164,8 @@ fn follow(
         let found = found.with_context(|| format!("{name}: its time is over"))?;
         let ended_with = found.state.strip_prefix("stopped (").and_then(|it| it.strip_suffix(')'));
         if let Some(status) = ended_with {
+            // A reason may stand behind it.
+            let status = status.split(',').next().unwrap_or_default();
             ended = Some((status.parse().context("its status")?, Instant::now()));
         }
         if from.is_terminal && keys.is_none() && found.state == "running" {
@@ -185,7 +187,7 @@ fn follow(
 
 /// Whether what is said of an image is how far it is.
 fn is_on_its_way(problem: &str) -> bool {
-    problem.ends_with(": is asked for") || problem.ends_with(" MiB")
+    [": is asked for", ": is being unpacked", " MiB"].iter().any(|end| problem.ends_with(end))
 }
 
 /// Signals read from a signalfd: SIGINT, SIGTERM and SIGHUP end this program, SIGWINCH means a new

@@ -43,12 +43,12 @@ impl Answers {
 }
 
 fn compose(stubborn: usize) -> String {
-    let mut text = format!("services:\n  steady:\n    image: {IMAGE}\n    stop_signal: SIGKILL\n");
+    // This machine may allow fewer open files than a host.
+    let common = format!("    image: {IMAGE}\n    ulimits: {{nofile: 1024}}\n");
+    let mut text = format!("services:\n  steady:\n{common}    stop_signal: SIGKILL\n");
     for number in 0..stubborn {
-        let _ = write!(
-            text,
-            "  stubborn-{number}:\n    image: {IMAGE}\n    stop_grace_period: {GRACE_SECONDS}s\n"
-        );
+        let _ =
+            write!(text, "  stubborn-{number}:\n{common}    stop_grace_period: {GRACE_SECONDS}s\n");
     }
     text
 }

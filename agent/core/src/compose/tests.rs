@@ -59,7 +59,7 @@ fn values_are_read_with_their_units() {
             .unwrap();
     assert_eq!(
         (read.memory_bytes, read.cpu_millis, read.user),
-        (Some(512 << 20), Some(250), (5, 6))
+        (Some(512 << 20), Some(250), Some("5:6".into()))
     );
     assert_eq!(read.command.as_deref().unwrap(), ["a", "b"]);
     assert!(service("    init: true\n").unwrap().init && !read.init);
@@ -77,7 +77,7 @@ fn values_are_read_with_their_units() {
         "mem_limit: 10",
         "cpus: 0",
         "cpus: -1",
-        "user: root",
+        "user: two words",
         "volumes: [\"/etc:/etc\"]",
         "volumes: [\"/run/quietcore/../x:/y\"]",
         "volumes: [\"/run/quietcore/agent:/y\"]",
@@ -207,7 +207,7 @@ fn what_stands_at_the_top_is_put_into_the_services_that_use_it() {
     assert_eq!(read.binds[0].source, "/var/lib/quietcore/volumes/data");
     assert_eq!((&*read.secrets[0].source, &*read.secrets[0].file), ("key", "k"));
     let access = read.secrets[0].access;
-    assert_eq!((access.uid, access.gid, access.mode), (5, 8, 0o440));
+    assert_eq!((access.uid, access.gid, access.mode), (Some(5), None, 0o440));
     assert_eq!((&*read.configs[0].target, &*read.configs[0].content), ("/conf", "a: 1"));
     let other = parse(&text.replace("0440", "0o640"), &cores()).unwrap().remove(0);
     assert_eq!(other.secrets[0].access.mode, 0o640);

@@ -35,10 +35,10 @@ pub struct Config {
 /// Whose a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Access {
-    /// User number of the owner.
-    pub uid: u32,
-    /// Group number of the owner.
-    pub gid: u32,
+    /// User number of the owner; without one the container's user.
+    pub uid: Option<u32>,
+    /// Group number of the owner; without one the container's group.
+    pub gid: Option<u32>,
     /// Permission bits (chmod(2)).
     pub mode: u32,
 }
@@ -198,7 +198,7 @@ pub fn check_top(top: &Mapping) -> Result<(), ComposeError> {
 ///
 /// # Errors
 /// Value and remedy.
-pub fn secrets(raw: &[RawGrant], user: (u32, u32)) -> Result<Vec<Secret>, (String, String)> {
+pub fn secrets(raw: &[RawGrant]) -> Result<Vec<Secret>, (String, String)> {
     let one = |raw: &RawGrant| {
         let raw = long(raw);
         let file = raw.target.clone().unwrap_or_else(|| raw.source.clone());
@@ -206,7 +206,7 @@ pub fn secrets(raw: &[RawGrant], user: (u32, u32)) -> Result<Vec<Secret>, (Strin
         if !is_name(&file) {
             return Err((file, "a file's name: secrets are below /run/secrets".to_owned()));
         }
-        Ok(Secret { file, access: access(&raw, user, 0o400)?, source: raw.source })
+        Ok(Secret { file, access: access(&raw, 0o400)?, source: raw.source })
     };
     raw.iter().map(one).collect()
 }
@@ -215,23 +215,23 @@ pub fn secrets(raw: &[RawGrant], user: (u32, u32)) -> Result<Vec<Secret>, (Strin
 ///
 /// # Errors
 /// Value and remedy.
-pub fn configs(raw: &[RawGrant], user: (u32, u32)) -> Result<Vec<Config>, (String, String)> {
+pub fn configs(raw: &[RawGrant]) -> Result<Vec<Config>, (String, String)> {
     let one = |raw: &RawGrant| {
         let raw = long(raw);
         let target = raw.target.clone().unwrap_or_else(|| format!("/{}", raw.source));
         if !target.starts_with('/') || target.contains("..") {
             return Err((target, "a path from the root".to_owned()));
         }
-        let access = access(&raw, user, 0o444)?;
+        let access = access(&raw, 0o444)?;
         Ok(Config { target, access, content: raw.content.unwrap_or_default() })
     };
     raw.iter().map(one).collect()
 }
 
-fn access(raw: &RawGrantLong, user: (u32, u32), mode: u32) -> Result<Access, (String, String)> {
-    let number = |text: &Option<Scalar>, default: u32| match text.as_ref().map(Scalar::text) {
-        None => Ok(default),
-        Some(text) => text.parse().map_err(|_| (text, "a number".to_owned())),
+fn access(raw: &RawGrantLong, mode: u32) -> Result<Access, (String, String)> {
+    let number = |text: &Option<Scalar>| match text.as_ref().map(Scalar::text) {
+        None => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| (text, "a number".to_owned())),
     };
     let mode = match &raw.mode {
         None => Ok(mode),
@@ -246,7 +246,7 @@ fn access(raw: &RawGrantLong, user: (u32, u32), mode: u32) -> Result<Access, (St
     if mode > 0o777 {
         return Err((format!("{mode:o}"), "octal digits, as in \"0440\"".into()));
     }
-    Ok(Access { uid: number(&raw.uid, user.0)?, gid: number(&raw.gid, user.1)?, mode })
+    Ok(Access { uid: number(&raw.uid)?, gid: number(&raw.gid)?, mode })
 }
 
 fn long(raw: &RawGrant) -> RawGrantLong {

@@ -7,6 +7,7 @@ use crate::compose::{
     ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, Tmpfs, binds, canary,
     disks, healthcheck, probe_identity, top_level, units, x_quietcore,
 };
+use crate::image_user::is_user;
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
 use abi::hostplan::{CPUS_MAX, CorePlan, CpuSet};
 use std::collections::BTreeMap;
@@ -113,9 +114,9 @@ impl Checker<'_> {
             binds: binds.collect::<Result<_, _>>()?,
             tmpfs: self.tmpfs(raw)?,
             ports: raw.own.as_ref().map_or_else(BTreeMap::new, |own| own.ports.clone()),
-            secrets: top_level::secrets(&raw.secrets, user)
+            secrets: top_level::secrets(&raw.secrets)
                 .map_err(|(value, remedy)| self.refuse("secrets", value, remedy))?,
-            configs: top_level::configs(&raw.configs, user)
+            configs: top_level::configs(&raw.configs)
                 .map_err(|(value, remedy)| self.refuse("configs", value, remedy))?,
             shm_bytes: self.optional_bytes("shm_size", &raw.shm_size)?.unwrap_or(SHM_BYTES),
             network,
@@ -234,12 +235,13 @@ impl Checker<'_> {
         Ok(pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }
 
-    fn user(&self, raw: &RawService) -> Result<(u32, u32), ComposeError> {
-        let Some(text) = &raw.user else { return Ok((65534, 65534)) };
-        let (user, group) = text.split_once(':').unwrap_or((text, text));
-        match (user.parse(), group.parse()) {
-            (Ok(user), Ok(group)) => Ok((user, group)),
-            _ => Err(self.refuse("user", text, "numbers, as in \"1000:1000\"")),
+    fn user(&self, raw: &RawService) -> Result<Option<String>, ComposeError> {
+        match raw.user.as_ref().filter(|text| !text.is_empty()) {
+            Some(text) if !is_user(text) => {
+                let remedy = "USER or USER:GROUP, names of the image or numbers";
+                Err(self.refuse("user", text, remedy))
+            }
+            text => Ok(text.cloned()),
         }
     }
 

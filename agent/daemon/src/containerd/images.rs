@@ -1,7 +1,9 @@
 //! Images: from archives into containerd's store, and what the store has from an earlier OS.
 
 use crate::containerd::{Containerd, ContainerdError, SNAPSHOTTER, call, request};
-use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE, UNPACK_SILENCE};
+use agent_core::image_user::UserFiles;
+use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE, UNPACK_SILENCE, USER_FILE_LEN_MAX};
+use agent_host::beneath::Beneath;
 use agent_host::images::archive::{Image, chain_ids};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -9,21 +11,26 @@ use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, StatSnapshotRequest, UsageRequest,
+    CommitSnapshotRequest, StatSnapshotRequest, UsageRequest, ViewSnapshotRequest,
 };
 use containerd_client::services::v1::{
     ApplyRequest, CreateImageRequest, CreateRequest as CreateLease, DeleteImageRequest,
     DeleteRequest as DeleteLease, GetImageRequest, Image as ImageRecord, ListImagesRequest,
     ReadContentRequest, UpdateImageRequest, WriteAction, WriteContentRequest,
 };
-use containerd_client::types::Descriptor;
+use containerd_client::types::{Descriptor, Mount};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Cursor, Read};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::time::timeout;
 use tonic::{Code, Request};
 use tracing::warn;
+
+/// Number of views of images that were made: each has a name of its own.
+static VIEWS: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of a blob in one message: gRPC's default limit is 4 MiB.
 const CHUNK: usize = 1 << 20;
@@ -262,6 +269,33 @@ impl Containerd {
         Ok(usage.map_or((0, 0), |usage| (usage.size, usage.inodes)))
     }
 
+    /// Files of an image with its users and groups.
+    ///
+    /// # Errors
+    /// [`ContainerdError::Call`].
+    pub async fn user_files(
+        &self,
+        image: &ImageConfiguration,
+    ) -> Result<UserFiles, ContainerdError> {
+        let Some(parent) = chain_ids(image.rootfs().diff_ids()).pop() else {
+            return Ok(UserFiles::default());
+        };
+        let number = VIEWS.fetch_add(1, Ordering::Relaxed);
+        let key = format!("view-{}-{number}", std::process::id());
+        let view = ViewSnapshotRequest {
+            snapshotter: SNAPSHOTTER.into(),
+            key: key.clone(),
+            parent,
+            labels: [("containerd.io/gc.root".to_string(), key.clone())].into(),
+        };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let answer = call("view snapshot", &key, &[], snapshots.view(request(view))).await?;
+        let mounts = answer.map(|answer| answer.mounts).unwrap_or_default();
+        let files = tokio::task::spawn_blocking(move || read_user_files(&mounts)).await;
+        self.remove_snapshot(&key).await?;
+        Ok(files.expect("it does not panic"))
+    }
+
     /// Images that containerd has, also those that an earlier agent or OS left there.
     ///
     /// # Errors
@@ -344,6 +378,31 @@ impl Containerd {
     }
 }
 
+/// Reads the files of users and groups in the uppermost directory of a snapshot's that has them; what
+/// is no plain file counts as not there. Whoever made the image may have put links into its `etc`.
+fn read_user_files(mounts: &[Mount]) -> UserFiles {
+    let directories = mounts.iter().flat_map(|mount| match mount.r#type.as_str() {
+        "overlay" => mount
+            .options
+            .iter()
+            .filter_map(|option| option.strip_prefix("lowerdir="))
+            .flat_map(|list| list.split(':').map(str::to_owned))
+            .collect(),
+        _ => vec![mount.source.clone()],
+    });
+    let directories: Vec<String> = directories.collect();
+    let read = |name: &str| -> String {
+        let find = |directory: &String| {
+            let file = Beneath::open(Path::new(directory)).ok()?.read(Path::new(name)).ok()?;
+            let mut text = Vec::new();
+            file.take(USER_FILE_LEN_MAX).read_to_end(&mut text).ok()?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        };
+        directories.iter().find_map(find).unwrap_or_default()
+    };
+    UserFiles { passwd: read("etc/passwd"), group: read("etc/group") }
+}
+
 /// Compares what a layer unpacked to with what the image's configuration says. The name of a
 /// snapshot is made of the latter, and whoever has the same configuration gets it: an image of a
 /// stranger must not put other files there.
@@ -380,6 +439,27 @@ fn descriptor(from: &oci_spec::image::Descriptor) -> Descriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_read_from_the_uppermost_layer_that_has_them_and_through_no_link() {
+        let temporary = tempfile::tempdir().unwrap();
+        let layer = |name: &str| temporary.path().join(name);
+        for name in ["top", "middle", "bottom"] {
+            std::fs::create_dir_all(layer(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", layer("top").join("etc")).unwrap();
+        for (name, text) in [("middle", "app:x:5:5::/:\n"), ("bottom", "old:x:1:1::/:\n")] {
+            std::fs::create_dir(layer(name).join("etc")).unwrap();
+            std::fs::write(layer(name).join("etc/passwd"), text).unwrap();
+        }
+        let all = ["top", "middle", "bottom"].map(|name| layer(name).display().to_string());
+        let options = vec!["ro".to_owned(), format!("lowerdir={}", all.join(":"))];
+        let mount = Mount { r#type: "overlay".into(), options, ..Default::default() };
+        let files = read_user_files(&[mount]);
+        assert_eq!((files.passwd.as_str(), files.group.as_str()), ("app:x:5:5::/:\n", ""));
+        let one = Mount { r#type: "bind".into(), source: all[2].clone(), ..Default::default() };
+        assert_eq!(read_user_files(&[one]).passwd, "old:x:1:1::/:\n");
+    }
 
     #[test]
     fn a_layer_is_what_the_configuration_says() {

@@ -1,7 +1,8 @@
 //! Changes of containers, each instance in a task of its own: a container that takes its time to
 //! end keeps no other waiting.
 
-use crate::containerd::{Containerd, ContainerdError};
+use crate::bind_sources::BindSources;
+use crate::containerd::{Containerd, ContainerdError, Prepared};
 use crate::reconcile::Agent;
 use crate::reconcile::tasks::Work;
 use crate::secrets::Secrets;
@@ -10,10 +11,11 @@ use agent_core::compose::Service;
 use agent_core::instance::Instance;
 use agent_core::plan::{Action, Ending, Observed, Task, container_of};
 use agent_core::protocol::types::Level;
+use agent_core::runtime_spec::host_mounts;
 use agent_host::container_output::{self, Files, Origin};
 use oci_spec::image::ImageConfiguration;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -87,26 +89,31 @@ impl Removal {
 impl Creation {
     async fn make(&self, containerd: &Containerd) -> Result<u32, ContainerdError> {
         let (instance, service) = (self.instance.clone(), self.instance.service.clone());
+        let user = containerd.user(&service, &self.image).await?;
         let (secrets, origin, logs) =
             (self.secrets.clone(), self.origin.clone(), self.logs.clone());
         // systemd may take its time for a secret, and a disk for a directory.
         let prepare = move || {
-            volumes::prepare(&service).map_err(ContainerdError::Volume)?;
+            volumes::prepare(&service, &user).map_err(ContainerdError::Volume)?;
             secrets.withdraw(&instance.id);
-            let brought = secrets.deliver(&instance.id, &service);
+            let brought = secrets.deliver(&instance.id, &service, &user);
             let brought = brought.map_err(ContainerdError::Prepare)?;
-            let files = Files::begin(&logs, &origin).map_err(ContainerdError::Prepare)?;
-            Ok::<_, ContainerdError>((brought, files))
+            let mounts = host_mounts(&service, &brought);
+            let sources = mounts.iter().map(|mount| Path::new(&mount.source));
+            let sources = BindSources::open(sources).map_err(ContainerdError::Volume)?;
+            let output = Files::begin(&logs, &origin).map_err(ContainerdError::Prepare)?;
+            Ok::<_, ContainerdError>(Prepared { user, sources, brought, output })
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.expect("it does not panic");
-        let (brought, files) = prepared?;
-        let made = containerd.create(&self.instance, &self.image, &brought, &files).await;
+        let prepared = prepared?;
+        let made = containerd.create(&self.instance, &self.image, &prepared).await;
+        let stem = &prepared.output.stem;
         // Each try has another name, and says the same.
         made.map_err(|error| match error {
             ContainerdError::Call { action, object, message } => ContainerdError::Call {
                 action,
-                object: object.replace(&files.stem, &self.instance.id),
-                message: message.replace(&files.stem, &self.instance.id),
+                object: object.replace(stem, &self.instance.id),
+                message: message.replace(stem, &self.instance.id),
             },
             other => other,
         })

@@ -4,8 +4,7 @@ use crate::containerd::Containerd;
 use crate::reconcile::Agent;
 use crate::reconcile::api_check::check_api_config;
 use crate::reconcile::tasks::Work;
-use crate::secrets::{Secrets, put};
-use agent_core::compose::top_level::Access;
+use crate::secrets::{Owner, Secrets, put};
 use agent_core::instance::Instance;
 use agent_core::limits::API_CONFIG_LEN_MAX;
 use agent_core::plan::{Ending, Task, container_of};
@@ -14,8 +13,10 @@ use agent_host::files::{read_up_to, write_private};
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use oci_spec::image::ImageConfiguration;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The API's configuration: a credential of this host, and a secret once somebody brought another
 /// one.
@@ -49,7 +50,7 @@ impl ApiFiles {
             Some(bytes) => {
                 let directory = self.directory.metadata()?;
                 let (uid, gid) = (directory.uid(), directory.gid());
-                put(&self.directory, API, &bytes, Access { uid, gid, mode: 0o400 })?;
+                put(&self.directory, API, &bytes, Owner { uid, gid, mode: 0o400 })?;
             }
         }
         failed.map_or(Ok(()), Err)
@@ -59,6 +60,7 @@ impl ApiFiles {
 /// Secrets of an instance, to be opened anew.
 struct Give {
     instance: Instance,
+    image: Arc<ImageConfiguration>,
     secrets: Secrets,
     /// Container of the instance, by its name, and how it ends.
     container: Option<(String, Ending)>,
@@ -68,10 +70,11 @@ struct Give {
 impl Give {
     /// Opens an instance's secrets anew, and tells it; says how.
     async fn make(&self) -> Result<String> {
-        let (secrets, wanted) = (self.secrets.clone(), self.instance.clone());
-        let deliver = move || secrets.deliver(&wanted.id, &wanted.service);
-        tokio::task::spawn_blocking(deliver).await??;
         let containerd = self.containerd.as_ref().context("containerd does not answer")?;
+        let user = containerd.user(&self.instance.service, &self.image).await?;
+        let (secrets, wanted) = (self.secrets.clone(), self.instance.clone());
+        let deliver = move || secrets.deliver(&wanted.id, &wanted.service, &user);
+        tokio::task::spawn_blocking(deliver).await??;
         let (container, ending) = self.container.as_ref().context("there is no container")?;
         if let Some(signal) = self.instance.service.policy.secret_signal {
             containerd.signal(container, signal).await?;
@@ -185,7 +188,7 @@ impl Agent {
         self.renewed_secrets.extend(busy.into_iter().map(|instance| (instance.id, name.clone())));
         let runs = |instance: &Instance| self.table.task(instance) == Some(Task::Running);
         let gives: Vec<Give> =
-            users.into_iter().filter(runs).map(|instance| self.give(instance)).collect();
+            users.into_iter().filter(runs).filter_map(|it| self.give(it)).collect();
         let works = gives.iter().map(|give| Work::Container(give.instance.id.clone())).collect();
         let give = async move {
             let mut given = Vec::new();
@@ -237,11 +240,13 @@ impl Agent {
         }
     }
 
-    fn give(&self, instance: Instance) -> Give {
+    /// A container that runs has an image.
+    fn give(&self, instance: Instance) -> Option<Give> {
+        let image = self.link.images.get(&instance.service.image)?.clone();
         let found = container_of(&self.table.observed, &instance);
         let container = found.map(|(name, _)| (name.clone(), self.table.ending(name)));
         let (secrets, containerd) = (self.secrets.clone(), self.link.client.clone());
-        Give { instance, secrets, container, containerd }
+        Some(Give { instance, image, secrets, container, containerd })
     }
 
     /// It did not end by itself: neither its trial nor its health begins with that.

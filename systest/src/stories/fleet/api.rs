@@ -110,21 +110,24 @@ fn sit_at_a_terminal(booted: &mut Booted, workstation: &Workstation) -> Result<(
     )?;
     let reader = [&["--on", "rita", "debug"], &program[..]].concat();
     refused(workstation, &reader, "this is for an operator")?;
-    run_out_of_memory(workstation)?;
+    run_out_of_memory(booted, workstation)?;
     booted.shell.check("qctl apply /etc/quietcore/compose.yaml", ANSWER)?;
     booted.shell.check("qctl image rm test/lines:1", ANSWER).map(drop)
 }
 
 /// A one-shot that takes more memory than it may have; who waits is told why it failed.
-fn run_out_of_memory(workstation: &Workstation) -> Result<()> {
+fn run_out_of_memory(booted: &mut Booted, workstation: &Workstation) -> Result<()> {
     let file = workstation.file("hungry.yaml");
     let service = format!(
         "services:\n  hungry: {{image: {IMAGE}, command: [hungry], restart: \"no\", mem_limit: 16m}}\n"
     );
     std::fs::write(&file, service)?;
+    workstation.must(&["--on", "oscar", "apply", shown(&file)])?;
+    booted.shell.wait_status("the hungry one is named", ANSWER, |status| {
+        status["containers"][0]["state"] == "failed (137, out of memory)"
+    })?;
+    // Who waits for it is told.
     refused(workstation, &["--on", "oscar", "apply", "--wait", shown(&file)], "out of memory")?;
-    let status = workstation.must(&["--on", "rita", "status"])?;
-    ensure!(status.contains("failed (137, out of memory)"), "{status}");
     let events = workstation.must(&["--on", "rita", "events"])?;
     ensure!(events.contains("out of memory: the kernel killed 1 of its processes"), "{events}");
     Ok(())
