@@ -2,8 +2,9 @@
 //! as fast as it is told, then waits to be ended.
 //!
 //! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it
-//! rests. `lines fail` ends at once, `lines hungry` takes memory until it is killed. `lines terminal`
-//! answers what is typed.
+//! rests. `lines fail` ends at once, `lines hungry` takes memory until it is killed, `lines terminal`
+//! answers what is typed, `lines flip DIRECTORY` turns a directory in there into a link to /etc and
+//! back, `lines visit DIRECTORY` leaves a file there.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -19,6 +20,9 @@ fn main() {
         loop {
             taken.push(vec![1_u8; 1 << 20]);
         }
+    }
+    if let ("flip" | "visit", Some(directory)) = (prefix, words.get(2)) {
+        flip_or_visit(prefix, std::path::Path::new(directory));
     }
     if prefix == "terminal" {
         terminal();
@@ -40,6 +44,23 @@ fn main() {
     }
     loop {
         std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn flip_or_visit(which: &str, directory: &std::path::Path) -> ! {
+    if which == "visit" {
+        let _ = std::fs::write(directory.join("visited"), "");
+        std::process::exit(0);
+    }
+    let (at, aside) = (directory.join("sub"), directory.join("aside"));
+    let _ = std::fs::create_dir(&at);
+    loop {
+        let _ = std::fs::rename(&at, &aside);
+        let _ = std::os::unix::fs::symlink("/etc", &at);
+        std::thread::sleep(Duration::from_millis(3));
+        let _ = std::fs::remove_file(&at);
+        let _ = std::fs::rename(&aside, &at);
+        std::thread::sleep(Duration::from_millis(3));
     }
 }
 

@@ -120,7 +120,8 @@ fn compose_files_and_desired_states_are_read_or_refused() {
     let pem = key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
     let text = format!("version = 1\nname = \"a\"\nkeys = ['''{pem}''']\n");
     let config = Config::parse(&text).unwrap();
-    let desired = Desired { name: "a".into(), serial: 1, compose: COMPOSE.into() };
+    let desired =
+        Desired { name: "a".into(), serial: 1, compose: COMPOSE.into(), ..Desired::default() };
     let envelope = desired.seal(&key).unwrap();
     assert!(config.open(envelope.as_bytes()).is_ok());
     hostile("envelope", &envelope, |bytes| {

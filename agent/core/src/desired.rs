@@ -27,7 +27,7 @@ const PAYLOAD_TYPE: &str = "application/vnd.quietcore.desired.v1+json";
 pub const ENVELOPE_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
 
 /// Desired state: the signed payload of an envelope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Desired {
     /// Name of the group of hosts it is for; a host opens only its own name's.
@@ -36,6 +36,19 @@ pub struct Desired {
     pub serial: u64,
     /// A compose file that stands for itself.
     pub compose: String,
+    /// When it is no longer to be applied, in seconds since 1970: who is shown an old one for ever
+    /// sees that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// Serial that whoever signed it knew as the newest: a host that has a later one does not take
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<u64>,
+}
+
+/// A time in seconds since 1970 by RFC 3339.
+pub fn time_text(seconds: u64) -> String {
+    prost_types::Timestamp { seconds: seconds as i64, nanos: 0 }.to_string()
 }
 
 /// Each is tried with each key, over all of it, and who carries it says how many there are.
@@ -71,6 +84,8 @@ pub struct Config {
     pub authority: String,
     /// When it may be applied.
     pub windows: Windows,
+    /// Whether one without an expiry is refused.
+    pub must_expire: bool,
     keys: Vec<VerifyingKey>,
 }
 
@@ -89,6 +104,8 @@ struct File {
     authority: String,
     #[serde(default)]
     windows: Vec<String>,
+    #[serde(default)]
+    must_expire: bool,
 }
 
 impl Config {
@@ -122,6 +139,7 @@ impl Config {
             login,
             authority: file.authority,
             windows: Windows::parse(&file.windows)?,
+            must_expire: file.must_expire,
             keys,
         })
     }
@@ -209,6 +227,9 @@ pub struct Report {
     pub waits_for: Option<String>,
     /// Whether somebody holds it.
     pub held: bool,
+    /// When the newest that is here expires, or expired (RFC 3339).
+    #[serde(default)]
+    pub expires: Option<String>,
     /// When it may be applied, in words.
     pub windows: String,
     /// When the next window opens; nothing if one is open.
@@ -249,7 +270,12 @@ mod tests {
     fn only_what_a_known_key_signed_for_this_name_is_opened() {
         let (key, stranger) = (SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32]));
         let config = config(&key, "").unwrap();
-        let desired = Desired { name: "ny4".into(), serial: 3, compose: "services: {}".into() };
+        let desired = Desired {
+            name: "ny4".into(),
+            serial: 3,
+            compose: "services: {}".into(),
+            ..Desired::default()
+        };
         let envelope = desired.seal(&key).unwrap();
         assert_eq!(config.open(envelope.as_bytes()).unwrap(), desired);
         let refused = |bytes: &[u8]| format!("{:#}", config.open(bytes).unwrap_err());

@@ -70,7 +70,7 @@ pub enum ContainerdError {
     Layer {
         /// Digest of the layer.
         layer: String,
-        /// What it unpacked to.
+        /// Difference to what it unpacked to.
         message: String,
     },
     /// A directory for a container can't be made or opened, or another one was mounted.

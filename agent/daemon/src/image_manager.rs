@@ -49,7 +49,7 @@ enum Source {
 /// Why an image is not in containerd.
 #[derive(Debug)]
 pub enum ImportError {
-    /// It is not what it is to be: fetched again, it may be.
+    /// Content that is not what it is to be: fetched again, it may be.
     Content(anyhow::Error),
     /// containerd did not take it.
     Containerd(ContainerdError),

@@ -78,11 +78,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "s" | "" => 1,
         "m" => 60,
         "h" => 3600,
+        "d" => 86_400,
         _ => 0,
     };
     match number.parse::<u64>() {
         Ok(number @ 1..=86_400) if seconds > 0 => Ok(Duration::from_secs(number * seconds)),
-        _ => Err("a time, as in 60s, 5m or 1h".into()),
+        _ => Err("a time, as in 60s, 5m, 1h or 30d".into()),
     }
 }
 

@@ -1,9 +1,10 @@
 //! `qctl desired`: what a group of hosts is to run, signed.
 
+use crate::apply_args::duration;
 use crate::client::Client;
 use crate::compose_project::{Surroundings, resolve};
 use crate::output::{self, Output};
-use agent_core::desired::{CREDENTIAL, Desired, Step};
+use agent_core::desired::{CREDENTIAL, Desired, Step, time_text};
 use agent_core::protocol::Request;
 use agent_host::files::write_whole;
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Subcommand)]
 pub enum What {
@@ -50,6 +51,13 @@ pub struct Sign {
     /// Higher than the one before; the seconds since 1970 if left out.
     #[arg(long)]
     serial: Option<u64>,
+    /// For so long it may be applied, such as 30d: hosts that are shown an old one for ever name it.
+    #[arg(long, value_parser = duration)]
+    expires: Option<Duration>,
+    /// The serial that is in force: a host that has a later one, which somebody else signed
+    /// meanwhile, does not take this.
+    #[arg(long)]
+    follows: Option<u64>,
     /// A profile whose services are wanted too; * for all.
     #[arg(long)]
     profile: Vec<String>,
@@ -68,9 +76,13 @@ pub fn sign(wanted: &Sign) -> Result<()> {
     let compose = resolve(&wanted.file, &Surroundings::of(&wanted.file, &wanted.profile)?)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let serial = wanted.serial.unwrap_or(now);
+    let expires = wanted.expires.map(|time| now + time.as_secs());
+    let follows = wanted.follows;
     let name = wanted.name.clone();
-    write_whole(&wanted.output, &Desired { name, serial, compose }.seal(&key)?)?;
-    println!("{}: serial {serial} for {}", wanted.output.display(), wanted.name);
+    let desired = Desired { name, serial, compose, expires, follows };
+    write_whole(&wanted.output, &desired.seal(&key)?)?;
+    let until = expires.map_or(String::new(), |time| format!(", until {}", time_text(time)));
+    println!("{}: serial {serial} for {}{until}", wanted.output.display(), wanted.name);
     Ok(())
 }
 
@@ -121,6 +133,9 @@ fn show(client: &mut Client, output: Output) -> Result<()> {
     println!("applied   {}", or(report.serial.map(|serial| format!("serial {serial}")), "nothing"));
     if let Some(serial) = report.waiting {
         println!("waiting   serial {serial}, for {}", or(report.waits_for, "the next look"));
+    }
+    if let Some(expires) = report.expires {
+        println!("expires   {expires}");
     }
     println!("window    {}{}", report.windows, if report.held { ", held" } else { "" });
     report.drift.iter().for_each(|line| println!("drift     {line}"));

@@ -279,6 +279,17 @@ impl Rig {
         Ok(agent.context("the agent does not run")?.0)
     }
 
+    /// A script in the mount namespace of the agent.
+    ///
+    /// # Errors
+    /// The agent does not run.
+    pub fn inside(&self, script: &str) -> Result<Command> {
+        let target = format!("--target={}", self.agent_pid()?);
+        let mut inside = Command::new("nsenter");
+        inside.args([&target, "--mount", "--", "bash", "-ec", script]);
+        Ok(inside)
+    }
+
     /// A command in the base root, with the rig's files.
     pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new(root().join("image/in-tools"));

@@ -8,7 +8,6 @@ use crate::measure::kill_storm::CONVERGE_LIMIT;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fmt::Write;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -58,14 +57,6 @@ fn running(status: &Value) -> usize {
     containers.filter(|container| container["state"] == "running").count()
 }
 
-/// A script in the mount namespace of the agent.
-fn inside(rig: &Rig, script: &str) -> Result<Command> {
-    let target = format!("--target={}", rig.agent_pid()?);
-    let mut inside = Command::new("nsenter");
-    inside.args([&target, "--mount", "--", "bash", "-ec", script]);
-    Ok(inside)
-}
-
 /// Keeps the agent busy and asks for its status meanwhile.
 ///
 /// # Errors
@@ -77,8 +68,7 @@ pub fn answers(image: &ImageFiles, files: usize) -> Result<Answers> {
     let archive = rig.file("many-files.tar");
     many_files::write_archive(&archive, MANY, files)?;
     // The agent sees other paths than this process.
-    let mut load = inside(
-        &rig,
+    let mut load = rig.inside(
         "exec -a qctl /programs/quietcore-agent --socket /rig/agent.sock image load /rig/many-files.tar",
     )?;
     let mut answers = Answers::default();
@@ -119,13 +109,13 @@ pub fn answers(image: &ImageFiles, files: usize) -> Result<Answers> {
 /// On a full disk the agent answers, changes nothing and says why; what runs stays.
 fn full_disk(rig: &Rig, answers: &mut Answers) -> Result<()> {
     let fill = "mount -t tmpfs -o size=64k tmpfs /rig/state; cat /dev/zero > /rig/state/fill || :";
-    ensure!(inside(rig, fill)?.status()?.success(), "fill the disk");
+    ensure!(rig.inside(fill)?.status()?.success(), "fill the disk");
     let refused = rig.apply(&compose(1));
     let refused = refused.err().context("a change without a record")?.to_string();
     ensure!(refused.contains("nothing is changed"), "{refused}");
     for _ in 0..20 {
         ensure!(running(&answers.ask(rig)?) == 1, "on a full disk what ran does not run");
     }
-    ensure!(inside(rig, "umount /rig/state")?.status()?.success(), "take the full disk away");
+    ensure!(rig.inside("umount /rig/state")?.status()?.success(), "take the full disk away");
     Ok(())
 }

@@ -74,6 +74,7 @@ pub const STORIES: &[Story] = &[
         Own(containers::kill_storm::nothing_is_lost_when_everybody_is_killed),
     ),
     story("busy-agent", 60, Own(containers::busy_agent::agent_answers_whatever_it_does)),
+    story("bind-race", 60, Own(containers::bind_race::links_lead_nowhere)),
     story("own-cores", 80, Own(quiet::tune::host_has_cores_of_its_own)),
     story("netboot", 90, Own(image::contents::boots_without_a_disk)),
     story("images", 110, Ready(containers::images::images_are_fetched_and_judged)),

@@ -378,7 +378,7 @@ impl Containerd {
     }
 }
 
-/// Reads the files of users and groups in the uppermost directory of a snapshot's that has them; what
+/// Reads the files of users and groups in the uppermost directory of a snapshot that has them; what
 /// is no plain file counts as not there. Whoever made the image may have put links into its `etc`.
 fn read_user_files(mounts: &[Mount]) -> UserFiles {
     let directories = mounts.iter().flat_map(|mount| match mount.r#type.as_str() {

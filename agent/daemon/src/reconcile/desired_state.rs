@@ -10,7 +10,7 @@ use agent_core::limits::{DESIRED_LEN_MAX, REFUSED_PAUSE};
 use agent_core::protocol::types::Level;
 use agent_host::desired_exchange::{DesiredPaths, read_config};
 use agent_host::files::read_up_to;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -95,7 +95,8 @@ impl Agent {
         let DesiredSync { refused, failed, paths, keeper, .. } = &self.follower;
         let said = refused.as_ref().or(failed.as_ref().map(|(why, _)| why)).cloned();
         let looked = || paths.wrong(keeper.as_ref()?.config(), self.now());
-        let said = said.or_else(looked);
+        let expired = || keeper.as_ref().and_then(|keeper| keeper.expired());
+        let said = said.or_else(looked).or_else(expired);
         self.problems.set(ABOUT, said);
     }
 
@@ -134,8 +135,11 @@ impl Agent {
 
     /// Applies the newest; `again`, although it was applied already.
     fn apply_newest(&mut self, again: bool) -> Result<()> {
-        let newest = self.follower.keeper()?.newest().cloned();
-        let newest = newest.context("nothing has come yet")?;
+        let keeper = self.follower.keeper()?;
+        let newest = keeper.newest().cloned().context("nothing has come yet")?;
+        if let Some(why) = keeper.expired() {
+            bail!("{why}");
+        }
         if again || !self.is_applied(&newest.compose) {
             self.apply(&newest.compose, How::Now)?;
         }

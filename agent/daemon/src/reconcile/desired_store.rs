@@ -1,9 +1,9 @@
 //! Desired states of this host, kept over restarts: the one applied, the one waiting, and whether
 //! they are on hold. An older one than those here is never taken.
 
-use agent_core::desired::{Config, Desired, Report};
+use agent_core::desired::{Config, Desired, Report, time_text};
 use agent_host::files::write_private;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -126,12 +126,33 @@ impl Keeper {
                 new > old,
                 "serial {new} is older than {old}, which is here; sign it with a higher one"
             );
+            let known = desired.follows.unwrap_or(old);
+            ensure!(
+                known >= old,
+                "serial {new} follows {known}, and {old} is here, which who signed it did not know; \
+                 sign it again after {old}"
+            );
+        }
+        ensure!(
+            desired.expires.is_some() || !self.config.must_expire,
+            "serial {} does not expire, and this host takes none such; sign it with --expires",
+            desired.serial
+        );
+        if let Some(why) = expiry_of(&desired, seconds_now()) {
+            bail!("{why}");
         }
         check(&desired.compose).with_context(|| format!("serial {}", desired.serial))?;
         Ok(Some(desired))
     }
 
-    /// Returns the waiting desired state if neither a hold nor a closed window prevents it.
+    /// Says that the newest that is here has expired: nobody signed a newer one, or somebody keeps
+    /// it from this host.
+    pub fn expired(&self) -> Option<String> {
+        self.newest().and_then(|newest| expiry_of(newest, seconds_now()))
+    }
+
+    /// Returns the waiting desired state if neither a hold nor a closed window prevents it, nor its
+    /// expiry.
     pub fn due(&self) -> Option<&Desired> {
         self.waiting.as_ref().filter(|_| self.waits_for().is_none())
     }
@@ -173,6 +194,10 @@ impl Keeper {
     }
 
     fn waits_for(&self) -> Option<String> {
+        let waiting = self.waiting.as_ref();
+        if waiting.is_some_and(|waiting| expiry_of(waiting, seconds_now()).is_some()) {
+            return Some("a newer one: it has expired".into());
+        }
         match (self.memory.held, self.config.windows.next_after(minute_now())) {
             (true, _) => Some("qctl desired resume".into()),
             (false, next) => next,
@@ -189,6 +214,7 @@ impl Keeper {
             waiting: waiting.as_ref().map(|waiting| waiting.serial),
             waits_for: waiting.as_ref().and_then(|_| self.waits_for()),
             held: self.memory.held,
+            expires: self.newest().and_then(|newest| newest.expires).map(time_text),
             windows: self.config.windows.text(),
             opens: self.config.windows.next_after(minute_now()),
             drift: drift.to_vec(),
@@ -196,10 +222,24 @@ impl Keeper {
     }
 }
 
-/// This host's clock, in minutes of the Unix epoch.
-fn minute_now() -> u64 {
+/// This host's clock, in seconds of the Unix epoch.
+fn seconds_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() / 60)
+    since.map_or(0, |since| since.as_secs())
+}
+
+fn minute_now() -> u64 {
+    seconds_now() / 60
+}
+
+/// Says that a desired state has expired, if it has.
+fn expiry_of(desired: &Desired, now: u64) -> Option<String> {
+    let expires = desired.expires.filter(|expires| *expires <= now)?;
+    Some(format!(
+        "serial {} expired at {}, and no newer one came; ask who signs, or for what keeps it from this host",
+        desired.serial,
+        time_text(expires)
+    ))
 }
 
 #[cfg(test)]
@@ -221,7 +261,11 @@ mod tests {
     }
 
     fn envelope(serial: u64, compose: &str) -> Vec<u8> {
-        let desired = Desired { name: "ny4".into(), serial, compose: compose.into() };
+        seal(Desired { serial, compose: compose.into(), ..Desired::default() })
+    }
+
+    fn seal(desired: Desired) -> Vec<u8> {
+        let desired = Desired { name: "ny4".into(), ..desired };
         desired.seal(&SigningKey::from_bytes(&[7; 32])).unwrap().into_bytes()
     }
 
@@ -229,6 +273,44 @@ mod tests {
         let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         path
+    }
+
+    #[test]
+    fn an_old_one_is_not_shown_for_ever_and_a_branch_is_not_taken() {
+        let path = path("expiry");
+        let mut keeper = keeper(&path, "");
+        let mut take = |desired: Desired| match keeper.take(&seal(desired), false, |_| Ok(())) {
+            Ok(Taken::Refused(why)) => format!("{why:#}"),
+            Ok(Taken::New(serial)) => format!("new {serial}"),
+            other => format!("{other:?}"),
+        };
+        let one = |serial| Desired { serial, ..Desired::default() };
+        let past = take(Desired { expires: Some(1_000_000_000), ..one(1) });
+        assert!(past.contains("serial 1 expired at 2001-09-09T01:46:40Z"), "{past}");
+        let soon = seconds_now() + 2;
+        assert_eq!(take(Desired { expires: Some(soon), follows: Some(0), ..one(5) }), "new 5");
+        // Two who signed after the same one: the second did not know of the first.
+        let branch = take(Desired { follows: Some(4), ..one(6) });
+        assert!(branch.contains("serial 6 follows 4, and 5 is here"), "{branch}");
+        assert_eq!((keeper.expired(), keeper.due().map(|due| due.serial)), (None, Some(5)));
+        while seconds_now() < soon {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        // It was here in time, and is not applied any more.
+        assert!(keeper.expired().unwrap().contains("serial 5 expired") && keeper.due().is_none());
+        let waits = keeper.report(&[]).waits_for.unwrap();
+        assert!(waits.contains("expired"), "{waits}");
+        // A host that was away takes what follows others that it never saw.
+        let later = Desired { follows: Some(8), ..one(9) };
+        assert!(matches!(keeper.take(&seal(later), false, |_| Ok(())), Ok(Taken::New(9))));
+        assert_eq!(keeper.expired(), None);
+        let mut strict = Keeper::open(config("must_expire = true"), &path).unwrap();
+        let taken = strict.take(&seal(one(10)), false, |_| Ok(())).unwrap();
+        assert!(
+            matches!(&taken, Taken::Refused(why) if why.to_string().contains("--expires")),
+            "{taken:?}"
+        );
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

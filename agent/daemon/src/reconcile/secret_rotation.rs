@@ -249,7 +249,8 @@ impl Agent {
         Some(Give { instance, image, secrets, container, containerd })
     }
 
-    /// It did not end by itself: neither its trial nor its health begins with that.
+    /// Notes that an instance did not end by itself: neither its trial nor its health begins with
+    /// that.
     fn note_made_anew(&mut self, instance: &Instance) {
         self.table.health.forget(&instance.id);
         if let Some(trial) = self.rollouts.trials.get_mut(&instance.service.name) {

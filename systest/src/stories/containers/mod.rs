@@ -1,5 +1,7 @@
 //! Stories of containers: what runs, what comes back, what is rolled back.
 
+/// Links that a container puts above another one's volume.
+pub mod bind_race;
 /// Versions that take over beside the one before, and secret rotation.
 pub mod blue_green;
 /// An agent that answers while it has much to do.
