@@ -51,7 +51,8 @@ pub struct Sign {
     /// Higher than the one before; the seconds since 1970 if left out.
     #[arg(long)]
     serial: Option<u64>,
-    /// For so long it may be applied, such as 30d: hosts that are shown an old one for ever name it.
+    /// Time for which it may be applied, such as 30d: hosts that are shown an old one for ever say
+    /// so.
     #[arg(long, value_parser = duration)]
     expires: Option<Duration>,
     /// The serial that is in force: a host that has a later one, which somebody else signed
