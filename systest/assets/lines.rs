@@ -2,9 +2,9 @@
 //! as fast as it is told, then waits to be ended.
 //!
 //! lines PREFIX COUNT PAUSE_MICROS: each tenth line goes to standard error; after each thousand it
-//! rests. `lines fail` ends at once, `lines hungry` takes memory until it is killed, `lines terminal`
-//! answers what is typed, `lines flip DIRECTORY` turns a directory in there into a link to /etc and
-//! back, `lines visit DIRECTORY` leaves a file there.
+//! rests. `lines fail` ends at once, `lines hungry` takes memory until it is killed, `lines
+//! terminal` answers what is typed, `lines flip DIRECTORY` turns a directory in there into a link
+//! to /etc and back, `lines visit DIRECTORY` leaves a file there.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

@@ -23,6 +23,7 @@ const SERVERS_MAX: usize = 3;
 /// # Errors
 /// One can't be written.
 pub fn update() -> Result<()> {
+    std::fs::create_dir_all(ETC).with_context(|| format!("make {ETC}"))?;
     let state = std::fs::read_to_string(STATE).unwrap_or_default();
     let text = resolv_conf(&state);
     let path = Path::new(RESOLV_CONF);
@@ -31,7 +32,6 @@ pub fn update() -> Result<()> {
     }
     let name = nix::unistd::gethostname().context("this host's name")?;
     let name = name.to_string_lossy();
-    std::fs::create_dir_all(ETC).with_context(|| format!("make {ETC}"))?;
     for (file, text) in
         [("resolv.conf", text), ("hosts", hosts(&name)), ("hostname", format!("{name}\n"))]
     {
