@@ -3,7 +3,7 @@
 
 use crate::harness::booted::Verdict;
 use crate::harness::checkout::{ImageFiles, program, root};
-use crate::stories::containers::compose_generated::compare_generated;
+use crate::measure::compose_generated::compare_generated;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -8,8 +8,6 @@ pub mod blue_green;
 pub mod busy_agent;
 /// Compose files, compared with what Docker Compose says they mean.
 pub mod compose;
-/// Generated compose files, compared with what Docker Compose says they mean.
-pub mod compose_generated;
 /// Ephemeral debug containers.
 pub mod debug;
 /// Images from registries: signatures, resumed downloads, garbage collection.
