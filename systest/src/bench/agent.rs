@@ -5,11 +5,16 @@
 use crate::harness::booted::ready;
 use crate::harness::checkout::ImageFiles;
 use crate::harness::native_host::Rig;
+use crate::measure::compose_comparison::control;
+use crate::measure::compose_generated::compare_generated;
 use crate::measure::kill_storm::{CONVERGE_LIMIT, all_run, compose, has_settled, kills, lines};
 use crate::measure::{busy_agent, load, power_cuts};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
+
+/// Generated compose projects.
+const GENERATED: u64 = 10_000;
 
 /// Files of the layer that is unpacked while the agent is asked.
 const FILES: usize = 400_000;
@@ -104,6 +109,12 @@ pub fn agent(
     let (beside, back) = rollouts(&image)?;
     note("apply_to_canary_seconds", json!(beside));
     note("verdict_to_version_before_seconds", json!(back));
+    control()?;
+    let generated = compare_generated(&image, seed, GENERATED)?;
+    note("compose_generated", json!(GENERATED));
+    note("compose_values_compared", json!(generated.values));
+    note("compose_different", json!(generated.different.len()));
+    generated.different.iter().take(5).for_each(|it| println!("{it}"));
     let answers = busy_agent::answers(&image, FILES)?;
     note("status_answer_ms_max", json!(answers.slowest.as_millis() as u64));
     note("status_answers", json!(answers.count));

@@ -46,6 +46,8 @@ pub const BARS: &[(&str, &str, f64)] = &[
     ("agent_idle_cpu_percent", "at most", 0.5),
     ("apply_to_canary_seconds", "at most", 3.0),
     ("verdict_to_version_before_seconds", "at most", 1.0),
+    ("compose_generated", "at least", 10_000.0),
+    ("compose_different", "at most", 0.0),
     ("status_answer_ms_max", "at most", 1000.0),
     ("kills", "at least", 1000.0),
     ("converged_seconds_p99", "at most", 2.0),

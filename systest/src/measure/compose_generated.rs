@@ -2,7 +2,8 @@
 //! project of four files for each seed.
 
 use crate::harness::checkout::{ImageFiles, program};
-use anyhow::{Context, Result, ensure};
+use crate::measure::compose_comparison::{compare_projects, read_json};
+use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::fmt::Write;
@@ -178,17 +179,22 @@ impl Generator {
     }
 }
 
-/// Compares `count` generated projects by `same`, which is given what qctl and what docker-compose
-/// say; returns how many services and values were the same.
+/// Result of comparing generated projects.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// Services that were the same.
+    pub services: usize,
+    /// Values of them that were compared.
+    pub values: u32,
+    /// Projects that mean something else, each with its seed, which writes it again.
+    pub different: Vec<String>,
+}
+
+/// Compares `count` generated projects as qctl and docker-compose read them.
 ///
 /// # Errors
-/// The first project that is not the same, with its seed: the same seed writes it again.
-pub fn compare_generated(
-    image: &ImageFiles,
-    seed: u64,
-    count: u64,
-    same: impl Fn(&str, &str) -> Result<(usize, u32)>,
-) -> Result<(usize, u32)> {
+/// One of the two can't be run.
+pub fn compare_generated(image: &ImageFiles, seed: u64, count: u64) -> Result<Comparison> {
     let root = tempfile::tempdir()?;
     for seed in seed..seed + count {
         let directory = root.path().join(format!("{seed}"));
@@ -197,7 +203,7 @@ pub fn compare_generated(
     let all = "for d in /g/*; do cd $d; SET=set docker-compose config --format json >out.json 2>error.txt || echo failed >>error.txt; done";
     let status = image.in_tools(&[(root.path(), "/g")]).args(["sh", "-uc", all]).status()?;
     ensure!(status.success(), "docker-compose: {status}");
-    let (mut services, mut compared) = (0, 0);
+    let mut comparison = Comparison::default();
     for seed in seed..seed + count {
         let directory = root.path().join(format!("{seed}"));
         let theirs = std::fs::read_to_string(directory.join("out.json"))?;
@@ -209,14 +215,26 @@ pub fn compare_generated(
             .env("SET", "set");
         let output = qctl.output()?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let error = String::from_utf8_lossy(&output.stderr);
-        let (s, c) = same(&said, &theirs).with_context(|| {
-            let read = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
-            let (text, other) = (read("compose.yaml"), read("error.txt"));
-            format!("seed {seed}: {} {}\n{text}", error.trim(), other.trim())
-        })?;
-        services += s;
-        compared += c;
+        match compare_texts(&said, &theirs) {
+            Ok((services, values)) => {
+                comparison.services += services;
+                comparison.values += values;
+            }
+            Err(why) => {
+                let read = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+                let error = String::from_utf8_lossy(&output.stderr);
+                comparison.different.push(format!(
+                    "seed {seed}: {why:#} {} {}\n{}",
+                    error.trim(),
+                    read("error.txt").trim(),
+                    read("compose.yaml")
+                ));
+            }
+        }
     }
-    Ok((services, compared))
+    Ok(comparison)
+}
+
+fn compare_texts(ours: &str, theirs: &str) -> Result<(usize, u32)> {
+    compare_projects(&read_json(ours)?, &read_json(theirs)?)
 }

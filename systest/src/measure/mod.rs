@@ -4,6 +4,8 @@
 pub mod bars;
 /// Answers of the agent while it has much to do.
 pub mod busy_agent;
+/// Compose projects as qctl and docker-compose have them.
+pub mod compose_comparison;
 /// Generated compose files, compared with what Docker Compose says they mean.
 pub mod compose_generated;
 /// Kills of the agent, containerd and the tailer at random moments.
