@@ -180,6 +180,14 @@ pub struct Tmpfs {
     pub bytes: u64,
     /// Access, in octal digits.
     pub mode: String,
+    /// Number of the user that owns it, if not root.
+    pub uid: Option<u32>,
+    /// Number of its group.
+    pub gid: Option<u32>,
+    /// Whether it can't be written to.
+    pub read_only: bool,
+    /// Whether programs in it may run; not with Docker either, unless the file says so.
+    pub exec: bool,
 }
 
 /// A limit of a process (setrlimit(2)).

@@ -217,7 +217,13 @@ fn mounts(service: &Service, brought: &[Delivered]) -> Vec<Value> {
     // What lies below one of them comes after it.
     for tmpfs in &service.tmpfs {
         let (mode, size) = (format!("mode={}", tmpfs.mode), format!("size={}", tmpfs.bytes));
-        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &["nosuid", "nodev", &mode, &size]));
+        let id = |name: &str, id: Option<u32>| id.map(|id| format!("{name}={id}"));
+        let ids = [id("uid", tmpfs.uid), id("gid", tmpfs.gid)];
+        let mut options = vec!["nosuid", "nodev", &mode, &size];
+        options.push(if tmpfs.read_only { "ro" } else { "rw" });
+        options.push(if tmpfs.exec { "exec" } else { "noexec" });
+        options.extend(ids.iter().flatten().map(String::as_str));
+        mounts.push(special(&tmpfs.target, "tmpfs", "tmpfs", &options));
     }
     for HostMount { source, target, options } in host_mounts(service, brought) {
         mounts.push(special(&target, "bind", &source, options));
@@ -399,6 +405,21 @@ mod tests {
         assert_eq!(targets(&own), ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"]);
         assert_eq!(targets(&format!("volumes: [\"{volume}:/etc\"]")), ["/etc"]);
         assert_eq!(targets("tmpfs: [\"/etc\"]"), ["/etc"]);
+    }
+
+    #[test]
+    fn a_tmpfs_has_the_flags_of_its_line_and_dockers_without() {
+        let options = |line: &str| -> String {
+            let mounts = spec_of(&format!("tmpfs: [{line:?}]"), "{}")["mounts"].clone();
+            let mut all = mounts.as_array().unwrap().iter();
+            let tmpfs = all.find(|mount| mount["destination"] == "/t").unwrap();
+            let options = tmpfs["options"].as_array().unwrap().iter();
+            options.map(|it| it.as_str().unwrap()).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(options("/t"), "nosuid,nodev,mode=1777,size=67108864,rw,noexec");
+        let flags = "/t:rw,noexec,nosuid,nodev,size=1m,mode=700,uid=1000,gid=5";
+        assert_eq!(options(flags), "nosuid,nodev,mode=700,size=1048576,rw,noexec,uid=1000,gid=5");
+        assert_eq!(options("/t:ro,exec"), "nosuid,nodev,mode=1777,size=67108864,ro,exec");
     }
 
     #[test]

@@ -331,22 +331,37 @@ impl Checker<'_> {
         };
         let read = |text: &String| {
             let (target, options) = text.split_once(':').unwrap_or((text, ""));
-            let mut tmpfs =
-                Tmpfs { target: target.into(), bytes: TMPFS_BYTES, mode: "1777".into() };
+            let mut tmpfs = Tmpfs {
+                target: target.into(),
+                bytes: TMPFS_BYTES,
+                mode: "1777".into(),
+                uid: None,
+                gid: None,
+                read_only: false,
+                exec: false,
+            };
             let mut good = target.starts_with('/');
             for option in options.split(',').filter(|option| !option.is_empty()) {
-                match option.split_once('=') {
-                    Some(("size", size)) => match units::bytes(size) {
+                match option.split_once('=').unwrap_or((option, "")) {
+                    ("size", size) => match units::bytes(size) {
                         Some(bytes) if bytes > 0 => tmpfs.bytes = bytes,
                         _ => good = false,
                     },
-                    Some(("mode", mode)) if u32::from_str_radix(mode, 8).is_ok() => {
+                    ("mode", mode) if u32::from_str_radix(mode, 8).is_ok() => {
                         tmpfs.mode = mode.into();
                     }
+                    ("uid", id) if id.parse::<u32>().is_ok() => tmpfs.uid = id.parse().ok(),
+                    ("gid", id) if id.parse::<u32>().is_ok() => tmpfs.gid = id.parse().ok(),
+                    ("rw", "") => tmpfs.read_only = false,
+                    ("ro", "") => tmpfs.read_only = true,
+                    ("exec", "") => tmpfs.exec = true,
+                    ("noexec", "") => tmpfs.exec = false,
+                    // It has neither devices nor set-user-ID programs anyway.
+                    ("nosuid" | "nodev", "") => {}
                     _ => good = false,
                 }
             }
-            let remedy = "/PATH, or /PATH:size=64m,mode=1777";
+            let remedy = "/PATH, or /PATH:size=64m,mode=1777 with uid=, gid=, ro, exec";
             if good { Ok(tmpfs) } else { Err(self.refuse("tmpfs", text, remedy)) }
         };
         all.iter().map(read).collect()

@@ -23,17 +23,19 @@ fn compose(version: u32) -> String {
     };
     let flipper = service("flipper", "flip, /outer", "race:/outer");
     let flipper = flipper.replace(&format!("\"{version}\""), "\"0\"");
-    let victim = service("victim", "visit, /data", "race/sub:/data") + "    restart: \"no\"\n";
+    // One that was refused waits longer and longer: each is another one.
+    let victim = service(&format!("victim-{version}"), "visit, /data", "race/sub:/data");
+    let victim = victim + "    restart: \"no\"\n";
     format!("services:\n{flipper}{}", if version == 0 { String::new() } else { victim })
 }
 
 /// State of the victim, or why it was not started.
 fn end_of(status: &Value) -> Option<String> {
     let problems = status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let mut problems = problems.filter(|it| it.starts_with("container victim: "));
+    let mut problems = problems.filter(|it| it.starts_with("container victim-"));
     let containers = status["containers"].as_array().into_iter().flatten();
-    let mut states = containers.filter(|it| it["name"] == "victim").map(|it| &it["state"]);
-    let ended = states.find_map(|it| it.as_str().filter(|it| it.starts_with("stopped (0")));
+    let mut states = containers.filter_map(|it| it["state"].as_str());
+    let ended = states.find(|it| it.starts_with("stopped (0"));
     problems.next().or(ended).map(str::to_owned)
 }
 
@@ -51,7 +53,7 @@ pub fn links_lead_nowhere(image: &ImageFiles) -> Result<Verdict> {
         let end = end_of(&rig.status()?).unwrap_or_default();
         match PROOF.iter().any(|words| end.contains(words)) {
             true => proved += 1,
-            false if end.starts_with("container victim: ") => opened += 1,
+            false if end.starts_with("container victim-") => opened += 1,
             false => started += 1,
         }
         // Each begins without what became of the one before.
