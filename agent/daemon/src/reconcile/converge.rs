@@ -133,6 +133,7 @@ impl Agent {
             now,
         );
         self.act(actions);
+        self.resize_terminals();
         self.note_failures();
         self.forget_others();
         self.look_around();

@@ -6,17 +6,20 @@ use crate::reconcile::apply::check_host;
 use agent_core::compose::{self, RuntimePolicy};
 use agent_core::instance::{DEBUG, Instance, Slot};
 use agent_core::limits::{DEBUG_MEMORY, DEBUG_PIDS, DEBUG_SECONDS_MAX, DEBUGS_MAX};
-use agent_core::plan::container_of;
+use agent_core::plan::{Task, container_of};
 use agent_core::protocol::types::{Level, Size};
 use agent_host::terminal::{self, Pipes};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tracing::warn;
 
 /// One of them. An agent that starts anew knows it no more, and takes it away.
 #[derive(Debug)]
 pub struct DebugContainer {
     pub instance: Instance,
     until: Duration,
+    /// Size of the terminal that its container is still to be told.
+    resized: Option<Size>,
     _pipes: Option<Pipes>,
 }
 
@@ -60,7 +63,7 @@ impl Agent {
         instance.terminal = terminal;
         let until = self.now() + Duration::from_secs(seconds);
         self.debug_containers
-            .insert(name.clone(), DebugContainer { instance, until, _pipes: pipes });
+            .insert(name.clone(), DebugContainer { instance, until, resized: None, _pipes: pipes });
         let text = format!("{}, for {seconds} s at most, asked for by hand", service.image);
         self.log.record(Level::Info, &format!("container {name}"), &text);
         self.change_throwaways();
@@ -74,27 +77,50 @@ impl Agent {
         size: Option<Size>,
         then: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        match self.shown_terminal(name) {
-            Err(error) => then(Err(error)),
-            Ok(found) => {
-                let client = self.link.client.clone();
-                let resize = async move {
-                    match (size, found, client) {
-                        (Some(size), Some(name), Some(client)) => client.resize(&name, size).await,
-                        _ => Ok(()),
-                    }
-                };
-                self.start(Vec::new(), resize, |_, done| then(done.map_err(Into::into)));
+        let there = self.debug_containers.get_mut(name);
+        match there.filter(|there| there.instance.terminal.is_some()) {
+            None => then(Err(anyhow!("there is no {name} with a terminal"))),
+            Some(there) => {
+                there.resized = size.or(there.resized);
+                self.resize_terminal(name, then);
             }
         }
     }
 
-    /// Name of the container with this terminal, once it is made.
-    fn shown_terminal(&self, name: &str) -> Result<Option<String>> {
-        let there = self.debug_containers.get(name).filter(|it| it.instance.terminal.is_some());
-        let there = there.with_context(|| format!("there is no {name} with a terminal"))?;
+    /// Tells the container of a terminal its size, if somebody asked for another one and the
+    /// container was seen.
+    fn resize_terminal(&mut self, name: &str, then: impl FnOnce(Result<()>) + Send + 'static) {
+        let Some(there) = self.debug_containers.get_mut(name) else { return then(Ok(())) };
         let found = container_of(&self.table.observed, &there.instance);
-        Ok(found.map(|(name, _)| name.clone()))
+        let found = found.filter(|(_, it)| it.task == Some(Task::Running));
+        match (found, self.link.client.clone()) {
+            (Some((container, _)), Some(client)) => {
+                let (container, size) = (container.clone(), there.resized.take());
+                let resize = async move {
+                    match size {
+                        Some(size) => client.resize(&container, size).await,
+                        None => Ok(()),
+                    }
+                };
+                self.start(Vec::new(), resize, |_, done| then(done.map_err(Into::into)));
+            }
+            // The next time that it is observed.
+            _ => then(Ok(())),
+        }
+    }
+
+    /// Tells terminals their size that were resized before their containers were seen.
+    pub(super) fn resize_terminals(&mut self) {
+        let resized = self.debug_containers.iter().filter(|(_, it)| it.resized.is_some());
+        let names: Vec<String> = resized.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let log = name.clone();
+            self.resize_terminal(&name, move |done| {
+                if let Err(error) = done {
+                    warn!("{log}: {error:#}");
+                }
+            });
+        }
     }
 
     /// Throws one away.
