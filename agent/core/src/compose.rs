@@ -33,6 +33,8 @@ pub mod scalar;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+/// Directories in memory.
+pub mod tmpfs;
 /// Volumes, configurations and secrets.
 pub mod top_level;
 /// Numbers with units.
@@ -46,6 +48,7 @@ use crate::compose::canary::Canary;
 use crate::compose::disks::DiskLimit;
 use crate::compose::healthcheck::Health;
 use crate::compose::remote_volumes::Remote;
+use crate::compose::tmpfs::Tmpfs;
 use crate::compose::top_level::{Config, Secret};
 use crate::compose::validate::Checker;
 use crate::limits::{COMPOSE_LEN_MAX, COMPOSE_SIZE_MAX, SERVICES_MAX};
@@ -169,25 +172,6 @@ pub struct Bind {
     pub read_only: bool,
     /// Remote file system to mount at `source` first, if the volume is on another host.
     pub remote: Option<Remote>,
-}
-
-/// A directory in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tmpfs {
-    /// In the container.
-    pub target: String,
-    /// Bytes, at most.
-    pub bytes: u64,
-    /// Access, in octal digits.
-    pub mode: String,
-    /// Number of the user that owns it, if not root.
-    pub uid: Option<u32>,
-    /// Number of its group.
-    pub gid: Option<u32>,
-    /// Whether it can't be written to.
-    pub read_only: bool,
-    /// Whether programs in it may run; not with Docker either, unless the file says so.
-    pub exec: bool,
 }
 
 /// A limit of a process (setrlimit(2)).

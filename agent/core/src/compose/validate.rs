@@ -3,9 +3,10 @@
 
 use crate::compose::scalar::Scalar;
 use crate::compose::schema::{Pairs, RawDepends, RawService, Ulimit, Words};
+use crate::compose::tmpfs::Tmpfs;
 use crate::compose::{
-    ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, Tmpfs, binds, canary,
-    disks, healthcheck, probe_identity, top_level, units, x_quietcore,
+    ComposeError, Condition, NetworkMode, Rlimit, RuntimePolicy, Service, binds, canary, disks,
+    healthcheck, probe_identity, tmpfs, top_level, units, x_quietcore,
 };
 use crate::image_user::is_user;
 use crate::limits::{MONITOR, STOP_GRACE, STOP_GRACE_MAX};
@@ -48,12 +49,11 @@ const NOFILE: u64 = 65536;
 /// Of containerd's 76 characters: `.green` and 17 for what makes each container's name another one.
 const NAME_LEN_MAX: usize = 48;
 
-/// `/dev/shm` and directories in memory without a size.
-const SHM_BYTES: u64 = 16 << 20;
-const TMPFS_BYTES: u64 = 64 << 20;
-
 /// A whole CPU that is reserved, as a weight.
 const WEIGHT_OF_CPU: u64 = 100;
+
+/// Size of `/dev/shm` without one.
+const SHM_BYTES: u64 = 16 << 20;
 
 pub struct Checker<'a> {
     pub name: &'a str,
@@ -330,39 +330,7 @@ impl Checker<'_> {
             Some(Words::Many(many)) => many,
         };
         let read = |text: &String| {
-            let (target, options) = text.split_once(':').unwrap_or((text, ""));
-            let mut tmpfs = Tmpfs {
-                target: target.into(),
-                bytes: TMPFS_BYTES,
-                mode: "1777".into(),
-                uid: None,
-                gid: None,
-                read_only: false,
-                exec: false,
-            };
-            let mut good = target.starts_with('/');
-            for option in options.split(',').filter(|option| !option.is_empty()) {
-                match option.split_once('=').unwrap_or((option, "")) {
-                    ("size", size) => match units::bytes(size) {
-                        Some(bytes) if bytes > 0 => tmpfs.bytes = bytes,
-                        _ => good = false,
-                    },
-                    ("mode", mode) if u32::from_str_radix(mode, 8).is_ok() => {
-                        tmpfs.mode = mode.into();
-                    }
-                    ("uid", id) if id.parse::<u32>().is_ok() => tmpfs.uid = id.parse().ok(),
-                    ("gid", id) if id.parse::<u32>().is_ok() => tmpfs.gid = id.parse().ok(),
-                    ("rw", "") => tmpfs.read_only = false,
-                    ("ro", "") => tmpfs.read_only = true,
-                    ("exec", "") => tmpfs.exec = true,
-                    ("noexec", "") => tmpfs.exec = false,
-                    // It has neither devices nor set-user-ID programs anyway.
-                    ("nosuid" | "nodev", "") => {}
-                    _ => good = false,
-                }
-            }
-            let remedy = "/PATH, or /PATH:size=64m,mode=1777 with uid=, gid=, ro, exec";
-            if good { Ok(tmpfs) } else { Err(self.refuse("tmpfs", text, remedy)) }
+            tmpfs::read(text).ok_or_else(|| self.refuse("tmpfs", text, tmpfs::REMEDY))
         };
         all.iter().map(read).collect()
     }
