@@ -245,12 +245,21 @@ pub struct HostMount {
     options: &'static [&'static str],
 }
 
-/// Files of `/etc` that every container has, as Docker gives them, unless its file says others:
-/// their names, in [`ETC`].
-const ETC_FILES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
-
-/// Directory of the host with the files of [`ETC_FILES`], which the agent keeps current.
+/// Directory of the host with files of containers' `/etc`: `resolv.conf`, which the agent keeps
+/// current for all, and below it those of each instance.
 pub const ETC: &str = "/run/quietcore/etc";
+
+/// Path of the file of name servers in a container.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Returns true if a service brings its own file at a path of its container, or a directory above
+/// it.
+pub fn brings(service: &Service, path: &str) -> bool {
+    let is_at = |target: &str| Path::new(path).starts_with(target);
+    service.binds.iter().any(|bind| is_at(&bind.target))
+        || service.tmpfs.iter().any(|tmpfs| is_at(&tmpfs.target))
+        || service.configs.iter().any(|config| is_at(&config.target))
+}
 
 /// Mounts of a container that come from the host, in order.
 pub fn host_mounts(service: &Service, brought: &[Delivered]) -> Vec<HostMount> {
@@ -262,15 +271,8 @@ pub fn host_mounts(service: &Service, brought: &[Delivered]) -> Vec<HostMount> {
         HostMount { source, target, options }
     };
     let mut mounts = Vec::new();
-    for name in ETC_FILES {
-        let target = format!("/etc/{name}");
-        let is_own = |at: &str| Path::new(&target).starts_with(at);
-        let is_given = service.binds.iter().any(|bind| is_own(&bind.target))
-            || service.tmpfs.iter().any(|tmpfs| is_own(&tmpfs.target))
-            || brought.iter().any(|(_, at)| is_own(at));
-        if !is_given {
-            mounts.push(mount(&format!("{ETC}/{name}"), &target, BROUGHT));
-        }
+    if !brings(service, RESOLV_CONF) {
+        mounts.push(mount(&format!("{ETC}/resolv.conf"), RESOLV_CONF, BROUGHT));
     }
     for bind in &service.binds {
         let options = if bind.read_only { READ } else { WRITE };
@@ -343,7 +345,7 @@ fn resources(service: &Service, facts: &Facts) -> Value {
     resources
 }
 
-/// See the module.
+/// Facts of the host that a specification needs: sizes of huge pages, numbers of disks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Sizes of huge pages, as cgroup files are named.
@@ -392,17 +394,17 @@ mod tests {
     }
 
     #[test]
-    fn every_container_has_the_hosts_names_unless_it_brings_its_own() {
+    fn every_container_has_name_servers_unless_it_brings_its_own() {
         let targets = |keys: &str| -> Vec<String> {
             let mounts = spec_of(keys, "{}")["mounts"].clone();
             let all = mounts.as_array().unwrap().iter();
             let all = all.map(|mount| mount["destination"].as_str().unwrap().to_owned());
             all.filter(|target| target.starts_with("/etc")).collect()
         };
-        assert_eq!(targets(""), ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"]);
+        assert_eq!(targets(""), ["/etc/resolv.conf"]);
         let volume = "/var/lib/quietcore/volumes/a";
-        let own = format!("volumes: [\"{volume}:/etc/hosts:ro\"]");
-        assert_eq!(targets(&own), ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"]);
+        let own = format!("volumes: [\"{volume}:/etc/resolv.conf:ro\"]");
+        assert_eq!(targets(&own), ["/etc/resolv.conf"]);
         assert_eq!(targets(&format!("volumes: [\"{volume}:/etc\"]")), ["/etc"]);
         assert_eq!(targets("tmpfs: [\"/etc\"]"), ["/etc"]);
     }

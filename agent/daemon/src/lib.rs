@@ -26,6 +26,8 @@ pub mod image_manager;
 pub mod journal_archive;
 /// Processes that the kernel killed for want of memory.
 pub mod memory_events;
+/// Files of a container that say its own name.
+pub mod name_files;
 /// Kills processes in container cgroups that containerd no longer knows.
 pub mod orphan_cgroups;
 /// Client of the packet capture unit.

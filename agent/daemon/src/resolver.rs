@@ -1,7 +1,6 @@
-//! Names for this host and its containers: the name servers that systemd-networkd was given by DHCP
-//! or its configuration, as the resolv.conf that `/etc` of the image points to, and the files of
-//! `/etc` that containers have. No resolver daemon has to run for it. Sources: resolv.conf(5),
-//! hosts(5).
+//! Name servers: what systemd-networkd was given by DHCP or its configuration, as the resolv.conf
+//! that `/etc` of the image points to, and the one that containers have. No resolver daemon has to
+//! run for it.
 
 use agent_core::runtime_spec::ETC;
 use agent_host::files::write_whole;
@@ -18,7 +17,7 @@ const RESOLV_CONF: &str = "/run/quietcore/resolv.conf";
 /// The C library takes no more (resolv.conf(5), `MAXNS`).
 const SERVERS_MAX: usize = 3;
 
-/// Brings resolv.conf up to date, and the files that containers have.
+/// Brings resolv.conf up to date, this host's and that of containers.
 ///
 /// # Errors
 /// One can't be written.
@@ -30,14 +29,7 @@ pub fn update() -> Result<()> {
     if !std::fs::read_to_string(path).is_ok_and(|now| now == text) {
         write_whole(path, &text)?;
     }
-    let name = nix::unistd::gethostname().context("this host's name")?;
-    let name = name.to_string_lossy();
-    for (file, text) in
-        [("resolv.conf", text), ("hosts", hosts(&name)), ("hostname", format!("{name}\n"))]
-    {
-        write_in_place(&Path::new(ETC).join(file), &text)?;
-    }
-    Ok(())
+    write_in_place(&Path::new(ETC).join("resolv.conf"), &text)
 }
 
 /// Writes a file that is bound into containers: another one in its place would not be theirs.
@@ -51,11 +43,6 @@ fn write_in_place(path: &Path, text: &str) -> Result<()> {
         file.set_len(text.len() as u64)
     };
     write().with_context(|| format!("write {}", path.display()))
-}
-
-fn hosts(name: &str) -> String {
-    // 127.0.1.1 is Debian's for a name without an address of its own (Debian Reference, 5.1.1).
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n")
 }
 
 fn resolv_conf(state: &str) -> String {
@@ -80,12 +67,12 @@ mod tests {
     fn files_of_containers_change_in_place() {
         use std::os::unix::fs::MetadataExt;
         let temporary = tempfile::tempdir().unwrap();
-        let path = temporary.path().join("hosts");
-        write_in_place(&path, &hosts("a-longer-name")).unwrap();
+        let path = temporary.path().join("resolv.conf");
+        write_in_place(&path, "nameserver 10.0.2.30\n").unwrap();
         let inode = || path.metadata().unwrap().ino();
         let before = inode();
-        write_in_place(&path, &hosts("ny4")).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), hosts("ny4"));
+        write_in_place(&path, "nameserver 10.0.2.3\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "nameserver 10.0.2.3\n");
         assert_eq!(inode(), before, "a container has the file of before");
     }
 

@@ -1,4 +1,4 @@
-//! Numbers with units, as compose files have them.
+//! Texts with a meaning: numbers with units, as compose files have them.
 
 use std::time::Duration;
 

@@ -250,7 +250,7 @@ impl Checker<'_> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         match !name.is_empty() && name.len() <= 64 && name.bytes().all(plain) {
             true => Ok(name.into()),
-            false => Err(self.refuse("hostname", name, "1 to 64 letters, digits, - or .")),
+            false => Err(self.refuse("hostname", name, "1 to 64 letters, digits, - . or _")),
         }
     }
 

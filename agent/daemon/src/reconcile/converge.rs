@@ -4,16 +4,17 @@ use crate::containerd::Containerd;
 use crate::containerd::images::StoredImage;
 use crate::image_manager::{Import, Missing, collect, load, read_shipped};
 use crate::memory_events::oom_kills;
-use crate::orphan_cgroups;
 use crate::reconcile::Agent;
 use crate::reconcile::probe_client::probe;
 use crate::reconcile::tasks::Work;
+use crate::{name_files, orphan_cgroups};
 use agent_core::compose::Service;
 use agent_core::health::ProbeResult;
 use agent_core::instance::Instance;
 use agent_core::limits::ENGINE_STOP_WAIT;
 use agent_core::plan::{self, Observed, Task};
 use agent_core::protocol::types::Level;
+use agent_core::runtime_spec::ETC;
 use agent_core::status::{Container, Engine};
 use agent_host::container_output;
 use agent_host::files::write_whole;
@@ -338,6 +339,7 @@ impl Agent {
         };
         self.problems.forget(is_gone);
         self.secrets.keep_only(&ids);
+        name_files::keep_only(Path::new(ETC), &ids);
     }
 
     /// Containers outlive the agent, but not the host: when it goes down they get their signal and
