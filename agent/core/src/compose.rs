@@ -35,7 +35,7 @@ pub mod schema;
 mod tests;
 /// Directories in memory.
 pub mod tmpfs;
-/// Volumes, configurations and secrets.
+/// Keys beside `services`: volumes, configurations and secrets.
 pub mod top_level;
 /// Numbers with units.
 pub mod units;

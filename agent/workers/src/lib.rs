@@ -1,6 +1,6 @@
-//! Workers: one module per unit that touches the network or hostile input, none of them root. Each
-//! hands files or answers to the agent, which trusts none of it. The tailer alone is root, without
-//! capabilities, for the files that root owns.
+//! Workers: one module per unit that touches the network or hostile input. None is root but the
+//! tailer, which has neither capabilities nor a network, for the files that root owns. Each hands
+//! files or answers to the agent, which trusts none of it.
 #![forbid(unsafe_code)]
 
 /// Network API: HTTP and JSON behind mutual TLS.

@@ -1,4 +1,5 @@
-//! Every limit of the core with its reason. Capacities that a host can choose stand in `settings`.
+//! Fixed capacities of the core with their reasons. Risk limits are `settings::RiskLimits`;
+//! capacities that a host can choose stand in `settings` too.
 
 /// Instruments one hot thread trades: all that one US exchange lists.
 pub const INSTRUMENTS_MAX: usize = 12_288;

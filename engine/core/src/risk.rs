@@ -36,8 +36,8 @@ impl<'a> Situation<'a> {
     }
 }
 
-/// The last new order of an instrument, to tell a repetition. Before the first one it has no
-/// shares, as no order that comes so far has.
+/// The last new order of an instrument, to tell a repetition. Starts with 0 shares, which matches
+/// no order that reaches this check.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     side: Side,
@@ -209,9 +209,10 @@ impl Risk {
         }
     }
 
-    /// All checks, for a side and for new orders or others, so that none has to ask which. `old` is
-    /// what a new order replaces: nothing. The `PLAIN` one refuses what is not sure to pass at a
-    /// glance; it calls nothing, and so keeps everything in registers.
+    /// All checks, for a side and for new orders (`NEW`) or replacements, so that none has to ask
+    /// which. `old` is what a new order replaces: nothing. `PLAIN` is the fast path, which calls
+    /// nothing and so keeps everything in registers: it may refuse too much and then runs again
+    /// with `PLAIN = false`, which decides.
     #[inline(always)]
     fn check_sided<const BUY: bool, const NEW: bool, const PLAIN: bool>(
         &mut self,

@@ -40,8 +40,8 @@ pub enum SettingsError {
     },
 }
 
-/// Pre-trade limits. Every one is checked before every order and replacement. Money is in whole
-/// units of the currency.
+/// Pre-trade limits. Checked before an order or a replacement leaves; the last two stop trading
+/// instead. Money is in whole units of the currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RiskLimits {

@@ -61,7 +61,7 @@ pub struct Model {
     pub shares: Vec<i128>,
     pub marks: Vec<i128>,
     pub feed_heard_at: u64,
-    /// When messages left, within the last second and more.
+    /// Nanoseconds of message budget left, at most a second.
     budget: i128,
     refilled_at: u64,
     last: Vec<Option<(Side, u64, u64, u64)>>,

@@ -13,7 +13,7 @@ const EXPOSURE_MAX: &str = "20";
 const PRIVILEGED: [&str; 3] =
     ["containerd.service", "quietcore-iscsid.service", "debug-console.service"];
 
-/// Puts units and their drop-ins where systemd looks for them, as image/build does.
+/// Puts units and their drop-ins where systemd looks for them, as image/stages/files does.
 fn lay_out_units(root: &Path) -> Result<Vec<String>> {
     let system = root.join("usr/lib/systemd/system");
     std::fs::create_dir_all(&system)?;
