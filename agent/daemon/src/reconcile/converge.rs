@@ -85,12 +85,13 @@ impl Agent {
                 // While it looked some container was changed.
                 Ok(_) if changes != agent.tasks.changes => return agent.observe(),
                 Ok(observed) => {
+                    agent.end_strays(&groups, &observed);
+                    let observed = agent.without_changes(observed);
                     let before = std::mem::replace(&mut agent.table.observed, observed);
                     if agent.has_observed {
                         agent.note_oom_kills(&before);
                     }
                     agent.has_observed = true;
-                    agent.end_strays(&groups);
                     agent.converge();
                 }
             }
@@ -99,6 +100,19 @@ impl Agent {
                 agent.observe();
             }
         });
+    }
+
+    /// Replaces what was observed of instances that are just being changed by what was observed of
+    /// them before: half a container is neither one that ended nor one that runs.
+    fn without_changes(
+        &self,
+        mut observed: BTreeMap<String, Observed>,
+    ) -> BTreeMap<String, Observed> {
+        let is_changed = |found: &Observed| self.tasks.changes_container(&found.instance);
+        observed.retain(|_, found| !is_changed(found));
+        let before = self.table.observed.iter().filter(|(_, found)| is_changed(found));
+        observed.extend(before.map(|(name, found)| (name.clone(), found.clone())));
+        observed
     }
 
     /// Begins what leads from what is observed to what is wanted.
@@ -187,8 +201,11 @@ impl Agent {
 
     /// Ends what runs in containers' cgroups that were there before containerd was asked, and of
     /// which it knows nothing.
-    fn end_strays(&self, groups: &BTreeSet<String>) {
-        for name in groups.iter().filter(|name| !self.table.observed.contains_key(*name)) {
+    fn end_strays(&self, groups: &BTreeSet<String>, observed: &BTreeMap<String, Observed>) {
+        let is_changed =
+            |name: &str| self.tasks.changes_container(container_output::instance_of(name));
+        let is_stray = |name: &&String| !observed.contains_key(*name) && !is_changed(name);
+        for name in groups.iter().filter(is_stray) {
             let about = format!("container {}", container_output::instance_of(name));
             match orphan_cgroups::end(Path::new(CGROUPS), name) {
                 Ok(0) => {}
