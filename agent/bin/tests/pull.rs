@@ -295,7 +295,8 @@ fn bundles_of_cosign_3_are_found_by_the_api_and_by_the_tag_in_its_place() {
 fn a_password_goes_to_its_registry_and_to_the_token_hosts_of_the_policy() {
     let login = "unsigned = true\nusername = \"host\"\npassword = \"swordfish\"";
     let tokens = Registry::start();
-    tokens.server.lock().unwrap().any = Some(Answer::new(200, "", b"{\"token\":\"t\"}"));
+    tokens.server.lock().unwrap().any =
+        Some(Answer::new(200, "", b"{\"token\":\"t\",\"access_token\":\"t\"}"));
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"x\"", tokens.host);
     // A registry's own demand.
     let upstream = Registry::start();

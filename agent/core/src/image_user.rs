@@ -49,38 +49,39 @@ pub fn of_numbers(text: &str) -> Option<User> {
     Some(User { uid: number(user)?, gid: number(group)?, groups: Vec::new() })
 }
 
+/// Entries of passwd(5) and group(5), of at least four fields.
+fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let fields = |line| str::split(line, ':').map(str::trim).collect::<Vec<_>>();
+    text.lines().map(fields).filter(|it| it.len() >= 4)
+}
+
 /// Resolves a user by the image's files.
 ///
 /// # Errors
 /// A name that the image does not know.
 pub fn resolve(text: &str, files: &UserFiles) -> Result<User, String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, it)| (user, Some(it)));
-    let lines = |text: &'_ str| -> Vec<Vec<String>> {
-        let fields = |line: &str| line.split(':').map(|it| it.trim().to_owned()).collect();
-        text.lines().map(fields).collect()
-    };
     // name:password:UID:GID:…
-    let is_user = |it: &Vec<String>| it.len() >= 4 && (it[0] == user || it[2] == user);
-    let known = lines(&files.passwd).into_iter().find(is_user);
-    let known = known.and_then(|it| Some((it[0].clone(), number(&it[2])?, number(&it[3])?)));
+    let is_user = |it: &Vec<&str>| it[0] == user || it[2] == user;
+    let known = entries(&files.passwd).find(is_user);
+    let known = known.and_then(|it| Some((it[0], number(it[2])?, number(it[3])?)));
     let (name, uid, gid) = match (known, number(user)) {
         (Some((name, uid, gid)), _) => (Some(name), uid, gid),
         (None, Some(uid)) => (None, uid, 0),
         (None, None) => return Err(format!("user {user} is not in the image's /etc/passwd")),
     };
     // name:password:GID:members
-    let groups = lines(&files.group).into_iter().filter(|it| it.len() >= 4);
+    let mut groups = entries(&files.group);
     match group {
         None => {
-            let is_member = |it: &Vec<String>| {
-                name.as_ref().is_some_and(|name| it[3].split(',').any(|member| member == name))
-            };
-            let groups = groups.filter(is_member).filter_map(|it| number(&it[2])).collect();
+            let is_member =
+                |it: &Vec<&str>| name.is_some_and(|name| it[3].split(',').any(|it| it == name));
+            let groups = groups.filter(is_member).filter_map(|it| number(it[2])).collect();
             Ok(User { uid, gid, groups })
         }
         Some(group) => {
-            let found = groups.into_iter().find(|it| it[0] == group || it[2] == group);
-            let gid = found.and_then(|it| number(&it[2])).or_else(|| number(group));
+            let found = groups.find(|it| it[0] == group || it[2] == group);
+            let gid = found.and_then(|it| number(it[2])).or_else(|| number(group));
             let gid = gid.ok_or(format!("group {group} is not in the image's /etc/group"))?;
             Ok(User { uid, gid, groups: Vec::new() })
         }

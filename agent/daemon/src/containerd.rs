@@ -2,6 +2,8 @@
 //! API. Every call has a time limit. What containerd keeps is a cache of the archives on the
 //! read-only root.
 
+/// Files of an image that are read without running it.
+mod image_files;
 pub mod images;
 
 use crate::bind_sources::BindSources;

@@ -131,8 +131,13 @@ pub struct Agent {
     has_observed: bool,
     /// Held to write by who takes images away, to read by who brings some.
     images_in_use: Arc<RwLock<()>>,
-    /// Secrets that were kept while a container that uses them was changed: its instance, its name.
-    renewed_secrets: BTreeSet<(String, String)>,
+    /// Images that stay, while others are being taken away.
+    collecting: Option<BTreeSet<String>>,
+    /// Instances that can't be taken away just now.
+    stuck: BTreeSet<String>,
+    /// Secrets that were kept while it was not clear which container of an instance has which: the
+    /// instance, the secret's name, and when it was kept.
+    renewed_secrets: BTreeMap<(String, String), Duration>,
 }
 
 /// Runs until a signal.
@@ -248,7 +253,9 @@ impl Agent {
             tasks,
             has_observed: false,
             images_in_use: Arc::default(),
-            renewed_secrets: BTreeSet::new(),
+            collecting: None,
+            stuck: BTreeSet::new(),
+            renewed_secrets: BTreeMap::new(),
         };
         let is_another = agent.finish_staged();
         agent.rollouts.services = agent.load()?;
@@ -273,7 +280,6 @@ impl Agent {
         self.end_debugs();
         self.follow();
         self.reconcile();
-        self.give_renewed();
         self.take_from_vault();
     }
 

@@ -229,24 +229,36 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends entries until they are taken, or refused for what they are. Of a batch that is refused
-    /// as a whole each half is sent: one bad entry does not take the others with it.
+    /// as a whole each half is sent: one bad entry does not take the others with it. What is said
+    /// of a batch is one line, which is forwarded too.
     fn send(&self, batch: &[Entry]) {
+        let (refused, why) = self.send_parts(batch);
+        if refused > 0 {
+            let (name, of) = (&self.target.name, batch.len());
+            warn!("forward to {name}: {refused} of {of} entries are not taken: {why}");
+        }
+    }
+
+    /// Returns the number of entries that were refused, and the last reason.
+    fn send_parts(&self, batch: &[Entry]) -> (usize, String) {
         let (name, mut pause, mut failed) = (&self.target.name, FORWARD_PAUSE, false);
+        let mut refused = (0, String::new());
         loop {
             match self.try_send(batch) {
                 Ok(Taken::All) => break,
-                Ok(Taken::But(refused, why)) => {
-                    warn!(
-                        "forward to {name}: {refused} of {} entries are not taken: {why}",
-                        batch.len()
-                    );
+                Ok(Taken::But(count, why)) => {
+                    refused = (count, why);
                     break;
                 }
                 Ok(Taken::Refused(why)) => {
-                    match batch.split_at(batch.len() / 2) {
-                        ([], _) => warn!("forward to {name}: an entry is not taken: {why}"),
-                        (first, second) => [first, second].into_iter().for_each(|it| self.send(it)),
-                    }
+                    refused = match batch.split_at(batch.len() / 2) {
+                        ([], _) => (batch.len(), why),
+                        (first, second) => {
+                            let [first, second] = [first, second].map(|it| self.send_parts(it));
+                            let why = if second.0 > 0 { second.1 } else { first.1 };
+                            (first.0 + second.0, why)
+                        }
+                    };
                     break;
                 }
                 Ok(Taken::Later(why)) => self.wait(&why, &mut pause, &mut failed),
@@ -256,6 +268,7 @@ impl<'a> Sender<'a> {
         if failed {
             info!("forward to {name}: goes on");
         }
+        refused
     }
 
     /// Said once, and not at each try: what is said comes into the journal, too.

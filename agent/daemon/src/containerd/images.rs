@@ -1,9 +1,7 @@
 //! Images: from archives into containerd's store, and what the store has from an earlier OS.
 
 use crate::containerd::{Containerd, ContainerdError, SNAPSHOTTER, call, request};
-use agent_core::image_user::UserFiles;
-use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE, UNPACK_SILENCE, USER_FILE_LEN_MAX};
-use agent_host::beneath::Beneath;
+use agent_core::limits::{CONTAINERD_TIMEOUT, IMPORT_LEASE, UNPACK_SILENCE};
 use agent_host::images::archive::{Image, chain_ids};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -11,26 +9,35 @@ use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, StatSnapshotRequest, UsageRequest, ViewSnapshotRequest,
+    CommitSnapshotRequest, StatSnapshotRequest, UsageRequest,
 };
 use containerd_client::services::v1::{
     ApplyRequest, CreateImageRequest, CreateRequest as CreateLease, DeleteImageRequest,
     DeleteRequest as DeleteLease, GetImageRequest, Image as ImageRecord, ListImagesRequest,
     ReadContentRequest, UpdateImageRequest, WriteAction, WriteContentRequest,
 };
-use containerd_client::types::{Descriptor, Mount};
+use containerd_client::types::Descriptor;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Cursor, Read};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::time::timeout;
 use tonic::{Code, Request};
 use tracing::warn;
 
-/// Number of views of images that were made: each has a name of its own.
-static VIEWS: AtomicU64 = AtomicU64::new(0);
+/// Beginning of the names of snapshots that layers are unpacked into.
+const UNPACKING: &str = "unpack-";
+/// Beginning of the names of views of images that are read.
+pub(super) const VIEWING: &str = "view-";
+
+/// A number that nothing else has, also of an agent before this one.
+pub(super) fn unique() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{number}", since.as_nanos())
+}
 
 /// Bytes of a blob in one message: gRPC's default limit is 4 MiB.
 const CHUNK: usize = 1 << 20;
@@ -91,7 +98,7 @@ impl Containerd {
     async fn lease(&self, image: &Image) -> Result<String, ContainerdError> {
         let ends = prost_types::Timestamp::from(SystemTime::now() + IMPORT_LEASE).to_string();
         // One that an earlier agent left ends when it said.
-        let id = format!("quietcore-{}-{}", std::process::id(), image.target.digest());
+        let id = format!("quietcore-{}-{}", unique(), image.target.digest());
         let labels = [("containerd.io/gc.expire".to_owned(), ends)].into();
         let create = CreateLease { id: id.clone(), labels };
         let mut leases = LeasesClient::new(self.channel.clone());
@@ -151,7 +158,7 @@ impl Containerd {
         let place = &image.blobs[&digest];
         let total = place.len as i64;
         let base = WriteContentRequest {
-            r#ref: format!("quietcore-{digest}"),
+            r#ref: format!("quietcore-{}-{digest}", unique()),
             total,
             expected: digest.clone(),
             ..Default::default()
@@ -199,14 +206,20 @@ impl Containerd {
         let layers = image.manifest.layers().iter().zip(image.config.rootfs().diff_ids());
         for ((layer, diff_id), id) in layers.zip(chain) {
             if !self.has_snapshot(id).await? {
-                let key = format!("unpack-{id}");
-                self.remove_snapshot(&key).await?;
+                // Two images that come side by side may have this layer: each unpacks its own.
+                let key = format!("{UNPACKING}{}-{id}", unique());
                 let mounts = self.prepare(&key, &parent).await?;
                 let diff = Some(descriptor(layer));
                 let apply = ApplyRequest { diff, mounts, ..Default::default() };
                 let mut differ = DiffClient::new(self.channel.clone());
                 let applied = differ.apply(leased(apply, lease));
-                let applied = self.while_it_grows(&key, applied).await?;
+                let applied = match self.while_it_grows(&key, applied).await {
+                    Ok(applied) => applied,
+                    Err(error) => {
+                        self.remove_snapshot(&key).await?;
+                        return Err(error);
+                    }
+                };
                 let found = applied.and_then(|answer| answer.applied).map(|it| it.digest);
                 if let Err(why) = check_layer(diff_id, found.as_deref()) {
                     self.remove_snapshot(&key).await?;
@@ -221,11 +234,14 @@ impl Containerd {
                 let commit = CommitSnapshotRequest {
                     snapshotter: SNAPSHOTTER.into(),
                     name: id.clone(),
-                    key,
+                    key: key.clone(),
                     labels,
                 };
-                call("keep layer", id, &[Code::AlreadyExists], snapshots.commit(request(commit)))
-                    .await?;
+                let known = [Code::AlreadyExists];
+                let kept = snapshots.commit(request(commit));
+                if call("keep layer", id, &known, kept).await?.is_none() {
+                    self.remove_snapshot(&key).await?;
+                }
             }
             parent.clone_from(id);
         }
@@ -269,31 +285,17 @@ impl Containerd {
         Ok(usage.map_or((0, 0), |usage| (usage.size, usage.inodes)))
     }
 
-    /// Files of an image with its users and groups.
+    /// Removes snapshots that an earlier agent was killed with: layers half unpacked, views.
     ///
     /// # Errors
     /// [`ContainerdError::Call`].
-    pub async fn user_files(
-        &self,
-        image: &ImageConfiguration,
-    ) -> Result<UserFiles, ContainerdError> {
-        let Some(parent) = chain_ids(image.rootfs().diff_ids()).pop() else {
-            return Ok(UserFiles::default());
-        };
-        let number = VIEWS.fetch_add(1, Ordering::Relaxed);
-        let key = format!("view-{}-{number}", std::process::id());
-        let view = ViewSnapshotRequest {
-            snapshotter: SNAPSHOTTER.into(),
-            key: key.clone(),
-            parent,
-            labels: [("containerd.io/gc.root".to_string(), key.clone())].into(),
-        };
-        let mut snapshots = SnapshotsClient::new(self.channel.clone());
-        let answer = call("view snapshot", &key, &[], snapshots.view(request(view))).await?;
-        let mounts = answer.map(|answer| answer.mounts).unwrap_or_default();
-        let files = tokio::task::spawn_blocking(move || read_user_files(&mounts)).await;
-        self.remove_snapshot(&key).await?;
-        Ok(files.expect("it does not panic"))
+    pub async fn remove_leftovers(&self) -> Result<(), ContainerdError> {
+        for name in self.snapshots().await? {
+            if name.starts_with(UNPACKING) || name.starts_with(VIEWING) {
+                self.try_remove_snapshot(&name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Images that containerd has, also those that an earlier agent or OS left there.
@@ -333,6 +335,16 @@ impl Containerd {
             call("remove image", name, &[Code::NotFound], deleted).await?;
         }
         let stored = self.stored_images().await?;
+        // A layer of an image that can't be read just now would be taken for nobody's.
+        let list = images.list(request(ListImagesRequest::default()));
+        let left = call("list", "images", &[], list).await?.unwrap_or_default().images.len();
+        if stored.len() < left {
+            return Err(ContainerdError::Call {
+                action: "collect",
+                object: "layers".into(),
+                message: format!("{} of {left} images can't be read", left - stored.len()),
+            });
+        }
         let chains = stored.iter().map(|image| chain_ids(image.config.rootfs().diff_ids()));
         let needed: BTreeSet<String> = chains.flatten().collect();
         // Children first: a layer with one above it is refused, and its turn comes in the next
@@ -370,37 +382,22 @@ impl Containerd {
         let mut content = ContentClient::new(self.channel.clone());
         let mut bytes = Vec::new();
         if let Some(mut answers) = call("read", digest, &[], content.read(request(read))).await? {
-            while let Ok(Ok(Some(part))) = timeout(CONTAINERD_TIMEOUT, answers.message()).await {
-                bytes.extend_from_slice(&part.data);
+            let failed = |message: String| ContainerdError::Call {
+                action: "read",
+                object: digest.into(),
+                message,
+            };
+            loop {
+                match timeout(CONTAINERD_TIMEOUT, answers.message()).await {
+                    Ok(Ok(Some(part))) => bytes.extend_from_slice(&part.data),
+                    Ok(Ok(None)) => break,
+                    Ok(Err(status)) => return Err(failed(status.message().to_string())),
+                    Err(_) => return Err(failed("no answer".into())),
+                }
             }
         }
         Ok(bytes)
     }
-}
-
-/// Reads the files of users and groups in the uppermost directory of a snapshot that has them; what
-/// is no plain file counts as not there. Whoever made the image may have put links into its `etc`.
-fn read_user_files(mounts: &[Mount]) -> UserFiles {
-    let directories = mounts.iter().flat_map(|mount| match mount.r#type.as_str() {
-        "overlay" => mount
-            .options
-            .iter()
-            .filter_map(|option| option.strip_prefix("lowerdir="))
-            .flat_map(|list| list.split(':').map(str::to_owned))
-            .collect(),
-        _ => vec![mount.source.clone()],
-    });
-    let directories: Vec<String> = directories.collect();
-    let read = |name: &str| -> String {
-        let find = |directory: &String| {
-            let file = Beneath::open(Path::new(directory)).ok()?.read(Path::new(name)).ok()?;
-            let mut text = Vec::new();
-            file.take(USER_FILE_LEN_MAX).read_to_end(&mut text).ok()?;
-            Some(String::from_utf8_lossy(&text).into_owned())
-        };
-        directories.iter().find_map(find).unwrap_or_default()
-    };
-    UserFiles { passwd: read("etc/passwd"), group: read("etc/group") }
 }
 
 /// Compares what a layer unpacked to with what the image's configuration says. The name of a
@@ -439,27 +436,6 @@ fn descriptor(from: &oci_spec::image::Descriptor) -> Descriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_are_read_from_the_uppermost_layer_that_has_them_and_through_no_link() {
-        let temporary = tempfile::tempdir().unwrap();
-        let layer = |name: &str| temporary.path().join(name);
-        for name in ["top", "middle", "bottom"] {
-            std::fs::create_dir_all(layer(name)).unwrap();
-        }
-        std::os::unix::fs::symlink("/etc", layer("top").join("etc")).unwrap();
-        for (name, text) in [("middle", "app:x:5:5::/:\n"), ("bottom", "old:x:1:1::/:\n")] {
-            std::fs::create_dir(layer(name).join("etc")).unwrap();
-            std::fs::write(layer(name).join("etc/passwd"), text).unwrap();
-        }
-        let all = ["top", "middle", "bottom"].map(|name| layer(name).display().to_string());
-        let options = vec!["ro".to_owned(), format!("lowerdir={}", all.join(":"))];
-        let mount = Mount { r#type: "overlay".into(), options, ..Default::default() };
-        let files = read_user_files(&[mount]);
-        assert_eq!((files.passwd.as_str(), files.group.as_str()), ("app:x:5:5::/:\n", ""));
-        let one = Mount { r#type: "bind".into(), source: all[2].clone(), ..Default::default() };
-        assert_eq!(read_user_files(&[one]).passwd, "old:x:1:1::/:\n");
-    }
 
     #[test]
     fn a_layer_is_what_the_configuration_says() {

@@ -9,15 +9,18 @@ use crate::secrets::Secrets;
 use crate::{name_files, volumes};
 use agent_core::compose::Service;
 use agent_core::instance::Instance;
+use agent_core::limits::CONTAINERD_TIMEOUT;
 use agent_core::plan::{Action, Ending, Observed, Task, container_of};
 use agent_core::protocol::types::Level;
 use agent_core::runtime_spec::{ETC, host_mounts};
 use agent_host::container_output::{self, Files, Origin};
 use oci_spec::image::ImageConfiguration;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::time::timeout;
 
 /// Container to be taken away.
 struct Removal {
@@ -106,8 +109,13 @@ impl Creation {
             let output = Files::begin(&logs, &origin).map_err(ContainerdError::Prepare)?;
             Ok::<_, ContainerdError>(Prepared { user, sources, brought, output })
         };
-        let prepared = tokio::task::spawn_blocking(prepare).await.expect("it does not panic");
-        let prepared = prepared?;
+        let prepared = timeout(CONTAINERD_TIMEOUT, tokio::task::spawn_blocking(prepare)).await;
+        let late = |_| {
+            let seconds = CONTAINERD_TIMEOUT.as_secs();
+            let error = io::Error::other(format!("no answer for {seconds} s"));
+            ContainerdError::Volume(error)
+        };
+        let prepared = prepared.map_err(late)?.expect("it does not panic")?;
         let made = containerd.create(&self.instance, &self.image, &prepared).await;
         let stem = &prepared.output.stem;
         // Each try has another name, and says the same.
@@ -141,8 +149,10 @@ impl Agent {
             }
         }
         by_instance.retain(|id, _| !self.tasks.changes_container(id));
-        // What leaves may hold a port that what comes needs; what ran before needs what it had.
-        let leaves = |id: &str| self.table.wanted_instance(id).is_none();
+        // What leaves may hold a port that what comes needs; what ran before needs what it had. What
+        // can't be made to leave keeps nobody waiting.
+        let leaves =
+            |id: &str| self.table.wanted_instance(id).is_none() && !self.stuck.contains(id);
         let some_leave = by_instance.keys().any(|id| leaves(id))
             || self.tasks.has_any(|work| matches!(work, Work::Container(id) if leaves(id)));
         let is_back =
@@ -198,6 +208,11 @@ impl Agent {
         }
         let about = format!("container {id}");
         let mut error = made.failed.map(|error| error.to_string());
+        let is_stuck = error.is_some();
+        match is_stuck {
+            true => drop(self.stuck.insert(id.to_owned())),
+            false => drop(self.stuck.remove(id)),
+        }
         if let Some((creation, began, created)) = made.created {
             let at = began.saturating_duration_since(self.started);
             let history = self.table.history.entry(id.to_owned()).or_default();
@@ -214,7 +229,10 @@ impl Agent {
             // That the old one is gone does not say that the new one runs.
             self.problems.set(&about, error);
         }
-        self.observe();
+        // What can't be taken away is tried again by the next tick.
+        if !is_stuck {
+            self.observe();
+        }
     }
 
     fn note_created(&mut self, creation: &Creation, pid: u32) {

@@ -38,6 +38,7 @@ impl Agent {
         let connect = async move {
             let shipped = tokio::task::spawn_blocking(move || read_shipped(&archives)).await??;
             let client = Containerd::connect(&socket).await?;
+            client.remove_leftovers().await?;
             let stored = client.stored_images().await?;
             Ok((shipped, client, stored))
         };
@@ -92,6 +93,7 @@ impl Agent {
                         agent.note_oom_kills(&before);
                     }
                     agent.has_observed = true;
+                    agent.tasks.seen_changes = changes;
                     agent.converge();
                 }
             }
@@ -132,6 +134,7 @@ impl Agent {
         self.tell_ports();
         let may_start = |instance: &Instance| {
             self.link.has_image(&instance.service.image)
+                && !self.may_go(&instance.service.image)
                 && self.secrets.missing(&instance.service).is_empty()
                 && self.remote.has_all(instance)
                 && self.table.has_dependencies(&instance.service)
@@ -152,14 +155,15 @@ impl Agent {
         self.note_failures();
         self.forget_others();
         self.look_around();
+        self.give_renewed();
         self.collect_images();
     }
 
     /// Takes away images that nobody needs, once everything declared is up.
     fn collect_images(&mut self) {
-        let is_busy = self
-            .tasks
-            .has_any(|work| matches!(work, Work::Image(_) | Work::Container(_) | Work::Collect));
+        let is_busy = self.tasks.has_any(|work| {
+            matches!(work, Work::Image(_) | Work::Load | Work::Container(_) | Work::Collect)
+        });
         let Some(containerd) = self.link.client.clone().filter(|_| !is_busy) else { return };
         if !self.table.all_up() {
             return;
@@ -171,12 +175,14 @@ impl Agent {
         let Some(keep) = self.image_manager.to_keep(&services) else { return };
         let (store, lock) = (self.image_manager.store().clone(), self.images_in_use.clone());
         let shipped = self.image_manager.shipped.keys().cloned().collect();
+        self.collecting = Some(keep.clone());
         let collect = async move {
             let _alone = lock.write().await;
             let kept = keep.clone();
             (kept, collect(store, containerd, keep, shipped).await)
         };
         self.start(vec![Work::Collect], collect, |agent, (kept, removed)| {
+            agent.collecting = None;
             agent.image_manager.note_collected(&removed);
             let manager = &agent.image_manager;
             let is_kept = |name: &str| kept.contains(name) || manager.digest(name).is_some();
@@ -231,7 +237,7 @@ impl Agent {
     fn bring_images(&mut self) {
         let images: BTreeSet<String> =
             self.table.wanted.iter().map(|instance| instance.service.image.clone()).collect();
-        let is_missing = |image: &&String| !self.link.has_image(image);
+        let is_missing = |image: &&String| !self.link.has_image(image) && !self.may_go(image);
         let missing: BTreeSet<String> = images.iter().filter(is_missing).cloned().collect();
         let (imports, mut said) = self.image_manager.find(&missing);
         for import in imports {
@@ -250,6 +256,11 @@ impl Agent {
                 None => self.problems.set(&about, None),
             }
         }
+    }
+
+    /// Returns true while an image may be among those that are just being taken away.
+    fn may_go(&self, image: &str) -> bool {
+        self.collecting.as_ref().is_some_and(|kept| !kept.contains(image))
     }
 
     fn import(&mut self, import: Import) {
@@ -285,11 +296,14 @@ impl Agent {
             return then(Err(anyhow!("containerd does not answer")));
         };
         let (store, lock) = (self.image_manager.store().clone(), self.images_in_use.clone());
+        if self.tasks.has(&Work::Load) {
+            return then(Err(anyhow!("another image is being loaded; ask again")));
+        }
         let load = async move {
             let _in_use = lock.read().await;
             load(store, containerd, archive).await
         };
-        self.start(Vec::new(), load, |agent, loaded| {
+        self.start(vec![Work::Load], load, |agent, loaded| {
             then(loaded.map(|(named, config)| {
                 agent.link.images.insert(named.name.clone(), Arc::new(config));
                 agent.image_manager.note_imported(&named.name);
@@ -348,7 +362,8 @@ impl Agent {
 
     /// Drops problems and opened secrets of instances that are neither wanted nor observed.
     fn forget_others(&mut self) {
-        let ids = self.table.ids();
+        let mut ids = self.table.ids();
+        ids.extend(self.tasks.changed_instances());
         let is_gone = |about: &str| {
             let of = ["health of ", "secrets of ", "exit of ", "container "];
             let id = of.iter().find_map(|start| about.strip_prefix(start));

@@ -10,7 +10,7 @@ use agent_core::limits::API_CONFIG_LEN_MAX;
 use agent_core::plan::{Ending, Task, container_of};
 use agent_core::protocol::types::Level;
 use agent_host::files::{read_up_to, write_private};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci_spec::image::ImageConfiguration;
@@ -116,7 +116,8 @@ impl Agent {
 
     /// Tries again what failed.
     pub(super) fn mend_api(&mut self) {
-        if !self.problems.has("API") || self.tasks.has(&Work::Api) {
+        let is_changed = self.tasks.has(&Work::Api) || self.tasks.has(&Work::Secret(API.into()));
+        if !self.problems.has("API") || is_changed {
             return;
         }
         let files = self.api_files();
@@ -135,8 +136,7 @@ impl Agent {
         secret: &str,
         then: impl FnOnce(&mut Self, Result<()>) + Send + 'static,
     ) {
-        let work = Work::Secret(name.clone());
-        if self.tasks.has(&work) {
+        if self.changes_secret(&name) {
             return then(self, Err(anyhow!("secret {name}: it is being changed; ask again")));
         }
         let secret = match STANDARD.decode(secret).context("the secret is no base64") {
@@ -157,7 +157,9 @@ impl Agent {
             };
             tokio::task::spawn_blocking(keep).await?
         };
-        self.start(vec![work], keep, move |agent, kept: Result<()>| match kept {
+        let mut works = vec![Work::Secret(name.clone())];
+        works.extend((name == API).then_some(Work::Api));
+        self.start(works, keep, move |agent, kept: Result<()>| match kept {
             Ok(()) => {
                 agent.log.record(Level::Info, &format!("secret {name}"), "is kept");
                 let users = agent.users_of(&name);
@@ -165,6 +167,11 @@ impl Agent {
             }
             Err(error) => then(agent, Err(error)),
         });
+    }
+
+    /// Returns true while a secret is being kept, or put where the API reads it.
+    fn changes_secret(&self, name: &str) -> bool {
+        self.tasks.has(&Work::Secret(name.to_owned())) || name == API && self.tasks.has(&Work::Api)
     }
 
     /// Instances that use a secret.
@@ -182,13 +189,23 @@ impl Agent {
         users: Vec<Instance>,
         then: impl FnOnce(&mut Self, Result<()>) + Send + 'static,
     ) {
-        // One that is just being made may have opened the secret of before.
-        let (busy, users): (Vec<_>, Vec<_>) =
-            users.into_iter().partition(|it| self.tasks.changes_container(&it.id));
-        self.renewed_secrets.extend(busy.into_iter().map(|instance| (instance.id, name.clone())));
+        // One that is just being made, or was a moment ago, may have opened the secret of before.
+        let is_clear =
+            |it: &Instance| !self.tasks.changes_container(&it.id) && !self.tasks.is_stale();
+        let (users, others): (Vec<_>, Vec<_>) = users.into_iter().partition(is_clear);
+        let now = self.now();
+        let later = others.into_iter().map(|instance| ((instance.id, name.clone()), now));
+        self.renewed_secrets.extend(later);
         let runs = |instance: &Instance| self.table.task(instance) == Some(Task::Running);
-        let gives: Vec<Give> =
-            users.into_iter().filter(runs).filter_map(|it| self.give(it)).collect();
+        let mut failed = Vec::new();
+        let mut gives = Vec::new();
+        for instance in users.into_iter().filter(runs) {
+            let id = instance.id.clone();
+            match self.give(instance) {
+                Some(give) => gives.push(give),
+                None => failed.push(format!("{id}: its image is not on this host any more")),
+            }
+        }
         let works = gives.iter().map(|give| Work::Container(give.instance.id.clone())).collect();
         let give = async move {
             let mut given = Vec::new();
@@ -199,7 +216,6 @@ impl Agent {
             given
         };
         self.start(works, give, move |agent, given| {
-            let mut failed = Vec::new();
             for (give, how) in given {
                 let id = &give.instance.id;
                 match how {
@@ -217,6 +233,9 @@ impl Agent {
             agent.observe();
             let failed = failed.join(", ");
             let is_given = failed.is_empty();
+            if is_given {
+                agent.problems.set(&format!("secret {name}"), None);
+            }
             let given = is_given
                 .then_some(())
                 .with_context(|| format!("it is kept, but not given to {failed}"));
@@ -224,12 +243,19 @@ impl Agent {
         });
     }
 
-    /// Gives secrets that were kept while an instance's container was being made.
+    /// Gives secrets that were kept while an instance's container was being made, unless it began
+    /// after that. What was observed is fresh.
     pub(super) fn give_renewed(&mut self) {
-        let is_free = |(id, _): &(String, String)| !self.tasks.changes_container(id);
-        let free: Vec<_> = self.renewed_secrets.iter().filter(|it| is_free(it)).cloned().collect();
-        for (id, name) in free {
+        let is_free = |id: &str| !self.tasks.changes_container(id);
+        let all = self.renewed_secrets.iter();
+        let free: Vec<_> =
+            all.filter(|((id, _), _)| is_free(id)).map(|(key, at)| (key.clone(), *at)).collect();
+        for ((id, name), kept_at) in free {
             self.renewed_secrets.remove(&(id.clone(), name.clone()));
+            let began = self.table.history.get(&id).and_then(|history| history.started_at);
+            if began.is_some_and(|began| began > kept_at) {
+                continue;
+            }
             let mut users = self.users_of(&name);
             users.retain(|instance| instance.id == id);
             let about = format!("secret {name}");
@@ -259,6 +285,7 @@ impl Agent {
     }
 
     pub(super) fn remove_secret(&mut self, name: &str) -> Result<()> {
+        ensure!(!self.changes_secret(name), "secret {name}: it is being changed; ask again");
         if let Some(instance) = self.users_of(name).first() {
             bail!("secret {name} is used by the service {}", instance.service.name);
         }

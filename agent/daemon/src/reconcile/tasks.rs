@@ -20,6 +20,8 @@ pub enum Work {
     Observe,
     /// Take away images that nobody needs.
     Collect,
+    /// Read an archive into the store and into containerd.
+    Load,
     /// Bring an image, by its name, into containerd.
     Image(String),
     /// Take away containers of an instance, by its ID, and make one.
@@ -39,6 +41,8 @@ pub struct Tasks {
     /// Number of changes to containers since the start: what was observed before the last one
     /// counts no more.
     pub changes: u64,
+    /// The same, of the last observation that counted.
+    pub seen_changes: u64,
     /// Whether to observe again once the observation under way has ended.
     pub observe_again: bool,
     ended: mpsc::UnboundedSender<Ended>,
@@ -47,7 +51,13 @@ pub struct Tasks {
 impl Tasks {
     /// No work yet; what ends is sent there.
     pub fn new(ended: mpsc::UnboundedSender<Ended>) -> Self {
-        Self { under_way: BTreeSet::new(), changes: 0, observe_again: false, ended }
+        Self {
+            under_way: BTreeSet::new(),
+            changes: 0,
+            seen_changes: 0,
+            observe_again: false,
+            ended,
+        }
     }
 
     /// Returns true while this work is under way.
@@ -58,6 +68,20 @@ impl Tasks {
     /// Returns true while work that the predicate names is under way.
     pub fn has_any(&self, is_it: impl Fn(&Work) -> bool) -> bool {
         self.under_way.iter().any(is_it)
+    }
+
+    /// Instances whose containers are changed.
+    pub fn changed_instances(&self) -> Vec<String> {
+        let id = |work: &Work| match work {
+            Work::Container(id) => Some(id.clone()),
+            _ => None,
+        };
+        self.under_way.iter().filter_map(id).collect()
+    }
+
+    /// Returns true while what was observed is older than the last change of a container.
+    pub fn is_stale(&self) -> bool {
+        self.changes != self.seen_changes
     }
 
     /// Returns true while the containers of an instance are changed.

@@ -44,11 +44,11 @@ pub struct RegistryClient {
     authorization: Option<HeaderValue>,
 }
 
-/// Answer of a token server.
+/// Answer of a token server: the token under either name, or under both.
 #[derive(Deserialize)]
 struct Token {
-    #[serde(alias = "access_token")]
-    token: String,
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 /// Demand of a registry for authorization (RFC 9110, "WWW-Authenticate").
@@ -222,12 +222,19 @@ impl RegistryClient {
             );
             request = request.header(AUTHORIZATION, basic(login)?);
         }
-        let response = request.send().await.context("token server")?;
-        let status = response.status();
-        ensure!(status.is_success(), "token server {}: {status}", authority(&url));
-        let answer = body(response, TOKEN_LEN_MAX).await.context("token server")?;
-        let token: Token = serde_json::from_slice(&answer).context("answer of the token server")?;
-        secret(format!("Bearer {}", token.token)).map(Some)
+        let ask = async {
+            let response = request.send().await?;
+            let status = response.status();
+            ensure!(status.is_success(), "token server {}: {status}", authority(&url));
+            body(response, TOKEN_LEN_MAX).await
+        };
+        let answer = timeout(METADATA_TIMEOUT, ask).await.context("token server: no answer")?;
+        let answer = answer.context("token server")?;
+        let answer: Token =
+            serde_json::from_slice(&answer).context("answer of the token server")?;
+        let token =
+            answer.token.or(answer.access_token).context("a token server without a token")?;
+        secret(format!("Bearer {token}")).map(Some)
     }
 
     /// Returns true if the password was given for the host of this address.
