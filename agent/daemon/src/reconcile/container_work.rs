@@ -149,8 +149,8 @@ impl Agent {
             }
         }
         by_instance.retain(|id, _| !self.tasks.changes_container(id));
-        // What leaves may hold a port that what comes needs; what ran before needs what it had. What
-        // can't be made to leave keeps nobody waiting.
+        // What leaves may hold a port that what comes needs; what ran before needs what it had.
+        // What can't be made to leave keeps nobody waiting.
         let leaves =
             |id: &str| self.table.wanted_instance(id).is_none() && !self.stuck.contains(id);
         let some_leave = by_instance.keys().any(|id| leaves(id))
