@@ -5,10 +5,12 @@
 use crate::harness::checkout::{ImageFiles, program, root};
 use crate::harness::guest_clock::limit_under_load;
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -42,7 +44,13 @@ pub struct Rig {
     directory: PathBuf,
     base: PathBuf,
     init: Child,
+    /// Held while it runs: containers' cgroups are this machine's, and each agent ends what it does
+    /// not know in them.
+    _alone: Flock<File>,
 }
+
+/// File that whoever runs one holds a lock on.
+const LOCK: &str = "/run/quietcore-rig.lock";
 
 /// Processes that a test can kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +83,9 @@ impl Rig {
         let base =
             std::fs::read_to_string(image.directory.join("base")).context("the base tree")?;
         let base = PathBuf::from(base.trim()).join("base");
+        let file = File::create(LOCK).with_context(|| format!("make {LOCK}"))?;
+        let alone = Flock::lock(file, FlockArg::LockExclusive);
+        let alone = alone.map_err(|(_, error)| error).with_context(|| format!("lock {LOCK}"))?;
         remove_cgroups();
         let directory = std::env::temp_dir().join(format!("quietcore-rig-{}", std::process::id()));
         for name in
@@ -109,7 +120,7 @@ impl Rig {
             .process_group(0)
             .spawn()
             .context("start the namespaces")?;
-        let mut rig = Self { directory, base, init };
+        let mut rig = Self { directory, base, init, _alone: alone };
         rig.wait("the agent answers", Duration::from_secs(60), |_| true)?;
         Ok(rig)
     }
