@@ -46,7 +46,7 @@ struct Server {
     answers: HashMap<String, Answer>,
     /// The answer to each path that has none of its own; 404 without one.
     any: Option<Answer>,
-    /// Whether a request needs authorization, and the demand that says so.
+    /// Demand for authorization, if requests need it.
     demand: Option<String>,
     seen: Vec<(String, Option<String>)>,
     sent: usize,
@@ -155,7 +155,7 @@ impl Registry {
         self.server.lock().unwrap().demand = Some(demand.into());
     }
 
-    /// Whether it was ever sent the password.
+    /// Returns true if it was ever sent the password.
     fn has_password(&self) -> bool {
         let password = format!("Basic {}", STANDARD.encode(PASSWORD));
         let server = self.server.lock().unwrap();

@@ -84,7 +84,7 @@ pub struct Config {
     pub authority: String,
     /// When it may be applied.
     pub windows: Windows,
-    /// Whether one without an expiry is refused.
+    /// True if one without an expiry is refused.
     pub must_expire: bool,
     keys: Vec<VerifyingKey>,
 }

@@ -24,7 +24,7 @@ pub struct Entry {
     pub host: String,
     /// Source of the entry: a container, else a unit, else a program, else the transport.
     pub source: String,
-    /// Whether it is a piece of a line that goes on in the next entry.
+    /// True for a piece of a line that goes on in the next entry.
     pub is_partial: bool,
     /// The container's image, by name and digest, and the number of its service's version.
     pub image: Option<[String; 3]>,

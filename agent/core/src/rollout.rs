@@ -72,7 +72,7 @@ pub struct TrialObservation {
     pub running: bool,
     /// With which status it ended.
     pub ended: Option<u32>,
-    /// Whether the kernel killed a process of it for want of memory.
+    /// True if the kernel killed a process of it for want of memory.
     pub out_of_memory: bool,
     /// Result of its health check; none without a check or before its first result.
     pub healthy: Option<bool>,

@@ -35,7 +35,7 @@ impl BindSources {
     /// Opens sources by their absolute paths.
     ///
     /// # Errors
-    /// One is missing, or a link is on the way.
+    /// A source is missing, or a link is on the way.
     pub fn open<'a>(paths: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
         let root = Beneath::open(Path::new("/"))?;
         let open = |path: &Path| {

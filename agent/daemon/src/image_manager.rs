@@ -294,7 +294,8 @@ impl ImageManager {
         self.shipped.get(name).map(|image| image.target.digest().to_string()).or_else(kept)
     }
 
-    /// Whether this image could be had, in principle; `is_there` says that containerd may have it.
+    /// Checks that an image could be had, in principle; `is_there` says that containerd may have
+    /// it.
     ///
     /// # Errors
     /// Why it can't.

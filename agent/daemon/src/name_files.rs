@@ -11,7 +11,7 @@ use std::path::Path;
 /// Writes the files of an instance below a directory, but for those that its service brings.
 ///
 /// # Errors
-/// One can't be written.
+/// A file can't be written.
 pub fn write(directory: &Path, id: &str, service: &Service) -> Result<Vec<Delivered>> {
     let place = directory.join(id);
     std::fs::create_dir_all(&place).with_context(|| format!("make {}", place.display()))?;

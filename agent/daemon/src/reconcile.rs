@@ -204,6 +204,11 @@ fn beat(pages: PathBuf) {
     }
 }
 
+/// Response to a request: its result, or the error in one line.
+fn response<T>(result: Result<T>, of: impl FnOnce(T) -> Response) -> Response {
+    result.map_or_else(|error| Response::Error(format!("{error:#}")), of)
+}
+
 /// Tells systemd, if it started us. Source: sd_notify(3).
 fn notify_systemd(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
@@ -308,9 +313,7 @@ impl Agent {
 
     /// Answers a request, at once or when its work has ended.
     fn answer(&mut self, request: Request, back: oneshot::Sender<Response>) {
-        let done = |done: Result<()>| {
-            done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
-        };
+        let done = |done: Result<()>| response(done, |()| Response::Done);
         // Whoever asked may have gone.
         let send = |response: Response| drop(back.send(response));
         match request {
@@ -318,12 +321,7 @@ impl Agent {
                 self.show_terminal(&name, size, move |shown| send(done(shown)));
             }
             Request::LoadImage { archive } => {
-                self.load_image(archive, |loaded| {
-                    send(loaded.map_or_else(
-                        |error| Response::Error(format!("{error:#}")),
-                        Response::Loaded,
-                    ));
-                })
+                self.load_image(archive, |loaded| send(response(loaded, Response::Loaded)));
             }
             Request::SetSecret { name, secret } => {
                 self.set_secret(name, &secret, move |_, set| send(done(set)));
@@ -349,14 +347,12 @@ impl Agent {
             Request::Apply { compose, dry_run, try_seconds, staged } => {
                 let how = How::of(dry_run, try_seconds, staged);
                 let applied = how.and_then(|how| self.apply(&compose, how));
-                return applied
-                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Changes);
+                return response(applied, Response::Changes);
             }
             Request::Keep {} => self.keep(),
             Request::Debug { compose, seconds, terminal } => {
-                return self
-                    .begin_debug(&compose, seconds, terminal)
-                    .map_or_else(|error| Response::Error(format!("{error:#}")), Response::Started);
+                let begun = self.begin_debug(&compose, seconds, terminal);
+                return response(begun, Response::Started);
             }
             Request::EndDebug { name } => self.end_debug(&name),
             Request::Deliver { envelope } => self.deliver(&envelope),
@@ -386,7 +382,7 @@ impl Agent {
                 unreachable!("the socket answers these itself")
             }
         };
-        done.map_or_else(|error| Response::Error(format!("{error:#}")), |()| Response::Done)
+        response(done, |()| Response::Done)
     }
 
     fn status(&self) -> Status {

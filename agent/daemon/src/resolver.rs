@@ -20,7 +20,7 @@ const SERVERS_MAX: usize = 3;
 /// Brings resolv.conf up to date, this host's and that of containers.
 ///
 /// # Errors
-/// One can't be written.
+/// A file can't be written.
 pub fn update() -> Result<()> {
     std::fs::create_dir_all(ETC).with_context(|| format!("make {ETC}"))?;
     let state = std::fs::read_to_string(STATE).unwrap_or_default();

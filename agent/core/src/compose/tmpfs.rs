@@ -23,9 +23,9 @@ pub struct Tmpfs {
     pub uid: Option<u32>,
     /// Number of its group.
     pub gid: Option<u32>,
-    /// Whether it can't be written to.
+    /// True if it can't be written to.
     pub read_only: bool,
-    /// Whether programs in it may run; not with Docker either, unless the file says so.
+    /// True if programs in it may run; as with Docker they may not unless the file says so.
     pub exec: bool,
 }
 
