@@ -1,8 +1,10 @@
 //! The API over the network: the real server with TLS on both sides, certificates of `qctl ca`, and
-//! in the agent's place a socket that notes what it is asked.
+//! in the agent's place a socket that verifies as the agent does and notes what it is asked.
 
-use agent_core::protocol::{Call, Request, Response, Role};
+use agent_core::protocol::{Request, Response, Role};
 use agent_core::status::{Container, Status};
+use agent_daemon::request_verifier::RequestVerifier;
+use agent_host::api_config::Config;
 use agent_workers::api::{ApiPaths, run};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,6 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+
+/// Request that was admitted: who asks, in which role, and for what.
+#[derive(Debug, Clone)]
+struct Call {
+    who: String,
+    role: Role,
+    request: Request,
+}
 
 struct Fixture {
     directory: PathBuf,
@@ -36,15 +46,34 @@ fn must(arguments: &[&str], directory: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Answers as an agent that does everything, and says no to nobody.
-fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
+/// Answers as an agent that does everything for who may ask.
+fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>, config: PathBuf, image: PathBuf) {
+    let verifier = RequestVerifier::new(image);
     for stream in listener.incoming().flatten() {
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
-        let call: Call = serde_json::from_str(&line).unwrap();
+        if let Ok(config) = Config::read(&config) {
+            verifier.set_config(Some(config));
+        }
+        let answer = |response: &Response| {
+            (&stream)
+                .write_all((serde_json::to_string(response).unwrap() + "\n").as_bytes())
+                .unwrap();
+        };
+        let call = match verifier.admit(serde_json::from_str(&line).unwrap()) {
+            Ok((identity, request)) => Call { who: identity.who, role: identity.role, request },
+            Err(error) => {
+                answer(&Response::Forbidden(format!("{error:#}")));
+                continue;
+            }
+        };
         let response = match &call.request {
             _ if call.role < call.request.role() => {
                 Response::Forbidden("that is not for you".into())
+            }
+            Request::Challenge {} => {
+                answer(&Response::Challenge(verifier.challenge().unwrap()));
+                continue;
             }
             Request::Status {} => {
                 Response::Status(Box::new(status(&asked.lock().unwrap(), &call.who)))
@@ -56,7 +85,7 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>) {
             _ => Response::Done,
         };
         asked.lock().unwrap().push(call);
-        (&stream).write_all((serde_json::to_string(&response).unwrap() + "\n").as_bytes()).unwrap();
+        answer(&response);
     }
 }
 
@@ -115,10 +144,10 @@ impl Fixture {
         let listener = UnixListener::bind(&agent).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = asked.clone();
-        std::thread::spawn(|| stand_in(listener, noted));
-        let image = directory.join("image");
+        let (image, config) = (directory.join("image"), directory.join("ca/vm.api"));
         std::fs::File::create(&image).unwrap().set_modified(made).unwrap();
-        let paths = ApiPaths { config: directory.join("ca/vm.api"), agent, image };
+        let paths = ApiPaths { config: config.clone(), agent, image: image.clone() };
+        std::thread::spawn(|| stand_in(listener, noted, config, image));
         std::thread::spawn(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -227,8 +256,15 @@ fn who_asks_and_in_which_role_stands_in_the_certificate() {
     assert_eq!(both, "== adam\nkey\n== rita\nkey\n");
     let unknown = qctl(&["--on", "nobody", "status"], &fixture.directory);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are adam, rita"));
-    assert_eq!(fixture.http("rita", "POST", "/v1/engine/kill", &[], b"").0, 403);
-    assert_eq!(fixture.http("adam", "POST", "/v1/engine/kill", &[], b"").0, 200);
+    // Who is an admin has to prove it, each time.
+    assert_eq!(fixture.http("adam", "POST", "/v1/engine/kill", &[], b"").0, 403);
+    must(&["--on", "adam", "api", "POST", "/v1/engine/kill"], &fixture.directory);
+    assert!(
+        !qctl(&["--on", "rita", "api", "POST", "/v1/engine/kill"], &fixture.directory)
+            .status
+            .success()
+    );
+    must(&["--on", "adam", "api", "GET", "/v1/audit"], &fixture.directory);
 }
 
 #[test]
@@ -273,7 +309,8 @@ fn paths_are_answered_events_followed_and_sizes_bounded() {
     let before = fixture.asked.lock().unwrap().len();
     assert!([0, 413].contains(&fixture.http("adam", "PUT", "/v1/compose", &[], &large).0));
     assert_eq!(fixture.asked.lock().unwrap().len(), before);
-    assert_eq!(fixture.http("adam", "PUT", "/v1/secrets/a", &[], b"\xff\x00").0, 200);
+    std::fs::write(fixture.directory.join("bytes"), b"\xff\x00").unwrap();
+    must(&["--on", "adam", "api", "PUT", "/v1/secrets/a", "bytes"], &fixture.directory);
     let set = fixture.asked.lock().unwrap().last().unwrap().request.clone();
     assert_eq!(set, Request::SetSecret { name: "a".into(), secret: "/wA=".into() });
     // From where the last connection was.
@@ -351,7 +388,7 @@ fn a_clock_that_stands_before_the_image_was_made_is_not_believed() {
 fn a_page_of_another_site_asks_nothing() {
     let fixture = Fixture::start("api-cross");
     fixture.identity("ca", "olga", "operator");
-    let call = br#"{"method":"control","kill":false,"drain":false}"#;
+    let call = br#"{"method":"secrets"}"#;
     let ask = |headers: &[(&str, &str)]| fixture.http("olga", "POST", "/v1/ask", headers, call).0;
     let json = ("content-type", "application/json");
     assert_eq!(ask(&[json]), 200);
@@ -376,13 +413,14 @@ fn a_held_connection_ends_with_its_authority() {
     let fixture = Fixture::start("api-held");
     fixture.identity("ca", "olga", "operator");
     let agent = fixture.agent("olga");
-    let url = format!("https://{}/v1/engine/resume", fixture.address);
+    let url = format!("https://{}/v1/secrets", fixture.address);
     let ask = || {
-        let mut answer = agent.post(&url).send_empty().ok()?;
+        let mut answer = agent.get(&url).call().ok()?;
         let _ = answer.body_mut().read_to_string();
         Some(answer.status().as_u16())
     };
     assert_eq!(ask(), Some(200));
+    must(&["--on", "olga", "resume"], &fixture.directory);
     let config = fixture.directory.join("ca/vm.api");
     let before = std::fs::read_to_string(&config).unwrap();
     must(&["ca", "new", "next"], &fixture.directory);
@@ -392,7 +430,8 @@ fn a_held_connection_ends_with_its_authority() {
     // Asked again and again on the same connection, and nobody else comes.
     let start = std::time::Instant::now();
     while ask() == Some(200) {
-        assert!(start.elapsed() < Duration::from_secs(10), "it still resumes trading");
+        assert!(start.elapsed() < Duration::from_secs(10), "it is still answered");
         std::thread::sleep(Duration::from_millis(200));
     }
+    assert!(!qctl(&["--on", "olga", "resume"], &fixture.directory).status.success());
 }

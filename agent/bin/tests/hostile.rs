@@ -7,7 +7,8 @@ use agent_core::api_routes::route;
 use agent_core::compose;
 use agent_core::desired::{Config, Desired};
 use agent_core::log_entry::Entry;
-use agent_core::protocol::{Call, Request};
+use agent_core::request_signature::{Call, parse, signature, signature_input};
+use agent_daemon::request_verifier::RequestVerifier;
 use agent_host::images::policy::Policy;
 use agent_host::vault_exchange;
 use ed25519_dalek::SigningKey;
@@ -54,7 +55,8 @@ const IMAGE: &str =
     "r:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const POLICY: &str = "version = 1\n[[registry]]\nname = \"r:5000\"\nmirrors = [\"m\"]\nunsigned = true\nrate_bytes_per_second = 4096\n";
 const ENTRY: &str = r#"{"__CURSOR":"s=a;i=1","__REALTIME_TIMESTAMP":"1700000000000000","MESSAGE":"m","PRIORITY":"6","CONTAINER_NAME":["a","b"],"X":[1,2,255]}"#;
-const CALL: &str = r#"{"who":"a","role":"operator","request":{"method":"apply","compose":"services: {}","dry_run":true,"try":60}}"#;
+const BODY: &str = r#"{"method":"apply","compose":"services: {}","dry_run":true,"try":60}"#;
+const SIGNED: &str = r#"{"signed":{"certificates":["AA=="],"method":"POST","authority":"h:1","target":"/v1/ask?a=b","body":"e30=","nonce":"a.1","signature":"AA=="}}"#;
 const LINES: [&str; 6] = [
     "GET /v1/events after=1&count=2",
     "PUT /v1/compose dry_run=true&try=60",
@@ -140,18 +142,27 @@ fn requests_are_understood_or_refused_with_a_status() {
             let mut words = line.splitn(3, ' ');
             let mut next = || words.next().unwrap_or_default();
             let (method, path, query) = (next(), next(), next());
-            if let Err((status, why)) = route(method, path, query, CALL.as_bytes(), false) {
+            if let Err((status, why)) = route(method, path, query, BODY.as_bytes(), false) {
                 assert!((400..500).contains(&status) && !why.is_empty());
             }
         });
     }
-    hostile("body", CALL, |bytes| drop(route("POST", "/v1/ask", "", bytes, false)));
-    hostile("call", CALL, |bytes| {
-        if let Ok(call) = serde_json::from_slice::<Call>(bytes) {
-            let request: Request = call.request;
+    hostile("body", BODY, |bytes| drop(route("POST", "/v1/ask", "", bytes, false)));
+    let unsigned = format!("{{\"unsigned\":{{\"who\":\"a\",\"request\":{BODY}}}}}");
+    hostile("call", &unsigned, |bytes| {
+        if let Ok(Call::Unsigned { request, .. }) = serde_json::from_slice(bytes) {
             assert!(request.for_audit().to_string().len() < 2_000);
         }
     });
+    let verifier = RequestVerifier::new("/".into());
+    hostile("signed", SIGNED, |bytes| {
+        if let Ok(call) = serde_json::from_slice::<Call>(bytes) {
+            assert!(verifier.admit(call).is_err());
+        }
+    });
+    let (input, signature) = (signature_input("ab12.7"), signature(b"bytes"));
+    hostile("input", &input, |bytes| drop(parse(&text(bytes), &signature)));
+    hostile("signature", &signature, |bytes| drop(parse(&input, &text(bytes))));
 }
 
 #[test]

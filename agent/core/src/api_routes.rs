@@ -49,6 +49,7 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/v1/logs/{name}", Role::Reader, "A container's lines: ?lines=, ?follow=true, ?since="),
     ("GET", "/v1/images", Role::Reader, "Images"),
     ("GET", "/v1/secrets", Role::Reader, "The names of secrets"),
+    ("GET", "/v1/challenge", Role::Reader, "A challenge for the signatures of the next minute"),
     ("GET", "/v1/limits", Role::Reader, "The engine's risk limits, of ?shard="),
     ("GET", "/v1/compose", Role::Reader, "What is declared"),
     (
@@ -197,6 +198,7 @@ fn read_request(path: &str, parts: &Parts<'_>) -> Result<Ask, Refused> {
         }
         ["v1", "images"] => Request::Images {},
         ["v1", "secrets"] => Request::Secrets {},
+        ["v1", "challenge"] => Request::Challenge {},
         ["v1", "audit"] => Request::Audit { count: parts.count()? },
         ["v1", "compose"] => Request::Declared {},
         ["v1", "limits"] => {
@@ -268,6 +270,13 @@ fn write_request(method: &str, path: &str, parts: &Parts<'_>) -> Result<Request,
         ("POST", ["v1", "reboot"]) => Request::Reboot { holding: parts.is("holding") },
         _ => return Err((405, format!("{method} is not for {path}"))),
     })
+}
+
+/// Returns the role that a path needs: of `/v1/ask`, the request in it may need a higher one.
+pub fn role_of(method: &str, path: &str) -> Option<Role> {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let mut routes = ROUTES.iter();
+    routes.find(|it| it.0 == method && matches(it.1, &segments)).map(|it| it.2)
 }
 
 fn decoded(segment: &str) -> String {

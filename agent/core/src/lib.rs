@@ -31,6 +31,8 @@ pub mod log_query;
 pub mod plan;
 /// Requests and responses of the agent socket and the network API, with roles.
 pub mod protocol;
+/// Signatures of requests to the network API (RFC 9421).
+pub mod request_signature;
 /// Rollouts: generations, canary trials, promotion and rollback of services.
 pub mod rollout;
 /// OCI runtime specification of a service instance.

@@ -231,6 +231,16 @@ pub const OUTPUT_RETRY: Duration = Duration::from_secs(1);
 
 /// A request on the local socket: a compose file and a little more.
 pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 3;
+/// The same with its signature, in base64, and a certificate chain.
+pub const CALL_LEN_MAX: u64 = REQUEST_LEN_MAX / 3 * 4 + (256 << 10);
+/// Connections of the API's process to the agent: one a request of [`API_CONNECTIONS_MAX`] clients.
+pub const API_CALLS_MAX: usize = 2 * API_CONNECTIONS_MAX;
+/// Time in which a challenge may be used: a request's way, by a slow client.
+pub const CHALLENGE_TIME: Duration = Duration::from_secs(60);
+/// Challenges at once: those of every connection, each asking several times a minute.
+pub const CHALLENGES_MAX: usize = 1024;
+/// Certificates of a client's chain.
+pub const CLIENT_CHAIN_MAX: usize = 8;
 
 /// Time that a container has to end by itself before it is killed, unless it says another.
 /// Compose's is ten.

@@ -138,6 +138,8 @@ pub enum Request {
         /// Command: pause, resume, promote or undo.
         step: RolloutStep,
     },
+    /// Return a challenge: what signed requests of the next minute have in them.
+    Challenge {},
     /// The names of secrets.
     Secrets {},
     /// Keep a secret, and give it to the containers that use it.
@@ -187,6 +189,7 @@ impl Request {
             | Self::Declared {}
             | Self::Events { .. }
             | Self::Images {}
+            | Self::Challenge {}
             | Self::Secrets {} => Role::Reader,
             Self::Limits { changes, .. } if changes.is_empty() => Role::Reader,
             Self::Apply { .. }
@@ -258,18 +261,6 @@ fn cut(value: &mut serde_json::Value) {
     }
 }
 
-/// A request that the network's side of the agent passes on: it says for whom.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Call {
-    /// The name in the certificate.
-    pub who: String,
-    /// The role in it.
-    pub role: Role,
-    /// Request to be answered.
-    pub request: Request,
-}
-
 /// Response of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -294,6 +285,8 @@ pub enum Response {
     Audit(Vec<Record>),
     /// The answer to [`Request::Images`].
     Images(Vec<ImageLine>),
+    /// The answer to [`Request::Challenge`].
+    Challenge(String),
     /// The answer to [`Request::Secrets`].
     Secrets(Vec<String>),
     /// Request was carried out.

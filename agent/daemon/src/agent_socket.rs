@@ -1,13 +1,15 @@
 //! The local socket: one line of JSON in, one line out. Root asks for itself; the network's side of
-//! the agent says for whom, and the agent decides whether they may.
+//! the agent passes on what others ask, and the agent verifies who they are and decides.
 
 use crate::audit_log::AuditLog;
 use crate::pcap_client::capture;
+use crate::request_verifier::RequestVerifier;
 use crate::risk_limits as limits;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
-use agent_core::limits::{AUDIT_REFUSALS, REQUEST_LEN_MAX};
-use agent_core::protocol::{Call, Request, Response, Role};
+use agent_core::limits::{API_CALLS_MAX, AUDIT_REFUSALS, CALL_LEN_MAX};
+use agent_core::protocol::{Request, Response, Role};
+use agent_host::api_config::Identity;
 use agent_host::engine_pages;
 use agent_host::terminal::type_into;
 use anyhow::Context;
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::warn;
 
 /// A request for the agent's main loop, with the way back.
@@ -40,6 +42,8 @@ pub struct SocketContext {
     pub audit: AuditLog,
     /// The user of the network's side, if there is one: it is no root, and asks for others.
     pub network: Option<u32>,
+    /// Verifier of what that user passes on.
+    pub verifier: RequestVerifier,
     /// Whose refusals were written down a moment ago.
     pub refused: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
@@ -65,34 +69,43 @@ async fn serve(path: &Path, context: SocketContext) -> io::Result<()> {
         chown(path, None, Some(network))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     }
+    let network_calls = Arc::new(Semaphore::new(API_CALLS_MAX));
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(answer(stream, context.clone()));
+        let for_others = Some(stream.peer_cred()?.uid()) == context.network;
+        let room = for_others.then(|| network_calls.clone().try_acquire_owned()).transpose();
+        // The network's side takes no room from root.
+        let Ok(room) = room else { continue };
+        let context = context.clone();
+        tokio::spawn(async move {
+            let _ = answer(stream, for_others, context).await;
+            drop(room);
+        });
     }
 }
 
-async fn answer(stream: UnixStream, context: SocketContext) -> io::Result<()> {
-    // Only who may open the socket is here: root, and the network's side.
-    let for_others = Some(stream.peer_cred()?.uid()) == context.network;
+/// Only who may open the socket is here: root, and the network's side.
+async fn answer(stream: UnixStream, for_others: bool, context: SocketContext) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
         let mut line = String::new();
-        let len = (&mut read).take(REQUEST_LEN_MAX).read_line(&mut line).await?;
+        let len = (&mut read).take(CALL_LEN_MAX).read_line(&mut line).await?;
         if len == 0 {
             return Ok(());
         }
-        let call = match for_others {
-            true => serde_json::from_str(&line),
-            false => serde_json::from_str(&line).map(|request| Call {
-                who: "root".into(),
-                role: Role::Admin,
-                request,
+        let root = || Identity { who: "root".into(), role: Role::Admin };
+        let unread = |error: serde_json::Error| Response::Error(format!("request: {error}"));
+        let admitted = match for_others {
+            true => serde_json::from_str(&line).map_err(unread).and_then(|call| {
+                let refused = |error: anyhow::Error| Response::Forbidden(format!("{error:#}"));
+                context.verifier.admit(call).map_err(refused)
             }),
+            false => serde_json::from_str(&line).map_err(unread).map(|request| (root(), request)),
         };
-        let response = match call {
-            Ok(call) => context.admit(call).await,
-            Err(error) => Response::Error(format!("request: {error}")),
+        let response = match admitted {
+            Ok((identity, request)) => context.answer(identity, request).await,
+            Err(refused) => refused,
         };
         let mut text = serde_json::to_string(&response)?;
         text.push('\n');
@@ -101,12 +114,17 @@ async fn answer(stream: UnixStream, context: SocketContext) -> io::Result<()> {
 }
 
 impl SocketContext {
-    async fn admit(&self, call: Call) -> Response {
-        let Call { who, role, request } = call;
+    async fn answer(&self, identity: Identity, request: Request) -> Response {
+        let Identity { who, role } = identity;
         let (is_change, shown) = (request.is_change(), request.for_audit());
         if role < request.role() {
             let (is, wanted) = (name(role), name(request.role()));
-            let why = format!("{who} is {is}, and this is for {wanted}");
+            let why = match role {
+                Role::Reader => format!(
+                    "who asks without a signature is a reader, and {who} is {is}; this is for {wanted}"
+                ),
+                _ => format!("{who} is {is}, and this is for {wanted}"),
+            };
             if self.is_to_be_told(&who) {
                 self.write_down(&who, shown, Some(&why)).await;
             }
@@ -153,6 +171,10 @@ impl SocketContext {
         match request {
             // The kill switch waits for nothing, least of all for a containerd that hangs.
             Request::Control { kill, drain } => tell_engines(&self.pages, kill, drain),
+            Request::Challenge {} => match self.verifier.challenge() {
+                Ok(challenge) => Response::Challenge(challenge),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
             Request::Limits { shard, changes } => {
                 match engine_pages::pages_of(&self.pages, shard.as_deref()) {
                     Ok(pages) => limits::change(&pages, &changes).await,
@@ -245,7 +267,9 @@ mod tests {
         let (to_agent, _hangs) = mpsc::channel(1);
         let audit = AuditLog::at(&directory.join("audit.jsonl"));
         let (terminals, refused) = (directory.join("terminals"), Default::default());
-        let context = SocketContext { pages, terminals, to_agent, audit, network: None, refused };
+        let (network, verifier) = (None, RequestVerifier::new("/".into()));
+        let context =
+            SocketContext { pages, terminals, to_agent, audit, network, verifier, refused };
         let _failed = start(path.clone(), context);
         let connected = std::iter::repeat_with(|| {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -271,18 +295,21 @@ mod tests {
         // No file can be made there.
         let audit = AuditLog::at(&temporary.path().join("missing/audit.jsonl"));
         let (terminals, refused) = (temporary.path().join("terminals"), Default::default());
-        let context = SocketContext { pages, terminals, to_agent, audit, network: None, refused };
+        let (network, verifier) = (None, RequestVerifier::new("/".into()));
+        let context =
+            SocketContext { pages, terminals, to_agent, audit, network, verifier, refused };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let root = |request| Call { who: "root".into(), role: Role::Admin, request };
-            let secret = Request::RemoveSecret { name: "a".into() };
-            let said = context.admit(root(secret)).await;
+            let answer = |request| {
+                context.answer(Identity { who: "root".into(), role: Role::Admin }, request)
+            };
+            let said = answer(Request::RemoveSecret { name: "a".into() }).await;
             assert!(said.error().unwrap().contains("nothing is changed"), "{said:?}");
             let resume = Request::Control { kill: false, drain: false };
-            assert!(context.admit(root(resume)).await.error().is_some());
+            assert!(answer(resume).await.error().is_some());
             assert!(requests.try_recv().is_err(), "the main loop was asked");
             let kill = Request::Control { kill: true, drain: false };
-            assert_eq!(context.admit(root(kill)).await, Response::Done);
+            assert_eq!(answer(kill).await, Response::Done);
         });
         assert!(control.orders().kill);
         assert!(!path.exists());

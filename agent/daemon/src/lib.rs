@@ -36,6 +36,8 @@ pub mod pcap_client;
 pub mod problems;
 /// Main loop: applies requests, converges containers, reports the status.
 pub mod reconcile;
+/// Verification of requests that come over the network.
+pub mod request_verifier;
 /// `/etc/resolv.conf` of containers, from the name servers of networkd.
 pub mod resolver;
 /// Risk limits of the engine's control page.

@@ -35,6 +35,7 @@ use crate::reconcile::remote_volumes::VolumeMounts;
 use crate::reconcile::rollouts::Rollouts;
 use crate::reconcile::tasks::Tasks;
 use crate::reconcile::vault_secrets::VaultSync;
+use crate::request_verifier::RequestVerifier;
 use crate::secrets::{self, Secrets};
 use crate::{journal_archive, resolver, update_request};
 use abi::control::ControlPage;
@@ -117,6 +118,7 @@ pub struct Agent {
     link: ContainerdLink,
     image_manager: ImageManager,
     secrets: Secrets,
+    request_verifier: RequestVerifier,
     follower: DesiredSync,
     vault: VaultSync,
     remote: VolumeMounts,
@@ -159,8 +161,16 @@ pub async fn run(paths: Paths, policy: Policy) -> Result<()> {
     let terminals = terminal::directory(&socket);
     let prepared = terminal::prepare(&terminals, network);
     agent.problems.set("terminals", prepared.err().map(|error| format!("{error:#}")));
-    let context =
-        SocketContext { pages: pages.clone(), terminals, to_agent, audit, network, refused };
+    let verifier = agent.request_verifier.clone();
+    let context = SocketContext {
+        pages: pages.clone(),
+        terminals,
+        to_agent,
+        audit,
+        network,
+        verifier,
+        refused,
+    };
     // Heartbeat and socket have threads of their own: they wait for nothing that the others wait
     // for.
     std::thread::spawn(|| beat(pages));
@@ -236,6 +246,7 @@ impl Agent {
         let follower = DesiredSync::new(paths.credentials.as_deref(), &follower);
         let vault = VaultSync::new(paths.credentials.as_deref());
         let link = ContainerdLink::new(paths.containerd.clone());
+        let request_verifier = RequestVerifier::new(paths.update.os_release.clone());
         let mut agent = Self {
             paths,
             cores,
@@ -247,6 +258,7 @@ impl Agent {
             link,
             image_manager,
             secrets,
+            request_verifier,
             follower,
             vault,
             remote: VolumeMounts::default(),
@@ -377,6 +389,7 @@ impl Agent {
             Request::Control { .. }
             | Request::Limits { .. }
             | Request::Audit { .. }
+            | Request::Challenge {}
             | Request::Type { .. }
             | Request::Capture(_) => {
                 unreachable!("the socket answers these itself")

@@ -3,11 +3,16 @@
 
 use crate::credentials::read_file;
 use agent_core::limits::API_CONFIG_LEN_MAX;
+use agent_core::protocol::Role;
 use agent_core::versioned;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use webpki::EndEntityCert;
 
 /// Configuration of the network API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,49 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         versioned::parse(text)
     }
+
+    /// Returns the time before which no clock is believed: when the image was made, by a file of
+    /// it, or this configuration.
+    pub fn earliest(&self, image: &Path) -> SystemTime {
+        let made = image.metadata().and_then(|file| file.modified());
+        made.unwrap_or(UNIX_EPOCH).max(UNIX_EPOCH + Duration::from_secs(self.issued))
+    }
+}
+
+/// Identity of an API client: the URI `quietcore:ROLE:NAME` in its certificate (RFC 5280, 4.2.1.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name in the certificate.
+    pub who: String,
+    /// Role in the certificate.
+    pub role: Role,
+}
+
+impl Identity {
+    /// Reads name and role from a client certificate that was verified already.
+    ///
+    /// # Errors
+    /// It says no role.
+    pub fn of(certificate: &EndEntityCert<'_>) -> Result<Self> {
+        let read = |uri: &str| {
+            let (role, who) = uri.strip_prefix(SCHEME)?.strip_prefix(':')?.split_once(':')?;
+            let role = serde_json::from_value(serde_json::Value::from(role)).ok()?;
+            is_who(who).then(|| Self { who: who.into(), role })
+        };
+        let identity = certificate.valid_uri_names().find_map(read);
+        identity.context("the certificate says no role: quietcore:ROLE:NAME as a URI")
+    }
+}
+
+/// Certificates of a PEM text.
+///
+/// # Errors
+/// It is no PEM, or has none.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let read = read.context("read PEM")?;
+    ensure!(!read.is_empty(), "there is no certificate in it");
+    Ok(read)
 }
 
 /// URI scheme of a role in a client certificate: `quietcore:ROLE:NAME`.

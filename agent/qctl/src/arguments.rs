@@ -2,8 +2,8 @@
 
 use crate::output::Output;
 use crate::{
-    apply_args, audit, ca, cpu, debug, desired, events, get, image, logs, pcap, rollout, secret,
-    tuning,
+    api, apply_args, audit, ca, cpu, debug, desired, events, get, image, logs, pcap, rollout,
+    secret, tuning,
 };
 use agent_core::protocol::SOCKET;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Containers", &["apply", "diff", "keep", "config", "rollout", "secret", "image", "debug"]),
     ("Trading", &["kill", "drain", "resume", "limits"]),
     ("Operating system", &["ready", "healthy", "update", "reboot", "window", "tune"]),
-    ("Hosts and fleets", &["hosts", "desired", "ca", "host", "flash"]),
+    ("Hosts and fleets", &["hosts", "desired", "ca", "api", "host", "flash"]),
     ("Find a fault", &["pcap", "support"]),
     ("Shell", &["completion", "man"]),
 ];
@@ -157,6 +157,8 @@ pub enum Command {
     },
     /// Show who changed what on this host.
     Audit(audit::Audit),
+    /// Send a request of the HTTP API, signed where it must be; for scripts.
+    Api(api::Api),
     /// Collect an archive for whoever is to help; no secrets.
     ///
     /// Status, events, units, kernel, journal.

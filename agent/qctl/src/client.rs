@@ -1,27 +1,30 @@
 //! The way to an agent: its socket on this host, or HTTPS with a certificate to others.
 
-use crate::hosts::{Host, Target};
+use crate::hosts::Target;
+use crate::remote_client::{RemoteClient, text};
 use crate::status_page;
-use agent_core::limits::{API_ANSWER_MAX, HEALTHY_FOR, REMOTE_TIMEOUT};
-use agent_core::protocol::{Request, Response};
+use agent_core::api_routes::{Ask, role_of, route};
+use agent_core::limits::HEALTHY_FOR;
+use agent_core::protocol::{Request, Response, Role};
 use agent_core::status::Status;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+
+/// Content type of requests.
+const JSON: &str = "application/json";
 
 /// Connection to an agent: its Unix socket, or HTTPS to another host.
 pub enum Client {
     Local(BufReader<UnixStream>),
-    Remote { agent: ureq::Agent, url: String },
+    Remote(RemoteClient),
 }
 
 impl Client {
     pub fn connect(target: &Target) -> Result<Self> {
         let socket = match target {
-            Target::Host(host) => return remote(host),
+            Target::Host(host) => return RemoteClient::new(host).map(Self::Remote),
             Target::Socket(socket) => socket,
         };
         let stream = UnixStream::connect(socket).with_context(|| {
@@ -41,15 +44,14 @@ impl Client {
                 stream.read_line(&mut answer).context("hear the agent")?;
                 serde_json::from_str(&answer).context("the agent's answer")?
             }
-            Self::Remote { agent, url } => {
-                let url = format!("{url}/v1/ask");
-                let body = serde_json::to_string(request)?;
-                let answer = agent.post(&url).content_type("application/json").send(body);
-                let mut answer = answer.with_context(|| no_answer(&url))?;
-                let text = answer.body_mut().with_config().limit(API_ANSWER_MAX).read_to_string();
-                let text = text.with_context(|| no_answer(&url))?;
-                serde_json::from_str(&text)
-                    .with_context(|| format!("{url}: status {}: {text}", answer.status()))?
+            Self::Remote(client) => {
+                let body = serde_json::to_vec(request)?;
+                let answer = match request.role() {
+                    Role::Reader => client.send("POST", "/v1/ask", JSON, &body),
+                    _ => client.send_signed("POST", "/v1/ask", JSON, &body),
+                }?;
+                let (status, text) = (answer.status(), text(answer)?);
+                serde_json::from_str(&text).with_context(|| format!("status {status}: {text}"))?
             }
         };
         match response.error() {
@@ -60,14 +62,42 @@ impl Client {
 
     /// Streams the text that another host answers to a GET of `path`; `None` for the local host.
     pub fn stream(&mut self, path: &str) -> Result<Option<Box<dyn Read + Send>>> {
-        let Self::Remote { agent, url } = self else { return Ok(None) };
-        let url = format!("{url}{path}");
-        let mut answer = agent.get(&url).call().with_context(|| no_answer(&url))?;
+        let Self::Remote(client) = self else { return Ok(None) };
+        let answer = match is_for_readers("GET", path) {
+            true => client.send("GET", path, JSON, b""),
+            false => client.send_signed("GET", path, JSON, b""),
+        }?;
         if !answer.status().is_success() {
-            let text = answer.body_mut().read_to_string().unwrap_or_default();
-            bail!("{url}: status {}: {}", answer.status(), text.trim());
+            let status = answer.status();
+            bail!("{path}: status {status}: {}", text(answer).unwrap_or_default().trim());
         }
         Ok(Some(Box::new(answer.into_body().into_reader())))
+    }
+
+    /// Sends a request of the HTTP API as it stands, signed, and returns the answer's text.
+    pub fn api(&mut self, method: &str, target: &str, kind: &str, body: &[u8]) -> Result<String> {
+        let client = match self {
+            Self::Remote(client) => client,
+            Self::Local(_) => {
+                let (path, query) = target.split_once('?').unwrap_or((target, ""));
+                let asked = route(method, path, query, body, false);
+                return match asked.map_err(|(_, why)| anyhow!(why))? {
+                    Ask::Agent(request) | Ask::Wrapped(request) => {
+                        Ok(serde_json::to_string(&self.ask(&request)?)? + "\n")
+                    }
+                    _ => bail!("{path}: the API has it, and the agent's socket does not; use --on"),
+                };
+            }
+        };
+        let answer = match is_for_readers(method, target) {
+            true => client.send(method, target, kind, body),
+            false => client.send_signed(method, target, kind, body),
+        }?;
+        let (status, text) = (answer.status(), text(answer)?);
+        match status.is_success() {
+            true => Ok(text),
+            false => bail!("{method} {target}: status {status}: {}", text.trim()),
+        }
     }
 
     pub fn status(&mut self) -> Result<Status> {
@@ -82,50 +112,15 @@ impl Client {
     }
 }
 
-fn no_answer(url: &str) -> String {
-    format!("{url}: no answer; is the host there, and your certificate good and of its authority?")
+/// What is not known to be, is signed.
+fn is_for_readers(method: &str, target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    method == "GET" && role_of(method, path) == Some(Role::Reader)
 }
 
 /// The agent answered something else.
 pub fn unexpected(wanted: &str) -> anyhow::Error {
     anyhow!("the agent answered something else than {wanted}; is it of another release?")
-}
-
-fn remote(host: &Host) -> Result<Client> {
-    let read = |path: &PathBuf| -> Result<Vec<PemItem<'static>>> {
-        let pem = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        let items: Result<Vec<_>, _> = parse_pem(&pem).collect();
-        items.with_context(|| path.display().to_string())
-    };
-    let (mut chain, mut key): (Vec<Certificate<'static>>, Option<PrivateKey<'static>>) =
-        Default::default();
-    for item in read(&host.identity)? {
-        match item {
-            PemItem::Certificate(certificate) => chain.push(certificate),
-            PemItem::PrivateKey(found) => key = Some(found),
-            _ => {}
-        }
-    }
-    let shown = host.identity.display();
-    let key = key.with_context(|| format!("{shown}: there is no private key in it"))?;
-    ensure!(!chain.is_empty(), "{shown}: there is no certificate in it");
-    let roots = read(&host.authority)?.into_iter().filter_map(|item| match item {
-        PemItem::Certificate(certificate) => Some(certificate),
-        _ => None,
-    });
-    let roots: Vec<_> = roots.collect();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::from(roots))
-        .client_cert(Some(ClientCert::new_with_certs(&chain, key)))
-        .build();
-    let config = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .https_only(true)
-        .http_status_as_error(false)
-        .timeout_connect(Some(REMOTE_TIMEOUT))
-        .timeout_recv_response(Some(REMOTE_TIMEOUT));
-    let agent = ureq::Agent::new_with_config(config.build());
-    Ok(Client::Remote { agent, url: host.url.trim_end_matches('/').to_owned() })
 }
 
 /// Looks until the status is as `wanted`; `what` is its name.

@@ -3,6 +3,8 @@
 //! dependencies.
 #![forbid(unsafe_code)]
 
+/// `qctl api`: requests of the HTTP API, signed.
+mod api;
 /// `qctl apply` and `qctl diff`.
 mod apply;
 /// Arguments of `qctl apply`.
@@ -53,6 +55,10 @@ mod output;
 mod pcap;
 /// Program: runs a subcommand on this host or on others.
 pub mod program;
+/// HTTPS to the API of another host.
+mod remote_client;
+/// Signatures of requests to other hosts.
+mod request_signer;
 /// `qctl rollout`: show, pause, promote and undo trials.
 mod rollout;
 /// `qctl secret`: set, list and remove secrets of containers.

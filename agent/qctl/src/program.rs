@@ -5,8 +5,8 @@ use crate::client::{Client, healthy, unexpected, wait};
 use crate::hosts::{self, Target};
 use crate::output::Output;
 use crate::{
-    apply, apply_args, audit, boot, ca, config, cpu, debug, desired, events, fleet, get, image,
-    logs, pcap, rollout, secret, status_page, support, tuning, update_flash,
+    api, apply, apply_args, audit, boot, ca, config, cpu, debug, desired, events, fleet, get,
+    image, logs, pcap, rollout, secret, status_page, support, tuning, update_flash,
 };
 use agent_core::protocol::{Request, Response};
 use agent_host::credentials;
@@ -124,6 +124,7 @@ fn act_on(target: &Target, command: &Command) -> Result<()> {
         Command::Cpu { what: cpu::Cpu::Map { output } } => cpu::map(client, *output)?,
         Command::Secret { what } => secret::secret(client, what)?,
         Command::Audit(wanted) => audit::show(client, wanted)?,
+        Command::Api(wanted) => api::send(client, wanted)?,
         Command::Support { archive } => support::collect(client, archive)?,
         Command::Events(wanted) => events::show(client, wanted)?,
         Command::Pcap(wanted) => pcap::take(client, wanted)?,

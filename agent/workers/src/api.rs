@@ -1,6 +1,6 @@
 //! The agent over the network: HTTP and JSON behind TLS with certificates on both sides. A process
-//! of its own that reaches no containerd and no cgroup: it says who asks and in which role, and the
-//! agent decides.
+//! of its own that reaches no containerd and no cgroup: it passes on what is asked, with signature
+//! and certificate, and the agent verifies both and decides.
 
 /// Connection of an API client: TLS, its identity, HTTP/1.1 requests and streams.
 pub mod connection;

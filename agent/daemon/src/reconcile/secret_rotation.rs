@@ -4,11 +4,13 @@ use crate::containerd::Containerd;
 use crate::reconcile::Agent;
 use crate::reconcile::api_check::check_api_config;
 use crate::reconcile::tasks::Work;
+use crate::request_verifier::RequestVerifier;
 use crate::secrets::{Owner, Secrets, put};
 use agent_core::instance::Instance;
 use agent_core::limits::API_CONFIG_LEN_MAX;
 use agent_core::plan::{Ending, Task, container_of};
 use agent_core::protocol::types::Level;
+use agent_host::api_config::Config;
 use agent_host::files::{read_up_to, write_private};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
@@ -27,10 +29,13 @@ struct ApiFiles {
     directory: PathBuf,
     credential: Option<PathBuf>,
     secrets: Secrets,
+    verifier: RequestVerifier,
 }
 
 impl ApiFiles {
-    /// Puts the API's configuration where its process reads it; without one there is no API.
+    /// Puts the API's configuration where its process reads it, and in force for who asks over the
+    /// network; without one there is no API. The process could change its file, so the verifier
+    /// does not read that.
     fn bring(&self) -> Result<()> {
         let path = self.directory.join(API);
         let is_brought = self.secrets.names().iter().any(|name| name == API);
@@ -46,11 +51,17 @@ impl ApiFiles {
             (None, None) => None,
         };
         match brought {
-            None => drop(std::fs::remove_file(&path)),
+            None => {
+                self.verifier.set_config(None);
+                let _ = std::fs::remove_file(&path);
+            }
             Some(bytes) => {
+                let config = str::from_utf8(&bytes).context(API).and_then(Config::parse);
+                self.verifier.set_config(config.as_ref().ok().cloned());
                 let directory = self.directory.metadata()?;
                 let (uid, gid) = (directory.uid(), directory.gid());
                 put(&self.directory, API, &bytes, Owner { uid, gid, mode: 0o400 })?;
+                config.context(API)?;
             }
         }
         failed.map_or(Ok(()), Err)
@@ -111,6 +122,7 @@ impl Agent {
             directory: self.paths.api.clone(),
             credential: self.paths.api_credential.clone(),
             secrets: self.secrets.clone(),
+            verifier: self.request_verifier.clone(),
         }
     }
 

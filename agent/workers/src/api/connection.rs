@@ -1,18 +1,21 @@
 //! One connection: TLS, who asks, and HTTP/1.1 until it ends. Everything has a time and a size.
 
-use crate::api::tls::{Identity, identity};
 use crate::api::{ApiPaths, metrics};
-use agent_core::api_routes::{Ask, open_api, route};
+use agent_core::api_routes::{Ask, Refused, open_api, route};
 use agent_core::limits::{
     API_ANSWER_MAX, API_HANDSHAKE, API_HANG_UP, API_HEADERS, API_REQUEST, API_SILENCE,
     API_STREAMS_MAX, EVENTS_SHOWN_MAX, FOLLOW_INTERVAL, REQUEST_LEN_MAX,
 };
 use agent_core::log_query::Query;
 use agent_core::protocol::types::Event;
-use agent_core::protocol::{Call, Request, Response};
+use agent_core::protocol::{Request, Response};
+use agent_core::request_signature::{self, Call, SIGNATURE, SIGNATURE_INPUT, SignedRequest};
+use agent_host::api_config::Identity;
 use agent_host::journalctl::journalctl;
 use agent_host::terminal::{directory, screen};
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -20,6 +23,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
@@ -34,6 +38,28 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
+use webpki::EndEntityCert;
+
+/// Client of a connection: who it is, and the certificates that say so.
+#[derive(Debug)]
+struct Asker {
+    identity: Identity,
+    /// DER in base64, the client's own first.
+    certificates: Vec<String>,
+}
+
+impl Asker {
+    fn of(chain: &[CertificateDer<'_>]) -> Result<Self> {
+        let first = chain.first().context("no certificate")?;
+        let own = EndEntityCert::try_from(first).context("read the certificate")?;
+        let certificates = chain.iter().map(|certificate| STANDARD.encode(certificate)).collect();
+        Ok(Self { identity: Identity::of(&own)?, certificates })
+    }
+
+    fn unsigned(&self, request: Request) -> Call {
+        Call::Unsigned { who: self.identity.who.clone(), request }
+    }
+}
 
 type Body = BoxBody<Bytes, std::io::Error>;
 type Answer = hyper::Response<Body>;
@@ -70,7 +96,7 @@ pub async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> Result<TlsS
 /// HTTP that is none.
 pub async fn connection(stream: TlsStream<TcpStream>, paths: &ApiPaths) -> Result<()> {
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let asker = Arc::new(identity(certificates.first().context("no certificate")?));
+    let asker = Arc::new(Asker::of(certificates).map(Arc::new));
     let agent = Arc::new(paths.agent.clone());
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (asker, agent) = (asker.clone(), agent.clone());
@@ -119,7 +145,7 @@ fn foreign(headers: &hyper::HeaderMap) -> Option<&'static str> {
 
 async fn answer(
     request: hyper::Request<Incoming>,
-    asker: &Identity,
+    asker: &Arc<Asker>,
     agent: &Path,
 ) -> Result<Answer> {
     let (head, body) = request.into_parts();
@@ -142,12 +168,18 @@ async fn answer(
         Ok(asked) => asked,
         Err((status, why)) => return Ok(text(status, &why)),
     };
+    let signed = match signed(&head, &body, asker) {
+        Ok(signed) => signed,
+        Err((status, why)) => return Ok(text(status, &why)),
+    };
+    let call = |request| signed.map_or_else(|| asker.unsigned(request), Call::Signed);
     match asked {
         Ask::OpenApi => Ok(json_answer(200, &open_api())),
-        Ask::Agent(request) => Ok(plain(ask(agent, asker, request).await?)),
-        Ask::Wrapped(request) => Ok(json_answer(200, &json!(ask(agent, asker, request).await?))),
+        Ask::Agent(request) => Ok(plain(ask(agent, call(request)).await?)),
+        Ask::Wrapped(request) => Ok(json_answer(200, &json!(ask(agent, call(request)).await?))),
         Ask::Health | Ask::Metrics => {
-            let Response::Status(status) = ask(agent, asker, Request::Status {}).await? else {
+            let call = asker.unsigned(Request::Status {});
+            let Response::Status(status) = ask(agent, call).await? else {
                 bail!("the agent answered something else than a status");
             };
             Ok(match asked {
@@ -156,15 +188,40 @@ async fn answer(
                 _ => text(503, &status.problems.join("\n")),
             })
         }
-        Ask::Events(after) => Ok(follow_events(agent.into(), asker, last.unwrap_or(after))),
+        Ask::Events(after) => Ok(follow_events(agent.into(), asker.clone(), last.unwrap_or(after))),
         Ask::Logs(query) => logs(&query, stream),
-        Ask::Terminal(name) => terminal(agent, asker, &name).await,
+        Ask::Terminal(name) => {
+            let call = call(Request::Terminal { name: name.clone(), size: None });
+            terminal(agent, call, &name).await
+        }
     }
 }
 
-/// Has the agent answer, for who asks.
-async fn ask(agent: &Path, asker: &Identity, request: Request) -> Result<Response> {
-    let call = Call { who: asker.who.clone(), role: asker.role, request };
+/// A request's signature, if it has one, for the agent to verify.
+fn signed(
+    head: &hyper::http::request::Parts,
+    body: &Bytes,
+    asker: &Asker,
+) -> Result<Option<SignedRequest>, Refused> {
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(signature) = header(SIGNATURE) else { return Ok(None) };
+    let (nonce, signature) =
+        request_signature::parse(header(SIGNATURE_INPUT).unwrap_or_default(), signature)?;
+    let authority = header("host").unwrap_or_default().to_ascii_lowercase();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    Ok(Some(SignedRequest {
+        certificates: asker.certificates.clone(),
+        method: head.method.as_str().into(),
+        authority: authority.strip_suffix(":443").unwrap_or(&authority).into(),
+        target: target.into(),
+        body: STANDARD.encode(body),
+        nonce,
+        signature,
+    }))
+}
+
+/// Has the agent answer.
+async fn ask(agent: &Path, call: Call) -> Result<Response> {
     let named = || format!("ask the agent at {}", agent.display());
     let answered = async {
         let mut stream = UnixStream::connect(agent).await?;
@@ -222,13 +279,12 @@ fn streamed(kind: &str, pieces: mpsc::Receiver<std::io::Result<Bytes>>) -> Answe
 }
 
 /// Events as they happen (HTML Standard, "Server-sent events").
-fn follow_events(agent: PathBuf, asker: &Identity, mut after: u64) -> Answer {
+fn follow_events(agent: PathBuf, asker: Arc<Asker>, mut after: u64) -> Answer {
     let (pieces, body) = mpsc::channel(16);
-    let asker = asker.clone();
     tokio::spawn(async move {
         loop {
-            let request = Request::Events { after, count: EVENTS_SHOWN_MAX };
-            let Ok(Response::Events(events)) = ask(&agent, &asker, request).await else { return };
+            let call = asker.unsigned(Request::Events { after, count: EVENTS_SHOWN_MAX });
+            let Ok(Response::Events(events)) = ask(&agent, call).await else { return };
             // A comment tells that the connection lives, and finds out whether it does.
             let mut text = if events.is_empty() { ":\n\n".to_owned() } else { String::new() };
             for event in &events {
@@ -250,10 +306,9 @@ fn sse(event: &Event) -> String {
 
 /// Streams the terminal output of a container until the container is removed or the client
 /// disconnects. The agent authorizes the client.
-async fn terminal(agent: &Path, asker: &Identity, name: &str) -> Result<Answer> {
+async fn terminal(agent: &Path, call: Call, name: &str) -> Result<Answer> {
     let Ok(room) = STREAMS.try_acquire() else { return Ok(text(503, STREAMS_FULL)) };
-    let look = Request::Terminal { name: name.into(), size: None };
-    match ask(agent, asker, look).await? {
+    match ask(agent, call).await? {
         Response::Done => {}
         refused => return Ok(plain(refused)),
     }
