@@ -4,7 +4,7 @@
 use super::{BLOCK_LEN, Header, Kind, Record, Segment};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,17 @@ pub fn segments(directory: &Path) -> io::Result<BTreeMap<Header, PathBuf>> {
 /// # Errors
 /// What reading it says.
 pub fn header(path: &Path) -> io::Result<Option<Header>> {
+    read_header(&mut File::open(path)?)
+}
+
+/// Reads the segment header at the beginning of an open file; `None` if it is no segment (yet).
+///
+/// # Errors
+/// What reading it says.
+pub fn read_header(file: &mut File) -> io::Result<Option<Header>> {
     let mut head = [0; BLOCK_LEN];
-    match File::open(path)?.read_exact(&mut head) {
+    file.seek(SeekFrom::Start(0))?;
+    match file.read_exact(&mut head) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         read => read.map(|()| Header::decode(&head).ok()),
     }
@@ -191,13 +200,6 @@ mod tests {
         found
     }
 
-    fn directory(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     fn segment(header: Header, batches: &[Vec<u8>], len: usize) -> Vec<u8> {
         let mut bytes = header.encode().to_vec();
         batches.iter().for_each(|batch| bytes.extend(batch));
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_journal_is_followed_over_its_segments_as_it_grows() {
-        let (root, len) = (directory("follow"), 6 * BLOCK_LEN);
+        let temporary = tempfile::tempdir().unwrap();
+        let (root, len) = (temporary.path().to_path_buf(), 6 * BLOCK_LEN);
         let mut follower = Follower::new(vec![root.clone(), root.join("copies")]);
         assert!(sequences(&mut follower).is_empty());
         let one = Header { segment: 0, run: 9 };
@@ -229,12 +232,13 @@ mod tests {
         std::fs::write(&path, segment(one, &[batch(one, 1..4), torn], len)).unwrap();
         let rest = sequences(&mut follower);
         assert_eq!(rest, (some.last().unwrap() + 1..103).collect::<Vec<_>>());
-        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn what_was_overwritten_is_read_from_the_copies_or_said_to_be_gone() {
-        let (root, copies, len) = (directory("lap"), directory("lap-copies"), 4 * BLOCK_LEN);
+        let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (root, copies) = (temporary.path().to_path_buf(), other.path().to_path_buf());
+        let len = 4 * BLOCK_LEN;
         let header = |segment| Header { segment, run: 9 };
         let write = |path: PathBuf, number: u64| {
             let records = number * 10 + 1..number * 10 + 11;
@@ -250,7 +254,5 @@ mod tests {
         write(root.join("00000000.qcj"), 5);
         let polls = (0..PATIENCE_POLLS).flat_map(|_| sequences(&mut follower)).collect::<Vec<_>>();
         assert_eq!(polls, [0].into_iter().chain(51..61).collect::<Vec<_>>());
-        std::fs::remove_dir_all(root).unwrap();
-        std::fs::remove_dir_all(copies).unwrap();
     }
 }

@@ -42,6 +42,9 @@ struct Run {
     /// Directory of the containers' output files.
     #[arg(long, default_value = "/var/log/quietcore/containers")]
     logs: PathBuf,
+    /// Where the tailer notes how far it has read them.
+    #[arg(long, default_value = "/var/lib/quietcore/tail")]
+    positions: PathBuf,
     /// The engine's pages.
     #[arg(long, default_value = "/run/quietcore/engine")]
     pages: PathBuf,
@@ -112,6 +115,9 @@ enum Command {
         /// Directory of the containers' output files.
         #[arg(long, default_value = "/var/log/quietcore/containers")]
         logs: PathBuf,
+        /// Directory of the log positions, one file for each container.
+        #[arg(long, default_value = "/var/lib/quietcore/tail")]
+        positions: PathBuf,
         /// Path of journald's socket.
         #[arg(long, default_value = journal::SOCKET)]
         journal: PathBuf,
@@ -166,8 +172,18 @@ fn credentials() -> Option<PathBuf> {
 }
 
 fn run_agent(arguments: Run) -> Result<()> {
-    let Run { compose, state, images: archives, store, logs, pages, containerd, socket, .. } =
-        arguments;
+    let Run {
+        compose,
+        state,
+        images: archives,
+        store,
+        logs,
+        positions,
+        pages,
+        containerd,
+        socket,
+        ..
+    } = arguments;
     let (applied, archive) = (state.join("compose.yaml"), state.join("journal"));
     let versions = state.join("versions.json");
     // What this host was given comes before what the image says.
@@ -195,6 +211,7 @@ fn run_agent(arguments: Run) -> Result<()> {
             ..Default::default()
         },
         logs,
+        positions,
         pages,
         containerd,
         socket,
@@ -278,7 +295,7 @@ fn act(command: Command) -> Result<()> {
                 None => Ok(()),
             }
         }
-        Command::Tail { logs, journal } => tail::run(&logs, &journal),
+        Command::Tail { logs, positions, journal } => tail::run(&logs, &positions, &journal),
         Command::Follow => follow(),
         Command::Pcap => pcap::serve(),
         Command::Volume { id } => mount_volume::fulfil_request(&id),

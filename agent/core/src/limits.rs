@@ -107,6 +107,11 @@ pub const DESIRED_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// An image archive: the largest static program with its data.
 pub const ARCHIVE_LEN_MAX: u64 = 2 << 30;
 
+/// Entry of an image's name in the store: some signatures of a few kilobytes.
+pub const NAME_ENTRY_LEN_MAX: u64 = 64 << 10;
+/// All of them together: the agent reads them, and the pull worker writes them.
+pub const NAME_ENTRIES_LEN_MAX: u64 = 4 << 20;
+
 /// A manifest, an index or an image's configuration: registries take 4 MiB at most.
 pub const METADATA_LEN_MAX: u64 = 4 << 20;
 
@@ -229,12 +234,17 @@ pub const OUTPUT_PAUSE: Duration = Duration::from_millis(50);
 /// Until the journal is tried again.
 pub const OUTPUT_RETRY: Duration = Duration::from_secs(1);
 
+/// The journal takes what was sent to it within this, on a disk that is busy.
+pub const JOURNAL_SYNC: Duration = Duration::from_secs(60);
+
 /// A request on the local socket: a compose file and a little more.
 pub const REQUEST_LEN_MAX: u64 = COMPOSE_LEN_MAX * 3;
 /// The same with its signature, in base64, and a certificate chain.
 pub const CALL_LEN_MAX: u64 = REQUEST_LEN_MAX / 3 * 4 + (256 << 10);
-/// Connections of the API's process to the agent: one a request of [`API_CONNECTIONS_MAX`] clients.
-pub const API_CALLS_MAX: usize = 2 * API_CONNECTIONS_MAX;
+/// Connections of the API's process to the agent: one a request of [`API_CONNECTIONS_MAX`] clients,
+/// and what still ends. All of them together fit its unit's memory.
+pub const API_CALLS_MAX: usize = API_CONNECTIONS_MAX + 4;
+const _: () = assert!(API_CALLS_MAX as u64 * CALL_LEN_MAX < 160 << 20);
 /// Time in which a challenge may be used: a request's way, by a slow client.
 pub const CHALLENGE_TIME: Duration = Duration::from_secs(60);
 /// Challenges at once: those of every connection, each asking several times a minute.

@@ -7,7 +7,7 @@ use crate::request_verifier::RequestVerifier;
 use crate::risk_limits as limits;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
-use agent_core::limits::{API_CALLS_MAX, AUDIT_REFUSALS, CALL_LEN_MAX};
+use agent_core::limits::{API_CALLS_MAX, API_REQUEST, AUDIT_REFUSALS, CALL_LEN_MAX};
 use agent_core::protocol::{Request, Response, Role};
 use agent_host::api_config::Identity;
 use agent_host::engine_pages;
@@ -24,6 +24,7 @@ use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::warn;
 
 /// A request for the agent's main loop, with the way back.
@@ -90,7 +91,12 @@ async fn answer(stream: UnixStream, for_others: bool, context: SocketContext) ->
     let mut read = BufReader::new(read);
     loop {
         let mut line = String::new();
-        let len = (&mut read).take(CALL_LEN_MAX).read_line(&mut line).await?;
+        let mut bounded = (&mut read).take(CALL_LEN_MAX);
+        let reading = bounded.read_line(&mut line);
+        let len = match for_others {
+            true => timeout(API_REQUEST, reading).await??,
+            false => reading.await?,
+        };
         if len == 0 {
             return Ok(());
         }
@@ -121,7 +127,7 @@ impl SocketContext {
             let (is, wanted) = (name(role), name(request.role()));
             let why = match role {
                 Role::Reader => format!(
-                    "who asks without a signature is a reader, and {who} is {is}; this is for {wanted}"
+                    "{who} is {is}, and this is for {wanted} (without a signature everybody is a reader)"
                 ),
                 _ => format!("{who} is {is}, and this is for {wanted}"),
             };

@@ -3,11 +3,12 @@
 //! the journal, never writes to it.
 
 use abi::journal::Header;
-use abi::journal::files::{header, segments};
+use abi::journal::files::{read_header, segments};
+use agent_host::beneath::Beneath;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Permissions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -65,24 +66,36 @@ pub async fn keep(journal: PathBuf, archive: PathBuf) {
 
 /// The journal itself, and that of each shard in a directory of its own.
 fn keep_all(journal: &Path, archive: &Path) -> io::Result<()> {
-    let entries = match std::fs::read_dir(journal) {
+    let root = match Beneath::open(journal) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
+        root => root?,
     };
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    let shards: Vec<_> = paths.iter().filter(|path| path.is_dir()).collect();
+    let names = root.names(Path::new(""))?;
+    let is_shard = |name: &&String| root.names(Path::new(name)).is_ok();
+    let shards: Vec<&String> = names.iter().filter(is_shard).collect();
     let share = SHARE * (1 + shards.len() as u64);
-    keep_once(journal, archive, share)?;
+    keep_once(&root, Path::new(""), archive, share)?;
     for shard in shards {
-        let name = shard.file_name().unwrap_or_default();
-        keep_once(shard, &archive.join(name), share)?;
+        keep_once(&root, Path::new(shard), &archive.join(shard), share)?;
     }
     Ok(())
 }
 
+/// The segments in a directory of the engine's, which is not root's: neither links nor pipes.
+fn segments_beneath(root: &Beneath, directory: &Path) -> io::Result<BTreeMap<Header, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for name in root.names(directory)?.iter().filter(|name| name.ends_with(".qcj")) {
+        let path = directory.join(name);
+        if let Some(header) = root.read(&path).and_then(|mut file| read_header(&mut file))? {
+            found.insert(header, path);
+        }
+    }
+    Ok(found)
+}
+
 /// Copies may take one part of `share` of their file system.
-fn keep_once(journal: &Path, archive: &Path, share: u64) -> io::Result<()> {
-    let found = segments(journal)?;
+fn keep_once(root: &Beneath, journal: &Path, archive: &Path, share: u64) -> io::Result<()> {
+    let found = segments_beneath(root, journal)?;
     if found.is_empty() {
         return Ok(());
     }
@@ -90,7 +103,7 @@ fn keep_once(journal: &Path, archive: &Path, share: u64) -> io::Result<()> {
     let mut copies = copies(archive)?;
     let names: Vec<Header> = found.keys().copied().collect();
     for name in to_copy(&names, &copies) {
-        if let Some(len) = copy(&found[&name], name, archive)? {
+        if let Some(len) = copy(root.read(&found[&name])?, name, archive)? {
             copies.insert(name, len);
             info!(segment = name.segment, bytes = len, "journal segment kept");
         } else {
@@ -114,13 +127,17 @@ fn copies(archive: &Path) -> io::Result<BTreeMap<Header, u64>> {
 
 /// Copies a segment under another name first, so that there is never half a copy; `None` if the
 /// engine has begun to overwrite it meanwhile.
-fn copy(from: &Path, name: Header, archive: &Path) -> io::Result<Option<u64>> {
+fn copy(mut from: File, name: Header, archive: &Path) -> io::Result<Option<u64>> {
     let partial = archive.join("copying.partial");
-    let len = std::fs::copy(from, &partial)?;
+    let mut to = File::create(&partial)?;
+    from.seek(SeekFrom::Start(0))?;
+    let len = io::copy(&mut from, &mut to)?;
     // Who may read the journal may read its copies.
-    std::os::unix::fs::chown(&partial, None, Some(from.metadata()?.gid()))?;
-    File::open(&partial)?.sync_all()?;
-    if header(from)? != Some(name) {
+    let source = from.metadata()?;
+    to.set_permissions(Permissions::from_mode(source.mode() & 0o660))?;
+    fchown(&to, None, Some(source.gid()))?;
+    to.sync_all()?;
+    if read_header(&mut from)? != Some(name) {
         std::fs::remove_file(&partial)?;
         return Ok(None);
     }
@@ -178,5 +195,12 @@ mod tests {
         assert_eq!(copies(&archive.join("shard")).unwrap().len(), 1);
         let first = std::fs::read(archive.join(copy_name(name(0, 5)))).unwrap();
         assert_eq!((first.len(), first[8191]), (8192, 0));
+        // A link to what only root may read, with a segment's own beginning, is not copied.
+        let secret = root.join("secret");
+        std::fs::rename(journal.join("00000000.qcj"), &secret).unwrap();
+        std::os::unix::fs::symlink(&secret, journal.join("00000000.qcj")).unwrap();
+        write(1, 3);
+        assert!(keep_all(&journal, &archive).is_err());
+        assert!(!copies(&archive).unwrap().contains_key(&name(2, 5)));
     }
 }

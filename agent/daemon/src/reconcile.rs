@@ -78,6 +78,8 @@ pub struct Paths {
     pub images: wanted::ImagePaths,
     /// Directory of containers' output files.
     pub logs: PathBuf,
+    /// Where the tailer notes how far it has read them.
+    pub positions: PathBuf,
     /// The engine's pages.
     pub pages: PathBuf,
     /// Path of containerd's socket.

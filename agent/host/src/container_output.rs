@@ -1,11 +1,17 @@
 //! Containers' output. The shim appends each container's standard output and error to files of its
 //! own and never waits for a reader; `quietcore-tail.service` reads behind it, gives each line to
 //! the journal once, and the space back to the file system. A container that is made anew gets new
-//! files, so that a place in one names a line for good.
+//! files, so that a place in one names a line for good. Only the agent makes and removes files in
+//! their directory: the shim opens them by their names, as root. The tailer reads what containers
+//! write, is a user of its own, and notes its places in a directory of its own.
 
-use crate::files::write_whole;
+use crate::files::{read_up_to, write_whole};
+use agent_core::limits::METADATA_LEN_MAX;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::fs::{OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -81,13 +87,24 @@ impl Files {
             stem.push('x');
         }
         let files = Self::of(directory, &stem);
-        write_whole(&files.origin(), &serde_json::to_string(origin)?)?;
+        // The tailer's group is the directory's.
+        let group = directory.metadata().with_context(|| directory.display().to_string())?.gid();
         for kind in Kind::ALL {
             // The shim opens them, and makes none.
             let path = files.stream(kind);
-            std::fs::File::create(&path).with_context(|| format!("make {}", path.display()))?;
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            made.and_then(|file| {
+                fchown(&file, None, Some(group))?;
+                file.set_permissions(Permissions::from_mode(0o660))
+            })
+            .with_context(|| format!("make {}", path.display()))?;
         }
+        files.write_origin(origin)?;
         Ok(files)
+    }
+
+    fn write_origin(&self, origin: &Origin) -> Result<()> {
+        write_whole(&self.origin(), &serde_json::to_string(origin)?)
     }
 
     /// Where a stream goes to.
@@ -100,9 +117,57 @@ impl Files {
         self.directory.join(format!("{}.json", self.stem))
     }
 
-    /// Returns the path of the file with the log positions read so far.
-    pub fn place(&self) -> PathBuf {
-        self.directory.join(format!("{}.place", self.stem))
+    /// Removes them. The origin goes last: as long as it is there the rest is removed again.
+    fn remove(&self) -> Result<()> {
+        let [out, err] = Kind::ALL.map(|kind| self.stream(kind));
+        for path in [out, err, self.origin()] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Log positions of a container: two numbers of bytes, and `done` once everything was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Bytes of standard output and of standard error that the journal has.
+    pub bytes: [u64; 2],
+    /// Whether everything was read of a container that writes no more.
+    pub done: bool,
+}
+
+impl Places {
+    /// Path of the file with a stem's, in the tailer's directory.
+    pub fn path(positions: &Path, stem: &str) -> PathBuf {
+        positions.join(format!("{stem}.place"))
+    }
+
+    /// Reads a stem's; none without a file, or with one that is no such.
+    pub fn read(positions: &Path, stem: &str) -> Self {
+        let text = read_up_to(&Self::path(positions, stem), METADATA_LEN_MAX);
+        let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        let bytes = [number(), number()];
+        Self { bytes, done: words.next() == Some("done") }
+    }
+
+    /// Replaces a stem's.
+    ///
+    /// # Errors
+    /// What the file system says, with the path.
+    pub fn write(&self, positions: &Path, stem: &str) -> Result<()> {
+        let path = Self::path(positions, stem);
+        let next = path.with_extension("next");
+        let done = if self.done { " done" } else { "" };
+        std::fs::write(&next, format!("{} {}{done}\n", self.bytes[0], self.bytes[1]))
+            .and_then(|()| std::fs::rename(&next, &path))
+            .with_context(|| format!("write {}", path.display()))
     }
 }
 
@@ -127,7 +192,7 @@ pub fn stems(directory: &Path) -> Result<Vec<String>> {
 pub fn read_origin(files: &Files) -> Result<Option<Origin>> {
     let path = files.origin();
     match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         read => {
             let read = read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
             read.map(Some).with_context(|| path.display().to_string())
@@ -135,17 +200,63 @@ pub fn read_origin(files: &Files) -> Result<Option<Origin>> {
     }
 }
 
-/// Says of every container that is not living that it writes no more.
+/// Says of every container that is not living that it writes no more, and removes the files of
+/// those whose output the tailer has read to the end.
 ///
 /// # Errors
 /// What the file system says, with the path.
-pub fn end_all_but(directory: &Path, is_living: &dyn Fn(&str) -> bool) -> Result<()> {
+pub fn end_all_but(
+    directory: &Path,
+    positions: &Path,
+    is_living: &dyn Fn(&str) -> bool,
+) -> Result<()> {
     for stem in stems(directory)?.iter().filter(|stem| !is_living(stem)) {
         let files = Files::of(directory, stem);
-        if let Some(origin) = read_origin(&files)?.filter(|origin| !origin.ended) {
-            let ended = Origin { ended: true, ..origin };
-            write_whole(&files.origin(), &serde_json::to_string(&ended)?)?;
+        match read_origin(&files)? {
+            Some(origin) if !origin.ended => {
+                files.write_origin(&Origin { ended: true, ..origin })?;
+            }
+            Some(_) if Places::read(positions, stem).done => files.remove()?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_goes_once_it_has_ended_and_was_read() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (logs, positions) = (temporary.path().join("logs"), temporary.path().join("places"));
+        std::fs::create_dir(&logs).unwrap();
+        std::fs::create_dir(&positions).unwrap();
+        let origin = Origin { container: "a".into(), ..Origin::default() };
+        let files = Files::begin(&logs, &origin).unwrap();
+        let mode = files.stream(Kind::Out).metadata().unwrap().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        let places = Places { bytes: [7, 0], done: true };
+        places.write(&positions, &files.stem).unwrap();
+        assert_eq!(Places::read(&positions, &files.stem), places);
+        // Read to the end is none while it runs.
+        end_all_but(&logs, &positions, &|_| true).unwrap();
+        assert!(!read_origin(&files).unwrap().unwrap().ended);
+        end_all_but(&logs, &positions, &|_| false).unwrap();
+        assert!(read_origin(&files).unwrap().unwrap().ended);
+        Places { done: false, ..places }.write(&positions, &files.stem).unwrap();
+        end_all_but(&logs, &positions, &|_| false).unwrap();
+        assert!(files.stream(Kind::Err).exists());
+        // What the tailer's directory has is not believed further than that.
+        let place = Places::path(&positions, &files.stem);
+        std::fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink(files.origin(), &place).unwrap();
+        end_all_but(&logs, &positions, &|_| false).unwrap();
+        std::fs::remove_file(&place).unwrap();
+        places.write(&positions, &files.stem).unwrap();
+        end_all_but(&logs, &positions, &|_| false).unwrap();
+        assert_eq!(stems(&logs).unwrap(), Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(&logs).unwrap().count(), 0);
+    }
 }

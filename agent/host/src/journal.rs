@@ -2,12 +2,14 @@
 //! Protocol"); and the last one of a stream that it has.
 
 use crate::container_output::{Kind, Origin};
+use agent_core::limits::JOURNAL_SYNC;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
@@ -16,6 +18,8 @@ pub const SOCKET: &str = "/run/systemd/journal/socket";
 const STREAM: &str = "QUIETCORE_STREAM";
 /// Where in the stream the line ends.
 const PLACE: &str = "QUIETCORE_PLACE";
+/// Mark of the entry that [`sync`] sends.
+const SYNC: &str = "QUIETCORE_SYNC";
 /// The container of a line, as Docker's own journald driver calls it.
 pub const CONTAINER: &str = "CONTAINER_NAME";
 
@@ -89,11 +93,17 @@ fn stream_name(stem: &str, kind: Kind) -> String {
 /// # Errors
 /// journalctl can't be run.
 pub fn last_place(stem: &str, kind: Kind) -> Result<Option<u64>> {
+    let place = last(&format!("{STREAM}={}", stream_name(stem, kind)), PLACE)?;
+    Ok(place.and_then(|place| place.parse().ok()))
+}
+
+/// Field of the last entry that matches.
+fn last(matching: &str, field: &str) -> Result<Option<String>> {
     let mut journalctl = Command::new("journalctl");
     journalctl
         .args(["--quiet", "--no-pager", "--output=json", "--lines=1"])
-        .arg(format!("--output-fields={PLACE}"))
-        .arg(format!("{STREAM}={}", stream_name(stem, kind)));
+        .arg(format!("--output-fields={field}"))
+        .arg(matching);
     let output = journalctl.output().context("run journalctl")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "journalctl: {}", said.trim());
@@ -102,17 +112,25 @@ pub fn last_place(stem: &str, kind: Kind) -> Result<Option<u64>> {
         None => return Ok(None),
         Some(line) => serde_json::from_str(line).context("read what journalctl says")?,
     };
-    Ok(entry[PLACE].as_str().and_then(|place| place.parse().ok()))
+    Ok(entry[field].as_str().map(ToOwned::to_owned))
 }
 
-/// Waits until the journal has taken what was sent to it.
+/// Waits until the journal has taken what an earlier process sent to it: `journalctl --sync` is for
+/// root only, so an entry is sent behind it, and waited for.
 ///
 /// # Errors
-/// journald does not say so.
-pub fn sync() -> Result<()> {
-    let synced = Command::new("journalctl").arg("--sync").output().context("run journalctl")?;
-    let said = String::from_utf8_lossy(&synced.stderr);
-    ensure!(synced.status.success(), "journalctl --sync: {}", said.trim());
+/// journald does not take it, or it does not come within [`JOURNAL_SYNC`].
+pub fn sync(path: &Path) -> Result<()> {
+    let socket = Journal::connect(path)?.socket;
+    let start = Instant::now();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mark = format!("{}-{}", std::process::id(), since_epoch.as_nanos());
+    let entry = format!("PRIORITY=7\n{SYNC}={mark}\nMESSAGE=reads containers' output\n");
+    socket.send(entry.as_bytes()).context("send to the journal")?;
+    while last(&format!("{SYNC}={mark}"), SYNC)?.is_none() {
+        ensure!(start.elapsed() < JOURNAL_SYNC, "the journal does not take what is sent to it");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     Ok(())
 }
 

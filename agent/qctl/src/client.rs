@@ -8,6 +8,7 @@ use agent_core::limits::HEALTHY_FOR;
 use agent_core::protocol::{Request, Response, Role};
 use agent_core::status::Status;
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Client {
                 stream.get_mut().write_all(line.as_bytes()).context("ask the agent")?;
                 let mut answer = String::new();
                 stream.read_line(&mut answer).context("hear the agent")?;
-                serde_json::from_str(&answer).context("the agent's answer")?
+                parse(&answer).context("the agent's answer")?
             }
             Self::Remote(client) => {
                 let body = serde_json::to_vec(request)?;
@@ -51,7 +52,7 @@ impl Client {
                     _ => client.send_signed("POST", "/v1/ask", JSON, &body),
                 }?;
                 let (status, text) = (answer.status(), text(answer)?);
-                serde_json::from_str(&text).with_context(|| format!("status {status}: {text}"))?
+                parse(&text).with_context(|| format!("status {status}: {}", printable(&text)))?
             }
         };
         match response.error() {
@@ -69,7 +70,10 @@ impl Client {
         }?;
         if !answer.status().is_success() {
             let status = answer.status();
-            bail!("{path}: status {status}: {}", text(answer).unwrap_or_default().trim());
+            bail!(
+                "{path}: status {status}: {}",
+                printable(text(answer).unwrap_or_default().trim())
+            );
         }
         Ok(Some(Box::new(answer.into_body().into_reader())))
     }
@@ -96,7 +100,7 @@ impl Client {
         let (status, text) = (answer.status(), text(answer)?);
         match status.is_success() {
             true => Ok(text),
-            false => bail!("{method} {target}: status {status}: {}", text.trim()),
+            false => bail!("{method} {target}: status {status}: {}", printable(text.trim())),
         }
     }
 
@@ -112,7 +116,28 @@ impl Client {
     }
 }
 
-/// What is not known to be, is signed.
+/// Reads a response whose texts may come from anywhere: a worker, a container's name, another host.
+fn parse(text: &str) -> Result<Response> {
+    fn clean(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = printable(text),
+            Value::Array(all) => all.iter_mut().for_each(clean),
+            Value::Object(all) => all.values_mut().for_each(clean),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_str(text)?;
+    clean(&mut value);
+    Ok(serde_json::from_value(value)?)
+}
+
+/// The text without orders to a terminal: of control characters only tabs and ends of lines stay.
+fn printable(text: &str) -> String {
+    let is_order = |it: char| it.is_control() && !['\n', '\t'].contains(&it);
+    text.replace(is_order, "\u{fffd}")
+}
+
+/// Returns false for what is not known: it is signed.
 fn is_for_readers(method: &str, target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
     method == "GET" && role_of(method, path) == Some(Role::Reader)
@@ -183,4 +208,17 @@ pub fn healthy(target: &Target, timeout: Duration) -> Result<()> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_says_gives_no_orders_to_a_terminal() {
+        let said = r#"{"error":"a\u001b[2Jb\u0007\u009b\tc\nd"}"#;
+        let response = parse(said).unwrap();
+        assert_eq!(response.error(), Some("a\u{fffd}[2Jb\u{fffd}\u{fffd}\tc\nd"));
+        assert!(parse("{").is_err());
+    }
 }

@@ -7,7 +7,7 @@ pub mod stream;
 
 use crate::tail::stream::{Line, Stream};
 use agent_core::limits::{OUTPUT_PAUSE, OUTPUT_RETRY};
-use agent_host::container_output::{Files, Kind, Origin, read_origin, stems};
+use agent_host::container_output::{Files, Kind, Origin, Places, read_origin, stems};
 use agent_host::journal::{self, Head, Journal};
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 struct Followed {
     files: Files,
     streams: [(Kind, Stream); 2],
-    kept: [u64; 2],
+    kept: Places,
     /// The origin that the heads are of.
     origin: Origin,
     heads: [Head; 2],
@@ -32,12 +32,13 @@ struct Followed {
 ///
 /// # Errors
 /// The directory can't be watched.
-pub fn run(directory: &Path, socket: &Path) -> Result<()> {
+pub fn run(directory: &Path, positions: &Path, socket: &Path) -> Result<()> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let what = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
     inotify.add_watch(directory, what).with_context(|| format!("watch {}", directory.display()))?;
     let mut tailer = Tailer {
         directory: directory.into(),
+        positions: positions.into(),
         socket: socket.into(),
         journal: None,
         followed: BTreeMap::new(),
@@ -65,6 +66,7 @@ pub fn run(directory: &Path, socket: &Path) -> Result<()> {
 
 struct Tailer {
     directory: PathBuf,
+    positions: PathBuf,
     socket: PathBuf,
     journal: Option<Journal>,
     followed: BTreeMap<String, Followed>,
@@ -81,6 +83,7 @@ impl Tailer {
         let (mut more, mut failed) = (false, None);
         let stems = stems(&self.directory)?;
         self.followed.retain(|stem, _| stems.contains(stem));
+        self.forget_all_but(&stems)?;
         for stem in stems {
             match self.read_one(&stem) {
                 Ok(is_more) => more |= is_more,
@@ -101,38 +104,47 @@ impl Tailer {
         let journal = self.journal.as_mut().expect("connected for this turn");
         let followed = self.followed.get_mut(stem).expect("put in above");
         let read = followed.read(journal, origin.ended);
-        followed.keep()?;
-        let is_more = read?;
-        if origin.ended && !is_more {
-            followed.remove()?;
-            self.followed.remove(stem);
-        }
+        let is_more = *read.as_ref().unwrap_or(&true);
+        followed.keep(&self.positions, origin.ended && !is_more)?;
+        read?;
         Ok(is_more)
+    }
+
+    /// Removes the places of files that the agent removed.
+    fn forget_all_but(&self, stems: &[String]) -> Result<()> {
+        let entries = std::fs::read_dir(&self.positions)
+            .with_context(|| self.positions.display().to_string())?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let stem = path.file_stem().unwrap_or_default();
+            if !stems.iter().any(|known| stem == known.as_str()) {
+                std::fs::remove_file(&path)
+                    .with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// From where an earlier process was: what it noted, or what the journal has, if that is more.
     fn follow(&mut self, files: Files, origin: Origin) -> Result<Followed> {
         if !self.synced {
-            journal::sync()?;
+            journal::sync(&self.socket)?;
             self.synced = true;
         }
-        let noted = std::fs::read_to_string(files.place()).unwrap_or_default();
-        let mut noted = noted.split_whitespace().map(|place| place.parse().unwrap_or(0));
-        let mut from = |kind: Kind| -> Result<u64> {
-            let noted = noted.next().unwrap_or(0);
+        let noted = Places::read(&self.positions, &files.stem).bytes;
+        let from = |kind: Kind, noted: u64| -> Result<u64> {
             let path = files.stream(kind);
             let is_unread = path.metadata().is_ok_and(|file| file.len() > noted);
             let given = if is_unread { journal::last_place(&files.stem, kind)? } else { None };
             Ok(noted.max(given.unwrap_or(0)))
         };
-        let places = [from(Kind::Out)?, from(Kind::Err)?];
+        let places = [from(Kind::Out, noted[0])?, from(Kind::Err, noted[1])?];
         let streams = [0, 1].map(|at| {
             let kind = Kind::ALL[at];
             (kind, Stream::new(&files.stream(kind), places[at]))
         });
         let heads = Kind::ALL.map(|kind| Head::new(&origin, &files.stem, kind));
         info!("follows {}", files.stem);
-        Ok(Followed { files, streams, kept: [0; 2], origin, heads })
+        Ok(Followed { files, streams, kept: Places::default(), origin, heads })
     }
 }
 
@@ -157,31 +169,11 @@ impl Followed {
         Ok(more)
     }
 
-    fn keep(&mut self) -> Result<()> {
-        let places = [self.streams[0].1.place, self.streams[1].1.place];
+    fn keep(&mut self, positions: &Path, done: bool) -> Result<()> {
+        let places = Places { bytes: [0, 1].map(|at| self.streams[at].1.place), done };
         if places != self.kept {
-            let path = self.files.place();
-            let next = path.with_extension("place.next");
-            let text = format!("{} {}\n", places[0], places[1]);
-            std::fs::write(&next, text)
-                .and_then(|()| std::fs::rename(&next, &path))
-                .with_context(|| format!("write {}", path.display()))?;
+            places.write(positions, &self.files.stem)?;
             self.kept = places;
-        }
-        Ok(())
-    }
-
-    /// The origin goes last: as long as it is there the rest is removed again.
-    fn remove(&self) -> Result<()> {
-        let files = &self.files;
-        let streams = Kind::ALL.map(|kind| files.stream(kind));
-        for path in [&streams[0], &streams[1], &files.place(), &files.origin()] {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("remove {}", path.display()));
-                }
-                _ => {}
-            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::harness::native_host::Rig;
 use crate::measure::compose_comparison::control;
 use crate::measure::compose_generated::compare_generated;
 use crate::measure::kill_storm::{CONVERGE_LIMIT, all_run, compose, has_settled, kills, lines};
-use crate::measure::{busy_agent, load, power_cuts};
+use crate::measure::{busy_agent, hostile_worker, load, power_cuts};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -118,6 +118,10 @@ pub fn agent(
     let answers = busy_agent::answers(&image, FILES)?;
     note("status_answer_ms_max", json!(answers.slowest.as_millis() as u64));
     note("status_answers", json!(answers.count));
+    let tries = hostile_worker::tries(&image)?;
+    note("hostile_worker_tries", json!(tries.count));
+    note("hostile_worker_succeeded", json!(tries.succeeded.len()));
+    tries.succeeded.iter().for_each(|it| println!("{it}"));
     let killed = kills(&image, kill_count, seed)?;
     let at = |share: f64| {
         let all = &killed.converged_seconds;

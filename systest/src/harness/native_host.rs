@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,14 +23,26 @@ mkdir -p /run/systemd/journal /var/log/journal /run/containerd
 # What it has goes to the disk from the start.
 touch /run/systemd/journal/flushed
 mount -t tmpfs tmpfs /dev/shm 2>/dev/null || true
+# Directories of the workers, with the users that they have on a host (systemd/base/sysusers.d).
+install -d /run/quietcore
+for worker in fetch:901 pull:902 desired:905 vault:906 pcap:907 probe:61184; do
+    install -d -o ${worker#*:} -g ${worker#*:} /run/quietcore/${worker%:*}
+done
+for part in . blobs blobs/sha256 partial names; do install -d -o 902 -g 902 /rig/store/$part; done
+install -d -o 903 -g 903 -m 0500 /run/api
+install -d -m 0700 /run/private
+[ ! -d /rig/credentials ] || export CREDENTIALS_DIRECTORY=/rig/credentials
 keep() { while :; do $* >> /rig/${1##*/}.log 2>&1; sleep 0.05; done; }
 export PATH=/programs:$PATH
 keep /usr/lib/systemd/systemd-journald &
 until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
 keep containerd --config /rig/containerd.toml &
-keep quietcore-agent tail --logs /rig/logs &
+install -d -o 908 -g 908 /rig/tail
+chown 0:908 /rig/logs && chmod 0750 /rig/logs
+journal=$(stat -c %g /var/log/journal)
+keep setpriv --reuid=908 --regid=908 --groups=$journal -- quietcore-agent tail --logs /rig/logs --positions /rig/tail &
 keep quietcore-agent run --compose /rig/compose.yaml --state /rig/state --images /rig/archives --store /rig/store \
-    --logs /rig/logs --pages /rig/pages --socket /rig/agent.sock --host-plan /rig/host-plan.toml \
+    --logs /rig/logs --positions /rig/tail --pages /rig/pages --socket /rig/agent.sock --host-plan /rig/host-plan.toml \
     --journal /rig/journal --private /run/private --api /run/api --ports /rig/ports &
 wait
 ";
@@ -80,6 +93,18 @@ impl Rig {
     /// # Errors
     /// There is no image, rustc does not compile the test program, or the agent does not answer.
     pub fn start(image: &ImageFiles, compose: &str) -> Result<Self> {
+        Self::start_with(image, compose, &[])
+    }
+
+    /// Starts one whose agent has credentials, by their names.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        image: &ImageFiles,
+        compose: &str,
+        credentials: &[(&str, String)],
+    ) -> Result<Self> {
         let base =
             std::fs::read_to_string(image.directory.join("base")).context("the base tree")?;
         let base = PathBuf::from(base.trim()).join("base");
@@ -95,6 +120,13 @@ impl Rig {
         }
         let write = |name: &str, text: &str| std::fs::write(directory.join(name), text);
         write("compose.yaml", compose)?;
+        if !credentials.is_empty() {
+            let made = directory.join("credentials");
+            std::fs::DirBuilder::new().mode(0o700).create(made)?;
+        }
+        for (name, text) in credentials {
+            write(&format!("credentials/{name}"), text)?;
+        }
         write("containerd.toml", CONTAINERD)?;
         // A file system that containerd can lay over another; the journal keeps everything that is
         // counted.
@@ -340,6 +372,21 @@ fn remove_cgroups() {
     }
 }
 
+/// Compiles a program of `systest/assets`, static.
+///
+/// # Errors
+/// rustc refuses.
+pub fn compile(source: &str, to: &Path) -> Result<()> {
+    let output = Command::new("rustc")
+        .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
+        .arg(to)
+        .arg(root().join("systest/assets").join(format!("{source}.rs")))
+        .output()
+        .context("start rustc")?;
+    ensure!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 /// Compiles a program of `systest/assets`, static, and packs it as an image of that name, version
 /// 1, into an archive.
 ///
@@ -347,13 +394,7 @@ fn remove_cgroups() {
 /// rustc or the packer refuses.
 pub fn pack(source: &str, name: &str, archive: &Path) -> Result<()> {
     let compiled = archive.with_file_name(source);
-    let output = Command::new("rustc")
-        .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
-        .arg(&compiled)
-        .arg(root().join("systest/assets").join(format!("{source}.rs")))
-        .output()
-        .context("start rustc")?;
-    ensure!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
+    compile(source, &compiled)?;
     let output = Command::new(program("quietcore-oci"))
         .args(["--name", name, "--version", "1", "--program"])
         .arg(&compiled)

@@ -49,6 +49,8 @@ pub const BARS: &[(&str, &str, f64)] = &[
     ("compose_generated", "at least", 10_000.0),
     ("compose_different", "at most", 0.0),
     ("status_answer_ms_max", "at most", 1000.0),
+    ("hostile_worker_succeeded", "at most", 0.0),
+    ("hostile_worker_tries", "at least", 100.0),
     ("kills", "at least", 1000.0),
     ("converged_seconds_p99", "at most", 2.0),
     ("rollouts_with_pulls", "at least", 100.0),

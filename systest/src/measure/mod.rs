@@ -8,6 +8,10 @@ pub mod busy_agent;
 pub mod compose_comparison;
 /// Generated compose files, compared with what Docker Compose says they mean.
 pub mod compose_generated;
+/// Tries of workers that somebody took over.
+pub mod hostile_tries;
+/// Workers that somebody took over.
+pub mod hostile_worker;
 /// Kills of the agent, containerd and the tailer at random moments.
 pub mod kill_storm;
 /// Load on the housekeeping cores.

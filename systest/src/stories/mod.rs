@@ -96,6 +96,7 @@ pub const STORIES: &[Story] = &[
     story("ready", 20, Ready(image::contents::boots_to_ready)),
     story("production", 20, Own(image::contents::production_has_no_way_in)),
     story("bind-race", 60, Own(containers::bind_race::links_lead_nowhere)),
+    story("hostile-worker", 120, Own(containers::hostile_worker::no_worker_makes_root_act)),
     story("hardening", 20, Own(image::unit_hardening::units_are_hardened)),
     story("flipped-byte", 20, Own(image::contents::flipped_byte_is_caught)),
     story("flash", 20, Own(install::installer::flash_writes_and_refuses)),

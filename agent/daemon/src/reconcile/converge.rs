@@ -123,7 +123,8 @@ impl Agent {
             self.table.observed.contains_key(stem)
                 || self.tasks.changes_container(container_output::instance_of(stem))
         };
-        let ended = container_output::end_all_but(&self.paths.logs, &is_living);
+        let ended =
+            container_output::end_all_but(&self.paths.logs, &self.paths.positions, &is_living);
         self.problems.set("output", ended.err().map(|error| format!("{error:#}")));
         self.advance_trials();
         self.table.wanted = self.instances();

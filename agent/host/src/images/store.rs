@@ -8,7 +8,7 @@ use crate::files::write_whole;
 use crate::images::archive::{self, BlobLocation, Image};
 use agent_core::cosign::Signature;
 use agent_core::digest;
-use agent_core::limits::METADATA_LEN_MAX;
+use agent_core::limits::{METADATA_LEN_MAX, NAME_ENTRIES_LEN_MAX, NAME_ENTRY_LEN_MAX};
 use anyhow::{Context, Result, ensure};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde::{Deserialize, Serialize};
@@ -171,14 +171,20 @@ impl Store {
             (false, _) => self.root.join(NAMES),
         };
         let path = directory.join(Self::file(&named.name));
-        write_whole(&path, &serde_json::to_string_pretty(named)?)
+        let text = serde_json::to_string_pretty(named)?;
+        let len = text.len() as u64;
+        ensure!(
+            len <= NAME_ENTRY_LEN_MAX,
+            "its signatures have more than {NAME_ENTRY_LEN_MAX} bytes"
+        );
+        write_whole(&path, &text)
     }
 
     /// Returns the entry of an image name, if it is known: what was loaded by hand comes first.
     pub fn find(&self, name: &str) -> Option<Named> {
         let file = Self::file(name);
-        let loaded = self.loaded().and_then(|loaded| read(&loaded, &file, true));
-        let fetched = || read(&self.beneath().ok()?, &Path::new(NAMES).join(&file), false);
+        let loaded = self.loaded().and_then(|loaded| Some(read(&loaded, &file, true)?.0));
+        let fetched = || Some(read(&self.beneath().ok()?, &Path::new(NAMES).join(&file), false)?.0);
         let is_it = |named: &Named| named.name == name;
         loaded.filter(is_it).or_else(|| fetched().filter(is_it))
     }
@@ -203,13 +209,19 @@ impl Store {
         Ok(())
     }
 
-    /// Every name, in order.
+    /// Every name, in order; of more than [`NAME_ENTRIES_LEN_MAX`] bytes the rest is none.
     pub fn all(&self) -> Vec<Named> {
         let of = |root: Beneath, directory: &str, pinned: bool| -> Vec<Named> {
             let directory = Path::new(directory);
             let names = root.names(directory).unwrap_or_default();
-            let entries = names.iter().map(|name| read(&root, &directory.join(name), pinned));
-            entries.flatten().collect()
+            let entries =
+                names.iter().filter_map(|name| read(&root, &directory.join(name), pinned));
+            let mut bytes = 0;
+            let entries = entries.take_while(|(_, len)| {
+                bytes += len;
+                bytes <= NAME_ENTRIES_LEN_MAX
+            });
+            entries.map(|(named, _)| named).collect()
         };
         let mut all = self.loaded().map_or_else(Vec::new, |loaded| of(loaded, ".", true));
         all.extend(self.beneath().into_iter().flat_map(|root| of(root, NAMES, false)));
@@ -288,10 +300,11 @@ fn read_bytes(root: &Beneath, path: &Path, len_max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read(root: &Beneath, path: &Path, pinned: bool) -> Option<Named> {
-    let bytes = read_bytes(root, path, METADATA_LEN_MAX).ok()?;
+/// An entry, and its bytes.
+fn read(root: &Beneath, path: &Path, pinned: bool) -> Option<(Named, u64)> {
+    let bytes = read_bytes(root, path, NAME_ENTRY_LEN_MAX).ok()?;
     let named: Named = serde_json::from_slice(&bytes).ok()?;
-    Some(Named { pinned, ..named })
+    Some((Named { pinned, ..named }, bytes.len() as u64))
 }
 
 /// The digits of a SHA-256 digest: nothing else becomes a file's name.
@@ -307,13 +320,12 @@ mod tests {
     use super::*;
     use agent_core::digest::digest_of as digest;
 
-    fn store(name: &str) -> Store {
-        let root =
-            std::env::temp_dir().join(format!("quietcore-store-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&root);
+    fn store() -> (tempfile::TempDir, Store) {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("store");
         let store = Store::with_loaded(&root, &root.join("loaded"));
         store.prepare().unwrap();
-        store
+        (temporary, store)
     }
 
     /// An image of one layer under a name.
@@ -348,7 +360,7 @@ mod tests {
 
     #[test]
     fn what_is_put_in_comes_out_and_nothing_else_does() {
-        let store = store("in-out");
+        let (_temporary, store) = store();
         let named = fill(&store, "r/a@x", b"layer", false);
         assert_eq!(store.find("r/a@x"), Some(named.clone()));
         assert_eq!(store.find("r/b"), None);
@@ -360,12 +372,11 @@ mod tests {
         // A manifest that was changed behind its digest is noticed.
         std::fs::write(store.blob(&named.digest).unwrap(), "{}").unwrap();
         assert!(store.image(&named).is_err());
-        std::fs::remove_dir_all(store.root()).unwrap();
     }
 
     #[test]
     fn who_fetches_can_not_say_that_somebody_loaded_it() {
-        let store = store("forged");
+        let (_temporary, store) = store();
         let forged = fill(&store, "r/a@x", b"layer", false);
         let path = store.root().join(NAMES).join(Store::file("r/a@x"));
         let text = std::fs::read_to_string(&path).unwrap();
@@ -374,7 +385,6 @@ mod tests {
         assert!(!store.all()[0].pinned);
         let fetching = Store::at(store.root());
         assert!(fetching.name(&Named { pinned: true, ..forged }).is_err());
-        std::fs::remove_dir_all(store.root()).unwrap();
     }
 
     #[test]
@@ -418,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_is_declared_or_pinned_is_kept_and_the_rest_goes() {
-        let store = store("collect");
+        let (_temporary, store) = store();
         let kept = fill(&store, "declared", b"one", false);
         let pinned = fill(&store, "pinned", b"two", true);
         let gone = fill(&store, "gone", b"three", false);
@@ -430,6 +440,5 @@ mod tests {
         assert!(store.image(&gone).is_err() && !store.blob(&digest(b"three")).unwrap().exists());
         assert!(!store.partial(&digest(b"half")).unwrap().exists());
         assert_eq!(store.all().len(), 2);
-        std::fs::remove_dir_all(store.root()).unwrap();
     }
 }

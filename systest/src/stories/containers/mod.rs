@@ -10,6 +10,8 @@ pub mod busy_agent;
 pub mod compose;
 /// Ephemeral debug containers.
 pub mod debug;
+/// Workers that somebody took over.
+pub mod hostile_worker;
 /// Images from registries: signatures, resumed downloads, garbage collection.
 pub mod images;
 /// Agent, containerd and tailer killed at random moments.
