@@ -27,7 +27,7 @@ pub const ROOT_LEN_MAX: u64 = 512 << 20;
 /// The bytes of a slot's verity partition.
 pub const VERITY_LEN_MAX: u64 = 8 << 20;
 
-/// Three numbers: the first counts breaks, the second additions, the third repairs.
+/// Semantic version without pre-release and build: breaks, additions, repairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Version(u32, u32, u32);
@@ -53,15 +53,13 @@ impl FromStr for Version {
     type Err = ReleaseError;
 
     fn from_str(text: &str) -> Result<Self, ReleaseError> {
-        let number = |part: &str| {
-            let plain = part.bytes().all(|byte| byte.is_ascii_digit());
-            let plain = plain && (part == "0" || !part.starts_with('0'));
-            plain.then(|| part.parse().ok()).flatten()
-        };
-        let parts: Option<Vec<u32>> = text.split('.').map(number).collect();
-        match parts.as_deref() {
-            Some([major, minor, patch]) => Ok(Self(*major, *minor, *patch)),
-            _ => Err(ReleaseError::Version(text.into())),
+        let refused = || ReleaseError::Version(text.into());
+        let version = semver::Version::parse(text).map_err(|_| refused())?;
+        let semver::Version { major, minor, patch, pre, build } = version;
+        let number = |number: u64| u32::try_from(number).map_err(|_| refused());
+        match pre.is_empty() && build.is_empty() {
+            true => Ok(Self(number(major)?, number(minor)?, number(patch)?)),
+            false => Err(refused()),
         }
     }
 }

@@ -79,11 +79,8 @@ fn run(arguments: &Arguments, strategies: &Strategies) -> Result<()> {
     let rng = ChaCha8Rng::seed_from_u64(0);
     let mut machine = Machine::new(exchange, disk, Durability::Async, network, rng);
     machine.boot(u64::MAX, 0);
-    let pages = std::env::temp_dir().join(format!("quietcore-backtest-{}", std::process::id()));
-    std::fs::create_dir_all(&pages)?;
-    let done = trade(&config, strategy, machine, &pages);
-    std::fs::remove_dir_all(&pages)?;
-    show(&done?);
+    let pages = tempfile::tempdir().context("make a directory")?;
+    show(&trade(&config, strategy, machine, pages.path())?);
     Ok(())
 }
 

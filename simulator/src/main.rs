@@ -28,14 +28,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(thread: u64) -> Result<Bench> {
-    let name = format!("quietcore-simulator-{}-{thread}", std::process::id());
-    Bench::new(&std::env::temp_dir().join(name))
-}
-
 fn run(arguments: &Arguments) -> Result<()> {
     if let Some(seed) = arguments.seed {
-        return match bench(0)?.run(seed) {
+        return match Bench::new()?.run(seed) {
             Ok(summary) => {
                 println!("seed {seed}: {summary:?}");
                 Ok(())
@@ -47,10 +42,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let total = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
-            .map(|thread| {
+            .map(|_| {
                 scope.spawn({
                     let next = &next;
-                    move || work(thread, next, arguments.seeds)
+                    move || work(next, arguments.seeds)
                 })
             })
             .collect();
@@ -67,8 +62,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn work(thread: u64, next: &AtomicU64, seeds: u64) -> Result<Summary> {
-    let mut bench = bench(thread)?;
+fn work(next: &AtomicU64, seeds: u64) -> Result<Summary> {
+    let mut bench = Bench::new()?;
     let mut total = Summary::default();
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);

@@ -18,7 +18,8 @@ use engine::strategies::{AnyStrategy, Strategies};
 use engine_core::pipeline::Core;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use tempfile::TempDir;
 
 const CONFIG: &str = r#"
 version = 1
@@ -103,35 +104,28 @@ pub enum Sabotage {
 /// The memory and pages of one thread, used for one run after another.
 pub struct Bench {
     memory: Option<HotBuffers>,
-    directory: PathBuf,
+    directory: TempDir,
     configs: [Config; 2],
     strategies: Strategies,
     amnesia: bool,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        // What can't be removed is two pages in the directory for temporary files.
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
 }
 
 /// An engine on its machine.
 type Engine = Hot<AnyStrategy, Machine>;
 
 impl Bench {
-    /// Pages in `directory`, which is made.
+    /// Pages in a directory of its own.
     ///
     /// # Errors
     /// The directory or the memory can't be had.
-    pub fn new(directory: &Path) -> Result<Self> {
-        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    pub fn new() -> Result<Self> {
+        let directory = tempfile::tempdir().context("make a directory")?;
         let config = |policy| {
             Config::parse(&CONFIG.replace("POLICY", policy), Path::new("the simulator's own"))
         };
         Ok(Self {
             memory: Some(HotBuffers::new(&mut Arena::new(ARENA_LEN).context("map memory")?)),
-            directory: directory.into(),
+            directory,
             configs: [config("async")?, config("durable-before-send")?],
             strategies: Strategies::reference(),
             amnesia: false,
@@ -162,7 +156,7 @@ impl Bench {
         machine.disk.lies = sabotage == Sabotage::LyingDisk;
         machine.exchange.loses_fills = sabotage == Sabotage::LostFill;
         self.amnesia = sabotage == Sabotage::Amnesia;
-        let _ = std::fs::remove_file(self.directory.join("control"));
+        let _ = std::fs::remove_file(self.directory.path().join("control"));
         let crashes = 1 + u64::from(rng.next_u32() % 3);
         for _ in 0..crashes {
             let after = 1 + u64::from(rng.next_u32() % 120);
@@ -224,9 +218,9 @@ impl Bench {
             layout.recovery = Recovery::default();
         }
         machine.boot(crash, floor);
-        let page = CountersPage::create(&self.directory.join("counters"));
+        let page = CountersPage::create(&self.directory.path().join("counters"));
         let page = page.map_err(|error| error.to_string())?;
-        let control = ControlPage::open(&self.directory.join("control"));
+        let control = ControlPage::open(&self.directory.path().join("control"));
         let control = control.map_err(|error| error.to_string())?;
         let memory = self.memory.take().expect("one engine at a time");
         Hot::new(config, core, layout, machine, page, control, memory)
@@ -265,7 +259,7 @@ impl Bench {
             return Err(format!("it does not trade again: {:?}", engine.core().state()));
         }
         self.live(engine, LIFE_NS / 3, |_| false);
-        let control = ControlPage::open(&self.directory.join("control"));
+        let control = ControlPage::open(&self.directory.path().join("control"));
         let control = control.map_err(|error| error.to_string())?;
         control.set(Orders { kill: true, ..Orders::default() });
         let flat = |engine: &mut Engine| engine.core().order_entry().orders.open_count() == 0;

@@ -5,16 +5,11 @@ use engine::config::Durability;
 use simulator::disk::Failure;
 use simulator::world::Bench;
 
-fn bench(name: &str) -> Bench {
-    let directory = format!("quietcore-disk-{name}-{}", std::process::id());
-    Bench::new(&std::env::temp_dir().join(directory)).unwrap()
-}
-
 #[test]
 fn a_failed_or_short_write_cancels_everything_and_stops_trading_for_good() {
     for failure in [Failure::Error, Failure::Short] {
         for durability in [Durability::Async, Durability::DurableBeforeSend] {
-            let mut bench = bench(&format!("{failure:?}-{durability:?}"));
+            let mut bench = Bench::new().unwrap();
             let [failed, well] = bench.run_failing(5, durability, failure).unwrap();
             let what = format!("{failure:?} {durability:?}: {failed:?}");
             assert!(failed.errors > 0 && failed.live == 0, "{what}");
@@ -27,7 +22,7 @@ fn a_failed_or_short_write_cancels_everything_and_stops_trading_for_good() {
 #[test]
 fn a_disk_that_does_not_answer_holds_everything_up_and_nothing_is_lost() {
     for durability in [Durability::Async, Durability::DurableBeforeSend] {
-        let mut bench = bench(&format!("silent-{durability:?}"));
+        let mut bench = Bench::new().unwrap();
         let [silent, well] = bench.run_failing(6, durability, Failure::Silence).unwrap();
         assert!(silent.errors == 0 && silent.stalled > 0, "{silent:?}");
         assert_eq!(well.state, State::Trading, "{well:?}");

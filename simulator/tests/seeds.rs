@@ -3,14 +3,9 @@
 
 use simulator::world::{Bench, Sabotage};
 
-fn bench(name: &str) -> Bench {
-    let directory = format!("quietcore-seeds-{name}-{}", std::process::id());
-    Bench::new(&std::env::temp_dir().join(directory)).unwrap()
-}
-
 #[test]
 fn crashes_lose_and_invent_nothing() {
-    let mut bench = bench("pass");
+    let mut bench = Bench::new().unwrap();
     let mut orders = 0;
     for seed in 0..500 {
         orders += bench.run(seed).unwrap_or_else(|broken| panic!("SEED={seed}: {broken}")).orders;
@@ -21,12 +16,12 @@ fn crashes_lose_and_invent_nothing() {
 /// The seed that once had a run take a crashed run's records for its own.
 #[test]
 fn a_segment_numbered_twice_does_not_mix_runs() {
-    bench("mix").run(12_570).unwrap();
+    Bench::new().unwrap().run(12_570).unwrap();
 }
 
 #[test]
 fn a_seed_repeats() {
-    let mut bench = bench("repeat");
+    let mut bench = Bench::new().unwrap();
     let (first, again) = (bench.run(3).unwrap(), bench.run(3).unwrap());
     assert_eq!((first.hash, first.orders), (again.hash, again.orders));
     assert_ne!(first.hash, bench.run(4).unwrap().hash);
@@ -41,7 +36,7 @@ fn what_is_broken_on_purpose_is_noticed() {
         // An order whose fill is not known is waited for, or the position differs.
         (Sabotage::LostFill, ["the exchange says", "stay open"]),
     ] {
-        let mut bench = bench(&format!("{sabotage:?}"));
+        let mut bench = Bench::new().unwrap();
         let noticed = (0..300).find_map(|seed| bench.run_with(seed, sabotage).err());
         let noticed = noticed.unwrap_or_else(|| panic!("{sabotage:?} was not noticed"));
         let named = words.iter().any(|word| !word.is_empty() && noticed.contains(word));

@@ -146,6 +146,44 @@ fn units_start_programs_that_we_ship() {
 }
 
 #[test]
+fn units_have_their_users_and_something_that_starts_them() {
+    let files = tracked();
+    let units: Vec<&PathBuf> = files.iter().filter(|path| path.starts_with("systemd")).collect();
+    let users: String = units
+        .iter()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "sysusers.d"))
+        .map(|path| read(path))
+        .collect();
+    let users: Vec<&str> =
+        users.lines().filter_map(|line| line.strip_prefix("u ")?.split(' ').next()).collect();
+    let programs = files.iter().filter(|path| path.starts_with("agent"));
+    let programs: String = programs.map(|path| read(path)).collect();
+    let (mut owned, mut started) = (0, 0);
+    for path in with_extension(&files, "service").filter(|path| path.starts_with("systemd")) {
+        let (text, name) = (read(path), path.file_name().unwrap_or_default().to_string_lossy());
+        for user in text.lines().filter_map(|line| line.strip_prefix("User=")) {
+            assert!(users.contains(&user), "{name}: no line of sysusers.d makes {user}");
+            owned += 1;
+        }
+        if text.contains("[Install]") || *name == *"emergency.service" {
+            continue;
+        }
+        // A path, socket or timer of its name, another unit that names it, or a program of ours.
+        let stem = name.trim_end_matches(".service").trim_end_matches('@');
+        let is_named = |other: &&&PathBuf| {
+            let is_own = other.file_name().unwrap_or_default().to_string_lossy() == name;
+            let starter = ["path", "socket", "timer"].map(|kind| format!("{stem}.{kind}"));
+            let is_starter = starter.iter().any(|it| other.ends_with(it));
+            is_starter || !is_own && read(other).contains(&*name)
+        };
+        let is_started = units.iter().any(|other| is_named(&other)) || programs.contains(stem);
+        assert!(is_started, "{name}: nothing starts it, and it has no [Install]");
+        started += 1;
+    }
+    assert!(owned >= 9 && started >= 5, "{owned} users, {started} units that others start");
+}
+
+#[test]
 fn every_word_and_option_of_the_kernel_has_its_reason() {
     let files = tracked();
     let is_one = |path: &&PathBuf| {

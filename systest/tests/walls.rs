@@ -164,19 +164,17 @@ fn privilege_shows_in_the_dependencies() {
 
 /// Runs clippy's driver over one function, with the walls of a package.
 fn clippy_says(package: &str, line: &str) -> String {
-    let directory = std::env::temp_dir().join(format!("quietcore-walls-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory");
-    let file = directory.join("broken.rs");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("broken.rs");
     std::fs::write(&file, format!("pub fn broken() {{ {line} }}\n")).expect("a file");
     let output = Command::new("clippy-driver")
         .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "-Dclippy::style"])
         .arg("--out-dir")
-        .arg(&directory)
+        .arg(directory.path())
         .arg(&file)
         .env("CLIPPY_CONF_DIR", root().join(package))
         .output()
         .expect("clippy-driver");
-    std::fs::remove_dir_all(&directory).expect("the directory goes");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

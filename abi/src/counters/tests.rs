@@ -2,15 +2,15 @@
 
 use super::*;
 
-fn page(name: &str) -> (CountersPage, CountersPage, std::path::PathBuf) {
-    let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
+fn page() -> (CountersPage, CountersPage, tempfile::TempPath) {
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let engine = CountersPage::create(&path).unwrap();
     (engine, CountersPage::open(&path).unwrap(), path)
 }
 
 #[test]
 fn readers_see_what_the_engine_wrote() {
-    let (engine, reader, path) = page("counters");
+    let (engine, reader, _path) = page();
     engine.add(Counter::Executions, 2);
     engine.set(Counter::PnlTicks, -5i64 as u64);
     let view = InstrumentView {
@@ -24,19 +24,17 @@ fn readers_see_what_the_engine_wrote() {
     assert_eq!(reader.get(Counter::Executions), 2);
     assert_eq!(reader.get(Counter::PnlTicks) as i64, -5);
     assert_eq!(reader.instruments(), [view]);
-    std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn the_event_ring_forgets_the_oldest() {
-    let (engine, reader, path) = page("events");
+    let (engine, reader, _path) = page();
     for value in 0..EVENTS_KEPT as u64 + 1 {
         engine.raise(Event::FeedGap, value);
     }
     assert_eq!(reader.event(0), None);
     assert_eq!(reader.event(1), Some((Event::FeedGap, 1)));
     assert_eq!(reader.event(EVENTS_KEPT as u64 + 1), None);
-    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+use tempfile::TempDir;
 
 /// Request that was admitted: who asks, in which role, and for what.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ struct Call {
 }
 
 struct Fixture {
+    _temporary: TempDir,
     directory: PathBuf,
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Call>>>,
@@ -123,15 +125,14 @@ fn event(number: u64) -> agent_core::protocol::types::Event {
 }
 
 impl Fixture {
-    fn start(name: &str) -> Self {
-        Self::with_image(name, SystemTime::UNIX_EPOCH)
+    fn start() -> Self {
+        Self::with_image(SystemTime::UNIX_EPOCH)
     }
 
     /// On an image that was made then.
-    fn with_image(name: &str, made: SystemTime) -> Self {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+    fn with_image(made: SystemTime) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address: SocketAddr = ([127, 0, 0, 1], port).into();
         must(&["ca", "new", "ca"], &directory);
@@ -157,7 +158,7 @@ impl Fixture {
         while TcpStream::connect(address).is_err() {
             assert!(start.elapsed() < Duration::from_secs(10), "nobody listens");
         }
-        Self { directory, address, asked }
+        Self { _temporary: temporary, directory, address, asked }
     }
 
     /// A certificate, and the host's name for who has it.
@@ -231,15 +232,9 @@ impl Fixture {
     }
 }
 
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 #[test]
 fn who_asks_and_in_which_role_stands_in_the_certificate() {
-    let fixture = Fixture::start("api-roles");
+    let fixture = Fixture::start();
     fixture.identity("ca", "rita", "reader");
     fixture.identity("ca", "adam", "admin");
     must(&["--on", "rita", "secret", "ls"], &fixture.directory);
@@ -269,7 +264,7 @@ fn who_asks_and_in_which_role_stands_in_the_certificate() {
 
 #[test]
 fn nobody_is_answered_without_a_certificate_of_the_authority() {
-    let fixture = Fixture::start("api-strangers");
+    let fixture = Fixture::start();
     fixture.identity("ca", "rita", "reader");
     assert_eq!(fixture.get("rita", "/v1/secrets"), (200, "[\"key\"]\n".into()));
     // Plain HTTP gets no answer that is one.
@@ -296,7 +291,7 @@ fn nobody_is_answered_without_a_certificate_of_the_authority() {
 
 #[test]
 fn paths_are_answered_events_followed_and_sizes_bounded() {
-    let fixture = Fixture::start("api-paths");
+    let fixture = Fixture::start();
     fixture.identity("ca", "adam", "admin");
     let (status, metrics) = fixture.get("adam", "/metrics");
     assert!(status == 200 && metrics.contains("quietcore_healthy 0"), "{metrics}");
@@ -328,7 +323,7 @@ fn paths_are_answered_events_followed_and_sizes_bounded() {
 
 #[test]
 fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
-    let fixture = Fixture::start("api-canary");
+    let fixture = Fixture::start();
     for name in ["h1", "h2", "h3", "h4"] {
         fixture.identity("ca", name, "operator");
     }
@@ -356,7 +351,7 @@ fn a_file_comes_to_some_hosts_first_and_to_no_more_where_it_fails() {
 
 #[test]
 fn certificates_change_without_a_restart_and_a_bad_one_changes_nothing() {
-    let fixture = Fixture::start("api-rotation");
+    let fixture = Fixture::start();
     fixture.identity("ca", "rita", "reader");
     assert_eq!(fixture.get("rita", "/v1/secrets").0, 200);
     let config = fixture.directory.join("ca/vm.api");
@@ -376,7 +371,7 @@ fn certificates_change_without_a_restart_and_a_bad_one_changes_nothing() {
 #[test]
 fn a_clock_that_stands_before_the_image_was_made_is_not_believed() {
     let year = Duration::from_secs(365 * 86_400);
-    let fixture = Fixture::with_image("api-clock", SystemTime::now() + year);
+    let fixture = Fixture::with_image(SystemTime::now() + year);
     fixture.identity("ca", "rita", "reader");
     // Good for 90 days from what this machine takes for today; the host knows better.
     let refused = qctl(&["--on", "rita", "secret", "ls"], &fixture.directory);
@@ -386,7 +381,7 @@ fn a_clock_that_stands_before_the_image_was_made_is_not_believed() {
 
 #[test]
 fn a_page_of_another_site_asks_nothing() {
-    let fixture = Fixture::start("api-cross");
+    let fixture = Fixture::start();
     fixture.identity("ca", "olga", "operator");
     let call = br#"{"method":"secrets"}"#;
     let ask = |headers: &[(&str, &str)]| fixture.http("olga", "POST", "/v1/ask", headers, call).0;
@@ -410,7 +405,7 @@ fn a_page_of_another_site_asks_nothing() {
 
 #[test]
 fn a_held_connection_ends_with_its_authority() {
-    let fixture = Fixture::start("api-held");
+    let fixture = Fixture::start();
     fixture.identity("ca", "olga", "operator");
     let agent = fixture.agent("olga");
     let url = format!("https://{}/v1/secrets", fixture.address);

@@ -10,9 +10,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// State of the stand-in for Vault: valid token, password, number of logins.
 #[derive(Debug)]
@@ -154,26 +155,19 @@ fn start(vault: Arc<Mutex<Vault>>) -> (String, String) {
 }
 
 /// Starts the process's work in a directory of its own.
-fn read_into(name: &str, url: &str, authority: &str, secret_id: &str) -> (PathBuf, VaultPaths) {
-    let directory = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
+fn read_into(url: &str, authority: &str, secret_id: &str) -> (TempDir, VaultPaths) {
+    let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "version = 1\nurl = {url:?}\nauthority = '''{authority}'''\nrole_id = \"59d6d1ca\"\nsecret_id = {secret_id:?}\ninterval_seconds = 5\n[[secret]]\nname = \"feed\"\npath = \"desk/ny4\"\nfield = \"password\"\n[[secret]]\nname = \"bytes\"\npath = \"desk/bytes\"\nfield = \"key\"\nbase64 = true\n"
     );
-    let (config, paths) = (Config::parse(&text).unwrap(), VaultPaths::in_directory(&directory));
+    let (config, paths) =
+        (Config::parse(&text).unwrap(), VaultPaths::in_directory(directory.path()));
     let own = paths.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(run(&config, &own)).unwrap();
     });
     (directory, paths)
-}
-
-/// Removes a directory, again and again while the worker still writes to it.
-fn remove(directory: &Path) {
-    while directory.exists() {
-        let _ = std::fs::remove_dir_all(directory);
-    }
 }
 
 fn wait<T>(path: &Path, look: impl Fn() -> Option<T>) -> T {
@@ -192,8 +186,8 @@ fn wait<T>(path: &Path, look: impl Fn() -> Option<T>) -> T {
 fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
     let vault = Vault::new("swordfish");
     let (url, authority) = start(vault.clone());
-    let (directory, paths) = read_into("vault", &url, &authority, "84896a0c");
-    let fetched = wait(&directory, || paths.fetched_file().read().ok().flatten());
+    let (directory, paths) = read_into(&url, &authority, "84896a0c");
+    let fetched = wait(directory.path(), || paths.fetched_file().read().ok().flatten());
     // The password, and the two bytes 00 ff.
     assert_eq!((fetched["feed"].as_str(), fetched["bytes"].as_str()), ("c3dvcmRmaXNo", "AP8="));
     assert_eq!((wrong(&paths), vault.lock().unwrap().logins), (None, 1));
@@ -201,11 +195,10 @@ fn secrets_are_read_and_read_again_when_the_token_was_taken_back() {
         let mut vault = vault.lock().unwrap();
         (vault.password, vault.token) = ("herring".into(), "taken back".into());
     }
-    wait(&directory, || {
+    wait(directory.path(), || {
         paths.fetched_file().read().ok().flatten().filter(|it| it["feed"] == "aGVycmluZw==")
     });
     assert_eq!((wrong(&paths), vault.lock().unwrap().logins), (None, 2));
-    remove(&directory);
 }
 
 #[test]
@@ -218,37 +211,36 @@ fn one_secret_that_is_missing_keeps_no_other_and_a_login_is_used_once() {
         (vault.refused, vault.lease) = ((BYTES, 404), 1);
     }
     let (url, authority) = start(vault.clone());
-    let (directory, paths) = read_into("vault-missing", &url, &authority, "84896a0c");
-    let fetched = wait(&directory, || paths.fetched_file().read().ok().flatten());
+    let (directory, paths) = read_into(&url, &authority, "84896a0c");
+    let fetched = wait(directory.path(), || paths.fetched_file().read().ok().flatten());
     assert_eq!(fetched.keys().collect::<Vec<_>>(), ["feed"]);
-    let said = wait(&directory, || wrong(&paths));
+    let said = wait(directory.path(), || wrong(&paths));
     assert!(said.contains("secret bytes: secret/desk/bytes: status 404"), "{said}");
     assert!(!said.contains("feed"), "{said}");
     // A path that the token has no right to is no reason to log in again.
     vault.lock().unwrap().refused = (BYTES, 403);
-    wait(&directory, || wrong(&paths).filter(|it| it.contains("status 403")));
+    wait(directory.path(), || wrong(&paths).filter(|it| it.contains("status 403")));
     vault.lock().unwrap().refused = ("", 0);
-    wait(&directory, || paths.fetched_file().read().ok().flatten().filter(|it| it.len() == 2));
-    wait(&directory, || wrong(&paths).is_none().then_some(()));
+    wait(directory.path(), || {
+        paths.fetched_file().read().ok().flatten().filter(|it| it.len() == 2)
+    });
+    wait(directory.path(), || wrong(&paths).is_none().then_some(()));
     let vault = vault.lock().unwrap();
     assert_eq!(vault.logins, 1, "secret IDs may be good for one login");
     assert!(vault.renewals > 0);
     drop(vault);
-    remove(&directory);
 }
 
 #[test]
 fn what_vault_says_is_told_and_a_stranger_is_not_believed() {
     let vault = Vault::new("");
     let (url, authority) = start(vault.clone());
-    let (directory, paths) = read_into("vault-wrong", &url, &authority, "guessed");
-    let said = wait(&directory, || wrong(&paths));
+    let (directory, paths) = read_into(&url, &authority, "guessed");
+    let said = wait(directory.path(), || wrong(&paths));
     assert!(said.contains("log in by AppRole: status 400: invalid role or secret ID"), "{said}");
     assert!(!paths.fetched.exists());
-    remove(&directory);
     // One for whom nobody vouches is told no secret.
-    let (directory, paths) = read_into("vault-stranger", &url, "", "84896a0c");
-    let said = wait(&directory, || wrong(&paths));
+    let (directory, paths) = read_into(&url, "", "84896a0c");
+    let said = wait(directory.path(), || wrong(&paths));
     assert!(said.contains("certificate") && vault.lock().unwrap().logins == 0, "{said}");
-    remove(&directory);
 }

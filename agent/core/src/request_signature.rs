@@ -42,7 +42,7 @@ pub enum Call {
 pub struct SignedRequest {
     /// Certificate chain of the connection, the client's first: DER in base64.
     pub certificates: Vec<String>,
-    /// HTTP method.
+    /// HTTP method, in capitals.
     pub method: String,
     /// Host and port that were asked, in lower case, without the port 443.
     pub authority: String,

@@ -144,7 +144,7 @@ impl RequestVerifier {
     }
 }
 
-/// What was signed for another host is not for this one.
+/// Refuses a request that was signed for another host.
 fn is_this_host(config: &Config, authority: &str) -> Result<()> {
     let own = certificates(&config.certificate).context("certificate")?;
     let own = EndEntityCert::try_from(own.first().context("certificate")?)?;

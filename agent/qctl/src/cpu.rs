@@ -2,6 +2,8 @@
 
 use crate::client::Client;
 use crate::output::{self, Output};
+use crate::table::Column::{Number, Text};
+use crate::table::table;
 use abi::hostplan::CpuSet;
 use agent_core::status::Status;
 use anyhow::Result;
@@ -34,13 +36,19 @@ pub fn map(client: &mut Client, output: Output) -> Result<()> {
     if output != output::Output::Table {
         return output.print(&lines);
     }
-    println!(
-        "{:>4}  {:<12}  {:>10} {:>10} {:>10}  USERS",
-        "CORE", "ROLE", "TIMER", "IPI", "DEVICE"
-    );
-    for Line { cpu, role, users, timer, ipi, device } in lines {
-        println!("{cpu:>4}  {role:<12}  {timer:>10} {ipi:>10} {device:>10}  {}", users.join(", "));
-    }
+    let columns = [
+        Number("CORE"),
+        Text("ROLE"),
+        Number("TIMER"),
+        Number("IPI"),
+        Number("DEVICE"),
+        Text("USERS"),
+    ];
+    let rows = lines.into_iter().map(|Line { cpu, role, users, timer, ipi, device }| {
+        let [timer, ipi, device] = [timer, ipi, device].map(|count| count.to_string());
+        vec![cpu.to_string(), role.into(), timer, ipi, device, users.join(", ")]
+    });
+    print!("{}", table(&columns, rows));
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use crate::client::{Client, unexpected};
 use crate::output::{self, Output};
 use crate::rollout::rollouts;
 use crate::secret::{Secret, secret};
+use crate::status_page;
 use agent_core::protocol::{Request, Response};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -33,8 +34,15 @@ pub fn get(client: &mut Client, wanted: &Get) -> Result<()> {
             status.problems.iter().for_each(|problem| println!("{problem}"));
             Ok(())
         }
-        (_, output::Output::Table) => {
-            print!("{}", crate::status_page::page(&status, false));
+        (what, output::Output::Table) => {
+            print!(
+                "{}",
+                match what {
+                    "containers" => status_page::containers(&status),
+                    "cores" => status_page::cores(&status),
+                    _ => status_page::page(&status, false),
+                }
+            );
             Ok(())
         }
         ("containers" | "rollouts", output) => output.print(&status.containers),

@@ -1,6 +1,8 @@
 //! The hosts that an operator knows: a file of his own, with where each is, who vouches for it, and
 //! who he is there.
 
+use crate::table::Column::Text;
+use crate::table::table;
 use agent_core::versioned;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -108,12 +110,12 @@ pub fn add(name: &str, host: Host) -> Result<()> {
 /// # Errors
 /// The file can't be read.
 pub fn list() -> Result<()> {
-    println!("{:<16} {:<36} LABELS", "NAME", "URL");
-    for (name, host) in read(&path()?)?.hosts {
+    let rows = read(&path()?)?.hosts.into_iter().map(|(name, host)| {
         let labels: Vec<String> =
             host.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        println!("{name:<16} {:<36} {}", host.url, labels.join(" "));
-    }
+        vec![name, host.url, labels.join(" ")]
+    });
+    print!("{}", table(&[Text("NAME"), Text("URL"), Text("LABELS")], rows));
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use crate::client::{Client, unexpected};
 use crate::output::{self, Output};
+use crate::table::Column::Text;
+use crate::table::table;
 use agent_core::protocol::types::ImageLine;
 use agent_core::protocol::{Request, Response};
 use anyhow::{Context, Result};
@@ -53,18 +55,18 @@ pub fn list(client: &mut Client, output: Output) -> Result<()> {
     };
     match output {
         output::Output::Table => {
-            println!("{:<56} {:<20} {:<9} USED", "NAME", "DIGEST", "FROM");
-            images.iter().for_each(|image| println!("{}", row(image)));
+            let columns = [Text("NAME"), Text("DIGEST"), Text("FROM"), Text("USED")];
+            print!("{}", table(&columns, images.iter().map(row)));
         }
         output => output.print(&images)?,
     }
     Ok(())
 }
 
-fn row(image: &ImageLine) -> String {
+fn row(image: &ImageLine) -> Vec<String> {
     let digest = image.digest.get(..19).unwrap_or(&image.digest);
     // The name's own digest says nothing new.
     let name = image.name.split('@').next().unwrap_or_default();
     let used = if image.declared { "yes" } else { "no" };
-    format!("{name:<56} {digest:<20} {:<9} {used}", image.from)
+    vec![name.into(), digest.into(), image.from.clone(), used.into()]
 }

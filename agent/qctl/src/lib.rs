@@ -67,6 +67,8 @@ mod secret;
 mod status_page;
 /// `qctl support`: an archive for whoever is to help.
 mod support;
+/// Tables for people.
+mod table;
 /// Raw mode and size of the terminal that qctl runs in.
 mod terminal;
 /// Checks of a tuned host: kernel command line, sysctls, interrupts, NICs.

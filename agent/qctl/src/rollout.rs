@@ -1,6 +1,8 @@
 //! `qctl rollout`: status and steps of trials.
 
 use crate::client::Client;
+use crate::table::Column::{Number, Text};
+use crate::table::table;
 use agent_core::protocol::{Request, RolloutStep};
 use agent_core::status::{Container, Status};
 use anyhow::{Result, ensure};
@@ -53,12 +55,14 @@ pub fn rollouts(status: &Status, name: Option<&str>) -> Result<()> {
     };
     let containers: Vec<&Container> = status.containers.iter().filter(of).collect();
     ensure!(!containers.is_empty(), "there is no service {}", name.unwrap_or("at all"));
-    println!("{:<16} {:>10}  {:<10} {:<48} ROLLOUT", "CONTAINER", "GENERATION", "STATE", "IMAGE");
-    for container in containers {
-        let Container { name, generation, image, state, rollout, .. } = container;
-        let state = container.health.as_ref().filter(|_| state == "running").unwrap_or(state);
-        let rollout = rollout.as_deref().unwrap_or("proven");
-        println!("{name:<16} {generation:>10}  {state:<10} {image:<48} {rollout}");
-    }
+    let columns =
+        [Text("CONTAINER"), Number("GENERATION"), Text("STATE"), Text("IMAGE"), Text("ROLLOUT")];
+    let rows = containers.into_iter().map(|container| {
+        let Container { name, generation, image, state, rollout, .. } = container.clone();
+        let state = container.health.clone().filter(|_| state == "running").unwrap_or(state);
+        let rollout = rollout.unwrap_or_else(|| "proven".into());
+        vec![name, generation.to_string(), state, image, rollout]
+    });
+    print!("{}", table(&columns, rows));
     Ok(())
 }

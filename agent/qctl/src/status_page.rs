@@ -1,5 +1,7 @@
 //! Status as a page for a terminal: market, engine, histogram, cores, containers.
 
+use crate::table::Column::{Number, Text};
+use crate::table::table;
 use agent_core::status::{Container, Engine, Status};
 use std::fmt::Write;
 
@@ -17,35 +19,12 @@ pub fn page(status: &Status, colour: bool) -> String {
     if status.engines.is_empty() {
         let _ = writeln!(text, "\nengine: not running");
     }
-    let _ = writeln!(
-        text,
-        "\n{}",
-        bold("CORE  ROLE          TIMER IRQ/S  FOREIGN SWITCH/S  (SINCE START)")
-    );
-    let engine_cpus: Vec<_> = status.engines.iter().filter_map(|engine| engine.cpu).collect();
-    for core in &status.cores {
-        let role = match (core.hot, engine_cpus.contains(&core.cpu)) {
-            (true, true) => "hot, engine",
-            (true, false) => "hot, journal",
-            (false, _) => "housekeeping",
-        };
-        let foreign = if core.hot { core.foreign_per_second.to_string() } else { "-".into() };
-        let total = if core.hot { core.foreign_switches.to_string() } else { "-".into() };
-        let _ = writeln!(
-            text,
-            "{:>4}  {role:<13} {:>11}  {foreign:>16}  {total:>13}",
-            core.cpu, core.timer_per_second
-        );
-    }
-    let _ = writeln!(text, "\n{}", bold("CONTAINER     STATE         RESTARTS  CPUS    IMAGE"));
-    for container in &status.containers {
-        let health = container.health.as_ref().filter(|_| container.state == "running");
-        let state = health.unwrap_or(&container.state);
-        let rollout = container.rollout.as_ref().map_or(String::new(), |said| format!(" ({said})"));
-        let Container { name, restarts, cpuset, image, .. } = container;
-        let _ =
-            writeln!(text, "{name:<13} {state:<13} {restarts:>8}  {cpuset:<7} {image}{rollout}");
-    }
+    let headed = |table: String| {
+        let (head, rows) = table.split_once('\n').unwrap_or_default();
+        format!("\n{}\n{rows}", bold(head))
+    };
+    text.push_str(&headed(cores(status)));
+    text.push_str(&headed(containers(status)));
     if let Some(desired) = &status.desired {
         let _ = writeln!(text, "\ndesired state: {}", desired.text());
     }
@@ -56,6 +35,44 @@ pub fn page(status: &Status, colour: bool) -> String {
         let _ = writeln!(text, "! {problem}");
     }
     text
+}
+
+/// Table of cores: what they are for, and what disturbs them.
+pub fn cores(status: &Status) -> String {
+    let columns = [
+        Number("CORE"),
+        Text("ROLE"),
+        Number("TIMER IRQ/S"),
+        Number("FOREIGN SWITCH/S"),
+        Number("(SINCE START)"),
+    ];
+    let engine_cpus: Vec<_> = status.engines.iter().filter_map(|engine| engine.cpu).collect();
+    let rows = status.cores.iter().map(|core| {
+        let role = match (core.hot, engine_cpus.contains(&core.cpu)) {
+            (true, true) => "hot, engine",
+            (true, false) => "hot, journal",
+            (false, _) => "housekeeping",
+        };
+        let of_hot = |count: u64| if core.hot { count.to_string() } else { "-".into() };
+        let (per_second, total) = (of_hot(core.foreign_per_second), of_hot(core.foreign_switches));
+        let timer = core.timer_per_second.to_string();
+        vec![core.cpu.to_string(), role.into(), timer, per_second, total]
+    });
+    table(&columns, rows)
+}
+
+/// Table of containers: how each is, where it runs and of which image.
+pub fn containers(status: &Status) -> String {
+    let columns =
+        [Text("CONTAINER"), Text("STATE"), Number("RESTARTS"), Text("CPUS"), Text("IMAGE")];
+    let rows = status.containers.iter().map(|container| {
+        let health = container.health.as_ref().filter(|_| container.state == "running");
+        let state = health.unwrap_or(&container.state).clone();
+        let rollout = container.rollout.as_ref().map_or(String::new(), |said| format!(" ({said})"));
+        let Container { name, restarts, cpuset, image, .. } = container;
+        vec![name.clone(), state, restarts.to_string(), cpuset.clone(), format!("{image}{rollout}")]
+    });
+    table(&columns, rows)
 }
 
 fn price(ticks: u32) -> String {

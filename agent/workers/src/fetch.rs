@@ -229,13 +229,6 @@ mod tests {
         url
     }
 
-    fn directory(name: &str) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     fn artefact(content: &[u8]) -> Artefact {
         let sha256 = sha256(content).unwrap();
         Artefact { name: "part".into(), size: content.len() as u64, sha256 }
@@ -244,20 +237,21 @@ mod tests {
     #[test]
     fn what_is_broken_off_goes_on_where_it_was() {
         let content: &[u8] = &[7; 10_000];
-        let directory = directory("fetch-on");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let server = Server::new(&serve(content, 4_000, true), Path::new("")).unwrap();
         fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap();
         assert_eq!(std::fs::read(directory.join("part")).unwrap(), content);
         // It is there: nobody is asked again.
         let nobody = Server::new("http://127.0.0.1:9/", Path::new("")).unwrap();
         fetch(&nobody, &artefact(content), &directory, |_| Ok(())).unwrap();
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn other_bytes_and_a_server_without_ranges() {
         let content: &[u8] = &[7; 10_000];
-        let directory = directory("fetch-other");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let server = Server::new(&serve(&[8; 10_000], 10_000, true), Path::new("")).unwrap();
         let error = fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("not those that were signed"), "{error:#}");
@@ -269,6 +263,5 @@ mod tests {
         let server = Server::new(&serve(content, 10_000, false), Path::new("")).unwrap();
         fetch(&server, &artefact(content), &directory, |_| Ok(())).unwrap();
         assert_eq!(std::fs::read(directory.join("part")).unwrap(), content);
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

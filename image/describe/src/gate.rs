@@ -210,16 +210,10 @@ mod tests {
     use super::*;
     use jiff::civil::date;
 
-    fn directory(name: &str) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     #[test]
     fn debians_data_is_read_by_source_and_version() {
-        let directory = directory("gate-debian");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let path = directory.join("tracker.json");
         let tracker = serde_json::json!({"openssl": {
             "CVE-1": {"releases": {"trixie": {"status": "resolved", "fixed_version": "3.5.1-1", "urgency": "high"}}},
@@ -247,12 +241,12 @@ mod tests {
         assert_eq!(short, expected);
         std::fs::write(&path, "{}").unwrap();
         assert!(debian(&[], &path).is_err(), "an empty file is no clean bill");
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn advisories_are_read_by_crate_and_version() {
-        let directory = directory("gate-rustsec");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let crates = directory.join("crates/example");
         std::fs::create_dir_all(&crates).unwrap();
         let advisory = "```toml\n[advisory]\nid = \"RUSTSEC-2025-0001\"\npackage = \"example\"\ndate = \"2025-01-02\"\ncvss = \"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H\"\n[versions]\npatched = [\">= 1.2.0\"]\n```\n# Title\n\nText.\n";
@@ -266,7 +260,6 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].severity, &found[0].version[..]), (Severity::Critical, "1.1.0"));
         assert_eq!(found[0].fixed.as_deref(), Some(">=1.2.0"));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
@@ -279,7 +272,8 @@ mod tests {
             fixed: None,
         };
         let low = Finding { severity: Severity::Low, id: "CVE-9".into(), ..finding.clone() };
-        let directory = directory("gate-waivers");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let path = directory.join("waivers.toml");
         let text = "[[waiver]]\nid = \"CVE-2\"\npart = \"openssl\"\nuntil = \"2026-12-31\"\nreason = \"no TLS server here\"\n";
         std::fs::write(&path, text).unwrap();
@@ -294,6 +288,5 @@ mod tests {
         assert_eq!(holds(&waivers, date(2027, 1, 1)), [true]);
         std::fs::write(&path, text.replace("no TLS server here", " ")).unwrap();
         assert!(super::waivers(&path).unwrap_err().to_string().contains("reason"));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -113,7 +113,7 @@ fn wait_reports(bench: &Bench, what: &str, done: impl Fn(&[Report]) -> bool) {
 #[test]
 fn the_back_office_hears_of_everything_once_whatever_is_restarted() {
     let program = counterparty();
-    let mut bench = Bench::new("dropcopy", PORT);
+    let mut bench = Bench::new(PORT);
     bench.start_exchange(&["--rate", "400"]);
     bench.start_engine();
     bench.wait_trading();

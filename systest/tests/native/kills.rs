@@ -46,7 +46,7 @@ fn snapshots(bench: &Bench) -> String {
 #[test]
 fn killed_again_and_again_the_engine_loses_and_invents_nothing() {
     let kills: u64 = std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    let mut bench = Bench::new("kills", 29_300);
+    let mut bench = Bench::new(29_300);
     // Under this policy no order may be at the exchange that the journal does not have.
     let config = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
     let config = config

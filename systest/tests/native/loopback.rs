@@ -22,7 +22,7 @@ fn a_recording_is_traded_and_its_bbo_is_the_reference() {
         .expect("the reference");
     let messages =
         abi::itch::Framed::new(&std::fs::read(&recording).expect("the recording")).count() as u64;
-    let mut bench = Bench::new("recording", 32100);
+    let mut bench = Bench::new(32100);
     bench.start_exchange(&[
         "--replay",
         &recording.display().to_string(),
@@ -41,7 +41,7 @@ fn a_recording_is_traded_and_its_bbo_is_the_reference() {
 
 #[test]
 fn loss_duplication_and_reordering_leave_no_hole() {
-    let mut bench = Bench::new("lossy", 32200);
+    let mut bench = Bench::new(32200);
     let faults = [
         "--rate",
         "3000",
@@ -79,7 +79,7 @@ fn loss_duplication_and_reordering_leave_no_hole() {
 
 #[test]
 fn an_engine_that_comes_too_late_for_the_request_server_takes_a_snapshot() {
-    let mut bench = Bench::new("snapshot", 31_700);
+    let mut bench = Bench::new(31_700);
     let path = bench.path("engine.toml");
     let config = std::fs::read_to_string(&path).expect("the configuration");
     let server = "[feed.snapshot]\nserver = \"127.0.0.1:31704\"\nusername = \"quiet\"\n\
@@ -101,7 +101,7 @@ fn an_engine_that_comes_too_late_for_the_request_server_takes_a_snapshot() {
 
 #[test]
 fn a_lost_connection_is_resumed_where_it_broke() {
-    let mut bench = Bench::new("disconnects", 32300);
+    let mut bench = Bench::new(32300);
     bench.start_exchange(&["--rate", "300", "--disconnect-every", "4"]);
     bench.start_engine();
     bench.wait("three logins and trading again", |page| {
@@ -116,7 +116,7 @@ fn a_lost_connection_is_resumed_where_it_broke() {
 
 #[test]
 fn a_connection_that_takes_another_ones_place_hears_how_that_one_ended() {
-    let mut bench = Bench::new("takeover", 33200);
+    let mut bench = Bench::new(33200);
     bench.start_exchange(&["--rate", "50"]);
     bench.start_engine();
     // An order may be filled before the login: then there was nothing to cancel, and it is tried
@@ -139,7 +139,7 @@ fn a_connection_that_takes_another_ones_place_hears_how_that_one_ended() {
 
 #[test]
 fn a_killed_engine_finds_its_position_again_and_stays_killed() {
-    let mut bench = Bench::new("kill", 32400);
+    let mut bench = Bench::new(32400);
     bench.start_exchange(&["--rate", "500"]);
     bench.start_engine();
     bench.wait("ten fills", |page| page.get(Counter::Executions) >= 10);
@@ -164,7 +164,7 @@ fn a_killed_engine_finds_its_position_again_and_stays_killed() {
 
 #[test]
 fn risk_limits_reload_without_a_restart() {
-    let mut bench = Bench::new("limits", 31_900);
+    let mut bench = Bench::new(31_900);
     bench.start_exchange(&["--rate", "500"]);
     bench.start_engine();
     bench.wait_trading();
@@ -191,7 +191,7 @@ fn risk_limits_reload_without_a_restart() {
 
 #[test]
 fn the_kill_signal_cancels_everything_when_there_is_no_agent() {
-    let mut bench = Bench::new("signal", 32_800);
+    let mut bench = Bench::new(32_800);
     bench.start_exchange(&["--rate", "500"]);
     bench.start_engine();
     bench.wait("it fills", |page| page.get(Counter::Executions) > 0);
@@ -206,7 +206,7 @@ fn the_kill_signal_cancels_everything_when_there_is_no_agent() {
 
 #[test]
 fn another_session_of_the_exchange_ends_the_process_for_a_fresh_start() {
-    let mut bench = Bench::new("session", 32500);
+    let mut bench = Bench::new(32500);
     bench.start_exchange(&["--rate", "100"]);
     bench.start_engine();
     bench.wait_trading();
@@ -224,7 +224,7 @@ fn another_session_of_the_exchange_ends_the_process_for_a_fresh_start() {
 
 #[test]
 fn bad_input_is_one_line_with_the_remedy() {
-    let bench = Bench::new("bad", 32600);
+    let bench = Bench::new(32600);
     let good = std::fs::read_to_string(bench.path("engine.toml")).expect("the configuration");
     let check = |text: &str| {
         let path = bench.path("bad.toml");
@@ -285,7 +285,7 @@ fn replay_error(bench: &Bench) -> String {
 
 #[test]
 fn a_replay_names_the_first_record_that_differs() {
-    let mut bench = Bench::new("differs", 32_850);
+    let mut bench = Bench::new(32_850);
     bench.start_exchange(&["--rate", "200"]);
     bench.start_engine();
     bench.wait("orders are on the disk", |page| {
@@ -317,7 +317,7 @@ fn a_replay_names_the_first_record_that_differs() {
 
 #[test]
 fn a_damaged_journal_is_named_by_file_and_byte() {
-    let mut bench = Bench::new("damage", 32700);
+    let mut bench = Bench::new(32700);
     bench.start_exchange(&["--rate", "200"]);
     bench.start_engine();
     bench.wait("orders were sent", |page| {

@@ -24,7 +24,7 @@ fn fills(bench: &Bench, shard: &str) -> u64 {
 
 #[test]
 fn shards_trade_side_by_side_and_one_that_dies_takes_no_other_with_it() {
-    let mut bench = Bench::new("shards", 29_900);
+    let mut bench = Bench::new(29_900);
     let path = bench.path("engine.toml");
     let mut config = std::fs::read_to_string(&path).expect("the configuration");
     for line in ["symbols = [\"AAPL\"]\n", "username = \"quiet\"\n", "password = \"core\"\n"] {

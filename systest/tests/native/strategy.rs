@@ -29,7 +29,7 @@ fn with_strategy(bench: &Bench) -> impl Fn(&str) -> String + use<> {
 #[test]
 fn a_crate_of_ones_own_trades_and_replays() {
     let engine = engine();
-    let mut bench = Bench::new("strategy", 30_500);
+    let mut bench = Bench::new(30_500);
     let path = bench.path("engine.toml");
     let with = with_strategy(&bench);
     let own = std::fs::read_to_string(root().join("examples/pegged/strategy.toml"))
@@ -88,7 +88,7 @@ fn backtest(engine: &Path) {
 /// The other reference strategy takes liquidity: it trades at once, and every byte comes out again.
 #[test]
 fn the_taker_trades_and_replays() {
-    let mut bench = Bench::new("taker", 30_600);
+    let mut bench = Bench::new(30_600);
     let path = bench.path("engine.toml");
     let taker = "[strategy]\nname = \"taker\"\nshares = 100\nimbalance_pct = 60\nhold_ns = 200000000\n\
                  patience_ns = 100000000\n\n";

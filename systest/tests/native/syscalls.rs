@@ -52,7 +52,7 @@ fn more_orders(bench: &Bench, count: u64) {
 
 #[test]
 fn the_engine_and_strace_count_the_same() {
-    let mut bench = Bench::new("syscalls", 29_750);
+    let mut bench = Bench::new(29_750);
     bench.start_exchange(&["--rate", "300"]);
     bench.start_engine();
     bench.wait("it fills", |page| page.get(Counter::Executions) > 5);
@@ -71,7 +71,7 @@ fn the_engine_and_strace_count_the_same() {
 
 #[test]
 fn a_thread_of_the_kernels_makes_all_system_calls() {
-    let mut bench = Bench::new("sqpoll", 29_800);
+    let mut bench = Bench::new(29_800);
     let path = bench.path("engine.toml");
     let config = std::fs::read_to_string(&path).expect("the configuration");
     let polled = config.replace("[host]", "[host]\ncpu = 1\nsqpoll_cpu = 0");

@@ -269,15 +269,10 @@ mod tests {
         desired.seal(&SigningKey::from_bytes(&[7; 32])).unwrap().into_bytes()
     }
 
-    fn path(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        path
-    }
-
     #[test]
     fn an_old_one_is_not_shown_for_ever_and_a_branch_is_not_taken() {
-        let path = path("expiry");
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("desired.json");
         let mut keeper = keeper(&path, "");
         let mut take = |desired: Desired| match keeper.take(&seal(desired), false, |_| Ok(())) {
             Ok(Taken::Refused(why)) => format!("{why:#}"),
@@ -315,7 +310,8 @@ mod tests {
 
     #[test]
     fn only_newer_ones_are_taken_over_restarts_too() {
-        let path = path("keeper");
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("desired.json");
         let mut first = keeper(&path, "");
         let taken = first.take(&envelope(5, "a"), false, |_| Ok(())).unwrap();
         assert!(matches!(taken, Taken::New(5)));
@@ -354,7 +350,8 @@ mod tests {
 
     #[test]
     fn what_is_held_or_out_of_its_window_waits_and_says_for_what() {
-        let path = path("keeper-held");
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("desired.json");
         let mut held = keeper(&path, "");
         held.hold(true).unwrap();
         held.take(&envelope(1, "a"), false, |_| Ok(())).unwrap();
@@ -378,7 +375,8 @@ mod tests {
 
     #[test]
     fn a_damaged_memory_is_no_empty_one() {
-        let path = path("keeper-damaged");
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("desired.json");
         std::fs::write(&path, "{\"held\":").unwrap();
         let error = Keeper::open(config(""), &path).unwrap_err();
         assert!(error.to_string().contains("remove it to begin anew"));

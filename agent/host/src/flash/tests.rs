@@ -6,7 +6,6 @@ use crate::flash::*;
 use crate::images::archive::sha256;
 use ed25519_dalek::pkcs8::EncodePublicKey;
 use ed25519_dalek::{Signer, SigningKey};
-use std::path::PathBuf;
 
 struct Bytes(Vec<u8>);
 
@@ -119,16 +118,10 @@ fn a_disk_that_forgets_or_is_too_small_is_refused() {
     assert!(error.contains("larger") && small.writes == 0, "{error}");
 }
 
-fn directory(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&path);
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
-
 #[test]
 fn an_image_comes_from_its_parts_as_it_was() {
-    let (mut image, root) = (image(), directory("parts"));
+    let temporary = tempfile::tempdir().unwrap();
+    let (mut image, root) = (image(), temporary.path().to_path_buf());
     let parts = root.join("parts");
     std::fs::create_dir(&parts).unwrap();
     // A root in the last chunk but one, not on a chunk's edge.
@@ -150,12 +143,12 @@ fn an_image_comes_from_its_parts_as_it_was() {
     std::fs::write(parts.join("401000"), b"x").unwrap();
     let error = Parts::open(&parts, &root.join("erofs")).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("overlaps"), "{error}");
-    std::fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
 fn only_the_image_that_was_signed_is_taken() {
-    let root = directory("sums");
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().to_path_buf();
     let path = root.join("disk.raw");
     std::fs::write(&path, b"a text").unwrap();
     assert!(ImageFile::open(&path).map(|_| ()).unwrap_err().to_string().contains("no disk image"));
@@ -177,5 +170,4 @@ fn only_the_image_that_was_signed_is_taken() {
     assert!(refused(Some(&*own)).contains("not signed by this key"));
     std::fs::write(&path, b"a text").unwrap();
     assert!(refused(None).contains("fetch it again"));
-    std::fs::remove_dir_all(root).unwrap();
 }

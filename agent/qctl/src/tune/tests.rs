@@ -59,15 +59,15 @@ const HOST: &[(&str, &str, &str)] = &[
     ("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor", "performance", "schedutil"),
 ];
 
-fn host(name: &str) -> PathBuf {
-    let root = std::env::temp_dir().join(format!("quietcore-tune-{name}-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&root);
+fn host() -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().to_path_buf();
     for (path, good, _) in HOST {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, format!("{good}\n")).unwrap();
     }
-    root
+    (temporary, root)
 }
 
 fn broken(lines: &[Line]) -> Vec<&str> {
@@ -76,7 +76,7 @@ fn broken(lines: &[Line]) -> Vec<&str> {
 
 #[test]
 fn a_tuned_host_has_no_finding_and_each_deviation_is_named() {
-    let (plan, root) = (plan(), host("each"));
+    let (plan, (_temporary, root)) = (plan(), host());
     let lines = plan.compare(&root);
     assert_eq!(broken(&lines), Vec::<&str>::new());
     assert!(lines.len() >= HOST.len(), "{} values", lines.len());
@@ -88,12 +88,11 @@ fn a_tuned_host_has_no_finding_and_each_deviation_is_named() {
         assert!(!found.is_empty() && found.iter().all(|found| *found == at), "{at}: {found:?}");
         fs::write(root.join(path), good).unwrap();
     }
-    fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
 fn a_missing_file_is_a_finding_but_for_optional_ones() {
-    let (plan, root) = (plan(), host("missing"));
+    let (plan, (_temporary, root)) = (plan(), host());
     fs::remove_dir_all(root.join("sys/devices/system/cpu/cpu2/cpufreq")).unwrap();
     fs::remove_file(root.join("sys/kernel/mm/ksm/run")).unwrap();
     assert_eq!(broken(&plan.compare(&root)), Vec::<&str>::new());
@@ -102,29 +101,26 @@ fn a_missing_file_is_a_finding_but_for_optional_ones() {
     assert_eq!(broken(&lines), ["/proc/sys/vm/stat_interval"]);
     let line = lines.iter().find(|line| !line.is_met).unwrap();
     assert!(line.found.contains("No such file"), "{}", line.found);
-    fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
 fn a_hosts_own_words_are_compared_too() {
-    let (mut plan, root) = (plan(), host("words"));
+    let (mut plan, (_temporary, root)) = (plan(), host());
     plan.add_words(["tsc=reliable", "idle=poll"].into_iter());
     let lines = plan.compare(&root);
     let missing: Vec<_> = lines.iter().filter(|line| !line.is_met).collect();
     assert_eq!((missing.len(), missing[0].expected.as_str()), (1, "idle=poll"));
-    fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
 fn a_disks_queue_for_a_hot_core_is_passed_over_and_a_cards_is_not() {
-    let (plan, root) = (plan(), host("queues"));
+    let (plan, (_temporary, root)) = (plan(), host());
     for (number, name) in [(30, "virtio2-req.2"), (31, "eth0-rx-0")] {
         let directory = root.join(format!("proc/irq/{number}"));
         fs::create_dir_all(directory.join(name)).unwrap();
         fs::write(directory.join("effective_affinity_list"), "2\n").unwrap();
     }
     assert_eq!(broken(&plan.compare(&root)), ["/proc/irq/31/effective_affinity_list"]);
-    fs::remove_dir_all(root).unwrap();
 }
 
 #[test]

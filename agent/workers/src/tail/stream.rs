@@ -114,16 +114,10 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
 
-    fn place(name: &str) -> PathBuf {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        directory
-    }
-
     #[test]
     fn no_line_is_lost_or_given_twice_over_restarts_and_the_disk_is_given_back() {
-        let directory = place("stream");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let path = directory.join("a");
         let mut log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
         let (mut written, mut seen, mut place) = (0u32, Vec::new(), 0);
@@ -166,12 +160,12 @@ mod tests {
         assert_eq!(seen.last().unwrap(), "the last");
         let metadata = log.metadata().unwrap();
         assert!(metadata.blocks() * 512 < metadata.len() / 2, "{metadata:?}");
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
     fn a_backlog_is_bounded_and_counted_and_a_shorter_file_is_gone_on_with() {
-        let directory = place("backlog");
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_path_buf();
         let path = directory.join("a");
         let mut log = File::create(&path).unwrap();
         log.set_len(OUTPUT_BACKLOG_MAX * 2).unwrap();
@@ -190,7 +184,6 @@ mod tests {
         log.set_len(3).unwrap();
         assert!(!stream.read(false, |_| Ok(())).unwrap());
         assert_eq!(stream.place, 3);
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

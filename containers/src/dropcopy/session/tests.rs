@@ -7,22 +7,16 @@ const SECOND: u64 = 1_000_000_000;
 
 struct Pair {
     session: Session,
+    _directory: tempfile::TempDir,
     path: std::path::PathBuf,
     now: u64,
 }
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 impl Pair {
-    fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("quietcore-fix-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        Self { session: Self::open(&path), path, now: 5 }
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        Self { session: Self::open(&path), _directory: directory, path, now: 5 }
     }
 
     fn open(path: &std::path::Path) -> Session {
@@ -70,7 +64,7 @@ const LOGON: &str = "35=A|34=1|98=0|108=30";
 
 #[test]
 fn what_was_missed_is_sent_on_request_with_gaps_filled() {
-    let mut pair = Pair::new("resend");
+    let mut pair = Pair::new();
     pair.report("D-1");
     pair.report("D-2");
     assert_eq!(pair.output(), Vec::<String>::new());
@@ -89,7 +83,7 @@ fn what_was_missed_is_sent_on_request_with_gaps_filled() {
 
 #[test]
 fn a_long_day_is_sent_in_parts_and_what_comes_meanwhile_follows() {
-    let mut pair = Pair::new("parts");
+    let mut pair = Pair::new();
     (1..=2_500).for_each(|number| pair.report(&format!("D-{number}")));
     assert_eq!(pair.say(LOGON).1, ["A 2501"]);
     let mut heard = pair.say("35=2|34=2|7=1|16=0").1;
@@ -105,7 +99,7 @@ fn a_long_day_is_sent_in_parts_and_what_comes_meanwhile_follows() {
 
 #[test]
 fn our_gap_is_asked_for_once_and_filled() {
-    let mut pair = Pair::new("gap");
+    let mut pair = Pair::new();
     assert_eq!(pair.say("35=A|34=4|98=0|108=30").1, ["A 1", "2 2 1 0"]);
     assert_eq!(pair.say("35=0|34=5").1, Vec::<String>::new());
     assert_eq!(pair.say("35=4|34=1|43=Y|123=Y|36=6").1, Vec::<String>::new());
@@ -117,7 +111,7 @@ fn our_gap_is_asked_for_once_and_filled() {
 
 #[test]
 fn a_reset_gives_the_day_again() {
-    let mut pair = Pair::new("reset");
+    let mut pair = Pair::new();
     for id in ["OLD-1", "D-1", "D-2"] {
         pair.report(id);
     }
@@ -129,7 +123,7 @@ fn a_reset_gives_the_day_again() {
 
 #[test]
 fn strangers_and_impossible_numbers_are_sent_away() {
-    let mut pair = Pair::new("strangers");
+    let mut pair = Pair::new();
     assert_eq!(pair.say("35=0|34=1"), (Fate::Close, vec![]));
     let text = format!("49=BANK|56=OTHER|{LOGON}|").replace('|', "\u{1}");
     let stranger = Fields::parse(&text).unwrap();
@@ -145,7 +139,7 @@ fn strangers_and_impossible_numbers_are_sent_away() {
 
 #[test]
 fn heartbeats_go_out_and_silence_ends_the_connection() {
-    let mut pair = Pair::new("silence");
+    let mut pair = Pair::new();
     pair.say(LOGON);
     assert_eq!(pair.session.tick(5 + 30 * SECOND), Fate::Keep);
     assert_eq!(pair.output(), ["0 2"]);
@@ -159,7 +153,7 @@ fn heartbeats_go_out_and_silence_ends_the_connection() {
 
 #[test]
 fn a_logout_is_answered() {
-    let mut pair = Pair::new("logout");
+    let mut pair = Pair::new();
     pair.say(LOGON);
     assert_eq!(pair.say("35=5|34=2"), (Fate::Close, vec!["5 2".into()]));
     pair.session.connected(5);

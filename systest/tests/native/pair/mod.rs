@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use systest::harness::checkout::root;
+use tempfile::TempDir;
 
 /// Generous: the machine may be busy with other tests.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -33,18 +34,15 @@ pub fn programs() -> &'static Path {
 
 /// One engine, one exchange, one directory.
 pub struct Bench {
-    directory: PathBuf,
+    directory: TempDir,
     pub port: u16,
     pub exchange: Option<Child>,
     pub engine: Option<Child>,
 }
 
 impl Bench {
-    pub fn new(name: &str, port: u16) -> Self {
-        let directory =
-            std::env::temp_dir().join(format!("quietcore-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir_all(&directory).expect("a directory for the test");
+    pub fn new(port: u16) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the test");
         let bench = Self { directory, port, exchange: None, engine: None };
         let demo = std::fs::read_to_string(root().join("engine/config/demo.toml"))
             .expect("the demo configuration");
@@ -61,7 +59,7 @@ impl Bench {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.directory.path().join(name)
     }
 
     pub fn start_exchange(&mut self, extra: &[&str]) {
@@ -171,9 +169,8 @@ impl Drop for Bench {
         }
         // What a failed test leaves is what one wants to look at.
         if std::thread::panicking() {
-            eprintln!("kept: {}", self.directory.display());
-        } else {
-            let _ = std::fs::remove_dir_all(&self.directory);
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.path().display());
         }
     }
 }
