@@ -1,8 +1,10 @@
-//! Where in a compose file the thing stands that an error names.
+//! Places in a compose file of the things that errors name.
 
-/// The line, from 1 on, of what an error names by its path, as in `services.NAME.KEY: ...`: that of
-/// the deepest key of it that is found, or, of a word that is none of those expected, the word's.
-/// Of a mapping in braces it is the line where that begins. Nothing for an error without a path.
+use saphyr_parser::{Event, Parser};
+
+/// Returns the line, from 1 on, of what an error names by its path, as in `services.NAME.KEY: ...`:
+/// that of the deepest key of it that is there, or, of a word that is none of those expected, the
+/// word's. Nothing for an error without a path.
 pub fn line_of(text: &str, said: &str) -> Option<usize> {
     let (path, rest) = said.split_once(": ").unwrap_or((said, ""));
     let quoted = |before| rest.split_once(before)?.1.split('`').next();
@@ -10,49 +12,90 @@ pub fn line_of(text: &str, said: &str) -> Option<usize> {
         Some(field) => format!("{path}.{field}"),
         None => path.to_owned(),
     };
-    let lines: Vec<&str> = text.lines().collect();
-    let (at, indent) = find(&lines, 0, None, &path)?;
-    let word = quoted("unknown variant `");
-    let inside = block(&lines, at + 1, Some(indent));
-    let word = word.and_then(|word| inside.into_iter().find(|at| lines[*at].contains(word)));
-    Some(word.unwrap_or(at) + 1)
-}
-
-/// The line of a path's deepest key below a parent with this indent, and the key's own indent.
-fn find(lines: &[&str], from: usize, parent: Option<usize>, path: &str) -> Option<(usize, usize)> {
-    let inside = block(lines, from, parent);
-    let first = indent(lines[*inside.first()?]);
-    let siblings = inside.into_iter().filter(|at| indent(lines[*at]) == first);
-    let matching = siblings.filter_map(|at| {
-        let rest = path.strip_prefix(key_of(lines[at])?)?;
-        (rest.is_empty() || rest.starts_with('.')).then_some((at, rest))
-    });
-    // A name may have points in it: the longest that fits.
-    let (at, rest) = matching.min_by_key(|(_, rest)| rest.len())?;
-    let deeper = rest.strip_prefix('.').and_then(|rest| find(lines, at + 1, Some(first), rest));
-    Some(deeper.unwrap_or((at, first)))
-}
-
-/// The lines with something in them that are below a parent with this indent. A list may stand as
-/// far left as its key.
-fn block(lines: &[&str], from: usize, parent: Option<usize>) -> Vec<usize> {
-    let says = |at: &usize| !matches!(lines[*at].trim_start().chars().next(), None | Some('#'));
-    let is_below = |at: &usize| {
-        let line = lines[*at];
-        parent.is_none_or(|parent| {
-            indent(line) > parent || indent(line) == parent && line.trim_start().starts_with("- ")
-        })
+    let nodes = nodes(text);
+    let is_within = |path: &str, node: &Node| {
+        let rest = path.strip_prefix(&*node.path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    (from..lines.len()).filter(says).take_while(is_below).collect()
+    // A name may have points in it: the longest that fits.
+    let named = nodes.iter().filter(|node| is_within(&path, node));
+    let named = named.max_by_key(|node| node.path.len())?;
+    let word = quoted("unknown variant `");
+    let below = |node: &&Node| node.value.as_deref() == word && node.path.starts_with(&named.path);
+    let word = word.and_then(|_| nodes.iter().find(below));
+    Some(word.unwrap_or(named).line)
 }
 
-fn indent(line: &str) -> usize {
-    line.len() - line.trim_start().len()
+/// Key or list item of a file.
+struct Node {
+    /// Keys from the top, with points between them; items of lists as `[0]`.
+    path: String,
+    /// Line of the key or item, from 1 on.
+    line: usize,
+    /// Text of a scalar.
+    value: Option<String>,
 }
 
-fn key_of(line: &str) -> Option<&str> {
-    let (key, rest) = line.trim_start().split_once(':')?;
-    (rest.is_empty() || rest.starts_with(' ')).then(|| key.trim_matches(['"', '\'']))
+/// Mapping or list whose end has not come.
+enum Open {
+    /// Path, and the key whose value comes next.
+    Mapping(String, Option<Node>),
+    /// Path, and the number of the next item.
+    List(String, usize),
+}
+
+impl Open {
+    /// The node of the value that comes at this line; nothing for a mapping that waits for a key.
+    fn take(&mut self, line: usize) -> Option<Node> {
+        match self {
+            Self::Mapping(_, key) => key.take(),
+            Self::List(path, number) => {
+                *number += 1;
+                Some(Node { path: format!("{path}[{}]", *number - 1), line, value: None })
+            }
+        }
+    }
+}
+
+/// Nodes of a text in their order, up to where it is no YAML.
+fn nodes(text: &str) -> Vec<Node> {
+    let (mut nodes, mut open): (Vec<Node>, Vec<Open>) = Default::default();
+    for event in Parser::new_from_str(text) {
+        let Ok((event, span)) = event else { break };
+        let line = span.start.line();
+        let mut begin = |open: &mut Vec<Open>| {
+            let node = open.last_mut().and_then(|parent| parent.take(line));
+            let path = node.as_ref().map_or_else(String::new, |node| node.path.clone());
+            nodes.extend(node);
+            path
+        };
+        match event {
+            Event::MappingStart(..) => {
+                let path = begin(&mut open);
+                open.push(Open::Mapping(path, None));
+            }
+            Event::SequenceStart(..) => {
+                let path = begin(&mut open);
+                open.push(Open::List(path, 0));
+            }
+            Event::MappingEnd | Event::SequenceEnd => drop(open.pop()),
+            Event::Alias(_) => drop(begin(&mut open)),
+            Event::Scalar(word, ..) => match open.last_mut() {
+                Some(Open::Mapping(path, key @ None)) => {
+                    let path =
+                        if path.is_empty() { word.to_string() } else { format!("{path}.{word}") };
+                    *key = Some(Node { path, line, value: None });
+                }
+                Some(parent) => {
+                    let node = parent.take(line);
+                    nodes.extend(node.map(|node| Node { value: Some(word.into()), ..node }));
+                }
+                None => {}
+            },
+            _ => {}
+        }
+    }
+    nodes
 }
 
 #[cfg(test)]
@@ -74,6 +117,10 @@ services:
     healthcheck:
       test: [CMD, x]
     restart: ever
+    ports: [
+      {target: 1, mode: odd},
+      {target: 2,
+       mode: odder}]
   a.c:
     image: three
 volumes:
@@ -91,8 +138,10 @@ volumes:
             ("services.a: unknown field `healthcheck`, expected one of", Some(13)),
             ("services.a: unknown variant `ever`, expected one of `no`", Some(15)),
             ("services.a.other: not there", Some(10)),
-            ("services.a.c.image: no", Some(17)),
-            ("volumes.data: no", Some(19)),
+            ("services.a.ports[1].mode: no", Some(19)),
+            ("services.a.ports: unknown variant `odder`, expected", Some(19)),
+            ("services.a.c.image: no", Some(21)),
+            ("volumes.data: no", Some(23)),
             ("unknown key `volumes`", None),
             ("mapping values are not allowed in this context at line 1 column 2", None),
         ] {
