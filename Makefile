@@ -13,7 +13,7 @@ LIST ?=
 # Of the whole workspace, so that what two programs share is compiled once. On a terminal cargo shows how far it is.
 BUILD := build $(shell [ -t 2 ] || echo --quiet) --locked --workspace --bin
 
-.PHONY: help run test check compile-tests compile-programs certify image release audit lock reproduce keys addon reproducible story shell sim backtest bench report setup clean
+.PHONY: help run test check compile-tests compile-programs tests-and-sim images certify image release audit lock reproduce keys addon reproducible story shell sim backtest bench report setup clean
 
 help:
 	@echo 'make run                 build the image, boot it in QEMU, watch the engine trade'
@@ -84,11 +84,19 @@ check: setup
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
 
-# What the tests and the image are made of is compiled side by side: one crate at a time keeps only one core busy.
+# What the tests and the image are made of is compiled side by side, and the images are put together beside the tests: one at
+# a time keeps only one core busy.
 test: setup
 	@$(MAKE) --no-print-directory --jobs=2 compile-tests compile-programs
-	@$(MAKE) --no-print-directory check sim
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line tests-and-sim images
 	./image/as-root target/debug/systest stories
+
+tests-and-sim: check
+	@$(MAKE) --no-print-directory sim
+
+images:
+	./image/as-root image/build debug
+	./image/as-root image/build production
 
 compile-tests:
 	$(CARGO) fmt --all --check
