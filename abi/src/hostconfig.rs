@@ -28,7 +28,8 @@
 //!
 //! [install]                         # by a netboot UKI
 //! disk = "/dev/disk/by-id/nvme-1"   # or "ask", at the console
-//! wipe = false                      # although there are partitions on it
+//! wipe = false                      # although there are partitions on it, once
+//! token = "1"                       # another one is another order, and wipes again
 //! ```
 
 use crate::hostplan::{CorePlan, CpuSet, HostPlan, PlanError};
@@ -180,9 +181,12 @@ impl Kernel {
 pub struct Install {
     /// A device below `/dev`, best by `/dev/disk/by-id`, or `ask`.
     pub disk: String,
-    /// Although there are partitions on it.
+    /// Although there are partitions on it: once for each token.
     #[serde(default)]
     pub wipe: bool,
+    /// Order that this is: what it has installed, it does not wipe again.
+    #[serde(default)]
+    pub token: String,
 }
 
 impl Install {
@@ -190,10 +194,18 @@ impl Install {
     /// The disk is none.
     pub fn check(&self) -> Result<(), HostConfigError> {
         let is_device = self.disk.starts_with("/dev/") && !self.disk.contains("..");
-        if is_device || self.disk == "ask" {
-            return Ok(());
+        if !is_device && self.disk != "ask" {
+            return value("install.disk", &self.disk, "a device below /dev/, or ask");
         }
-        value("install.disk", &self.disk, "a device below /dev/, or ask")
+        // Names that the kernel gives are another disk's at the next boot.
+        if self.wipe && is_device && !self.disk.starts_with("/dev/disk/by-id/") {
+            return value("install.disk", &self.disk, "with wipe, a name below /dev/disk/by-id/");
+        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if self.token.len() > 64 || !self.token.bytes().all(is_plain) {
+            return value("install.token", &self.token, "at most 64 letters, digits and -_.");
+        }
+        Ok(())
     }
 }
 

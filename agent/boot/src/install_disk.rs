@@ -1,18 +1,19 @@
 //! The installer: a netboot UKI that was told a disk puts its own disk image there. Told by the
-//! word `quietcore.install=DISK[,wipe]` of the kernel's command line (an addon, or SMBIOS), or by
+//! word `quietcore.install=DISK[,wipe[=TOKEN]]` of the kernel's command line (an addon, or SMBIOS), or by
 //! `[install]` of the host's configuration; with `ask` instead of a disk it asks at the console.
 
 use abi::hostconfig::Install;
 use agent_core::limits::{DISK_WAIT, INSTALLED_LEN_MIN};
 use agent_host::flash::disk::{Disk, list};
+use agent_host::flash::order_mark::{Marked, mark_of};
 use agent_host::flash::source::Parts;
 use agent_host::flash::{Progress, Source, write};
 use agent_host::systemd::systemctl_blocking;
-use anyhow::{Context, Result, ensure};
-use procfs::process::Process;
+use agent_host::update::root_device;
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// Where our init puts the parts of the disk image that the netboot UKI carries.
@@ -34,8 +35,14 @@ pub fn order(cmdline: &str, configured: Option<&str>) -> Result<Option<Install>>
     let Some(text) = words.next_back() else {
         return configured.map(|text| toml::from_str(text).context("install.toml")).transpose();
     };
-    let (disk, wipe) = text.strip_suffix(",wipe").map_or((text, false), |disk| (disk, true));
-    let install = Install { disk: disk.into(), wipe };
+    let (disk, wipe) = text.split_once(",wipe").map_or((text, None), |(disk, it)| (disk, Some(it)));
+    let token = wipe.unwrap_or_default();
+    let token = match token.strip_prefix('=') {
+        Some(token) => token,
+        None if token.is_empty() => "",
+        None => bail!("{WORD}{text}: DISK, DISK,wipe or DISK,wipe=TOKEN is expected"),
+    };
+    let install = Install { disk: disk.into(), wipe: wipe.is_some(), token: token.into() };
     install.check().with_context(|| format!("{WORD}{text}"))?;
     Ok(Some(install))
 }
@@ -51,7 +58,8 @@ pub fn run(configured: &Path) -> Result<()> {
         let _ = std::fs::remove_dir_all(MEDIUM);
         return Ok(());
     };
-    let source = Parts::open(Path::new(MEDIUM), &root_device()?)?;
+    let image = Parts::open(Path::new(MEDIUM), &root_device()?)?;
+    let source = Marked { image, mark: mark_of(&install.disk, &install.token) };
     let needed = INSTALLED_LEN_MIN.max(source.size());
     let disk = if install.disk == ASK { ask(needed)? } else { named(&install, needed)? };
     println!("quietcore: installing on {}", disk.description());
@@ -61,13 +69,6 @@ pub fn run(configured: &Path) -> Result<()> {
     systemctl_blocking(&["reboot"]).context("restart the host").map(drop)
 }
 
-/// The device that the running root is on.
-fn root_device() -> Result<PathBuf> {
-    let mounts = Process::myself()?.mountinfo()?;
-    let root = mounts.into_iter().find(|mount| mount.mount_point == Path::new("/"));
-    Ok(root.and_then(|mount| mount.mount_source).context("what / is mounted from")?.into())
-}
-
 /// A disk that was named; udev may not have seen it yet.
 fn named(install: &Install, needed: u64) -> Result<Disk> {
     let (path, start) = (Path::new(&install.disk), Instant::now());
@@ -75,6 +76,12 @@ fn named(install: &Install, needed: u64) -> Result<Disk> {
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
     let disk = Disk::find(path, needed)?;
+    ensure!(
+        !install.wipe || !disk.is_installed_by(&mark_of(&install.disk, &install.token))?,
+        "{}; this order has installed it already: let the firmware boot from it, or give the order \
+         another token",
+        disk.description()
+    );
     ensure!(
         install.wipe || disk.is_blank()?,
         "{}; it is kept: boot from it, or order the installation with wipe",
@@ -121,19 +128,24 @@ mod tests {
     #[test]
     fn an_order_comes_from_the_command_line_or_the_configuration() {
         let given = |cmdline: &str, configured: Option<&str>| {
-            order(cmdline, configured).map(|order| order.map(|order| (order.disk, order.wipe)))
+            let of = |order: Install| (order.disk, order.wipe.then_some(order.token));
+            order(cmdline, configured).map(|order| order.map(of))
         };
+        let by_id = "/dev/disk/by-id/nvme-x";
         let configured = Some("disk = \"/dev/disk/by-id/nvme-x\"\nwipe = true\n");
         assert_eq!(given("root=x quiet", None).unwrap(), None);
         let found = given("quiet", configured).unwrap();
-        assert_eq!(found, Some(("/dev/disk/by-id/nvme-x".into(), true)));
+        assert_eq!(found, Some((by_id.into(), Some(String::new()))));
         let found = given("quietcore.install=ask quietcore.install=/dev/vda", configured).unwrap();
-        assert_eq!(found, Some(("/dev/vda".into(), false)));
-        let found = given("quietcore.install=/dev/vda,wipe", None).unwrap();
-        assert_eq!(found, Some(("/dev/vda".into(), true)));
-        for bad in ["vda", "", "/etc/passwd", "/dev/../etc/passwd"] {
+        assert_eq!(found, Some(("/dev/vda".into(), None)));
+        let found = given(&format!("quietcore.install={by_id},wipe=2"), None).unwrap();
+        assert_eq!(found, Some((by_id.into(), Some("2".into()))));
+        let wipe_of_any = "/dev/vda,wipe";
+        let wiped = format!("{by_id},wiped");
+        let spaced = format!("{by_id},wipe=a/b");
+        for bad in ["vda", "", "/etc/passwd", "/dev/../etc/passwd", wipe_of_any, &wiped, &spaced] {
             let error = given(&format!("quietcore.install={bad}"), None).unwrap_err();
-            assert!(format!("{error:#}").contains("/dev/"), "{error:#}");
+            assert!(format!("{error:#}").contains(bad.split(',').next().unwrap()), "{error:#}");
         }
     }
 }

@@ -8,7 +8,7 @@ use agent_host::images::archive::sha256;
 use agent_host::update::history::{History, Outcome, boot_id};
 use agent_host::update::progress_files::{report_failure, write_progress};
 use agent_host::update::trust::ReleaseVerifier;
-use agent_host::update::{Running, UpdatePaths};
+use agent_host::update::{Running, UpdatePaths, ensure_slots, root_device};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;
@@ -32,6 +32,7 @@ pub fn run(paths: &UpdatePaths) -> Result<()> {
 }
 
 fn work(paths: &UpdatePaths) -> Result<()> {
+    ensure_slots(&root_device()?)?;
     ensure!(
         !paths.is_on_trial(),
         "the version that runs has not proved itself yet; the other slot is what it falls back to"

@@ -347,7 +347,10 @@ impl Agent {
             }
             Request::Reboot { holding } => {
                 let engines = self.engines();
-                let reboot = async move { update_request::reboot(&engines, holding).await };
+                let pages = abi::shards::shard_pages(&self.paths.pages);
+                let shards: Vec<String> = pages.into_iter().map(|(shard, _)| shard).collect();
+                let reboot =
+                    async move { update_request::reboot(&shards, &engines, holding).await };
                 self.start(Vec::new(), reboot, move |_, asked| send(done(asked)));
             }
             other => send(self.answer_now(other)),

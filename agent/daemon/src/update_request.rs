@@ -9,7 +9,7 @@ use agent_host::update::history::{History, boot_id};
 use agent_host::update::progress_files::{
     read_progress, report_failure, request_file, write_progress,
 };
-use agent_host::update::{Request, Running, UpdatePaths};
+use agent_host::update::{Request, Running, UpdatePaths, ensure_slots, root_device};
 use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -58,6 +58,7 @@ async fn wait_until_idle() -> Result<()> {
 /// It can't even be tried.
 pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
     web_url::check_url(url)?;
+    ensure_slots(&root_device()?)?;
     ensure!(
         !paths.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"
@@ -85,19 +86,80 @@ pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
 /// Restarts the host. Its orders are cancelled by the engine's end; a position stays where it is.
 ///
 /// # Errors
-/// The engines hold a position, and nobody said that this is fine.
-pub async fn reboot(engines: &[Engine], holding: bool) -> Result<()> {
-    let held = |engine: &Engine| {
-        let instruments = engine.instruments.iter().filter(|instrument| instrument.position != 0);
-        let text = |i: &agent_core::status::Instrument| format!("{} {}", i.position, i.symbol);
-        instruments.map(text).collect::<Vec<_>>()
-    };
-    let held: Vec<String> = engines.iter().flat_map(held).collect();
+/// The engines are not flat, or that is not known, and nobody said that this is fine.
+pub async fn reboot(shards: &[String], engines: &[Engine], holding: bool) -> Result<()> {
+    let reasons = reasons_not_flat(shards, engines);
     ensure!(
-        holding || held.is_empty(),
-        "the engine holds {}; close it first, or say --holding",
-        held.join(", ")
+        holding || reasons.is_empty(),
+        "{}; qctl drain and close it first, or say --holding",
+        reasons.join("; ")
     );
-    warn!("restart of the host was asked for");
+    warn!(holding, "restart of the host was asked for: {}", reasons.join("; "));
     systemctl(&["reboot"]).await.map(drop)
+}
+
+/// Reasons for which the engines are not flat: no position, no open order, and every engine that
+/// has run since the boot runs. What is not known is none.
+fn reasons_not_flat(shards: &[String], engines: &[Engine]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if shards.is_empty() {
+        reasons.push("no engine has run since the boot, so that what it holds is not known".into());
+    }
+    let of = |shard: &str| if shard.is_empty() { String::new() } else { format!(" {shard}") };
+    for shard in shards {
+        let Some(engine) = engines.iter().find(|engine| engine.shard == *shard) else {
+            let engine = of(shard);
+            reasons.push(format!("engine{engine} does not run: what it holds is not known"));
+            continue;
+        };
+        let held = engine.instruments.iter().filter(|instrument| instrument.position != 0);
+        let held: Vec<String> = held
+            .map(|instrument| format!("{} {}", instrument.position, instrument.symbol))
+            .collect();
+        if !held.is_empty() {
+            reasons.push(format!("engine{} holds {}", of(shard), held.join(", ")));
+        }
+        match engine.counters.get("orders_open") {
+            Some(0) => {}
+            Some(open) => reasons.push(format!("engine{} has {open} open orders", of(shard))),
+            None => reasons.push(format!("engine{} does not say what is open", of(shard))),
+        }
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::status::Instrument;
+
+    fn engine(shard: &str, position: i64, open: i128) -> Engine {
+        let instrument = Instrument { symbol: "AAPL".into(), position, ..Instrument::default() };
+        Engine {
+            shard: shard.into(),
+            instruments: vec![instrument],
+            counters: [("orders_open".to_owned(), open)].into(),
+            ..Engine::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_flat_is_restarted() {
+        let shards = ["a".to_owned(), "b".to_owned()];
+        let flat = [engine("a", 0, 0), engine("b", 0, 0)];
+        assert_eq!(reasons_not_flat(&shards, &flat), Vec::<String>::new());
+        for (engines, reason) in [
+            (vec![engine("a", 0, 0), engine("b", -3, 0)], "engine b holds -3 AAPL"),
+            (vec![engine("a", 0, 2), engine("b", 0, 0)], "engine a has 2 open orders"),
+            (vec![engine("a", 0, 0)], "engine b does not run: what it holds is not known"),
+            (
+                vec![engine("a", 0, 0), Engine { shard: "b".into(), ..Engine::default() }],
+                "engine b does not say what is open",
+            ),
+        ] {
+            assert_eq!(reasons_not_flat(&shards, &engines), [reason]);
+        }
+        assert_eq!(reasons_not_flat(&[], &[]).len(), 1, "nobody knows");
+        assert_eq!(reasons_not_flat(&[String::new()], &[engine("", 0, 0)]), Vec::<String>::new());
+    }
 }

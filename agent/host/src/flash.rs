@@ -5,6 +5,8 @@
 
 /// The disk: found, and not in use.
 pub mod disk;
+/// Mark of the order that installed a disk.
+pub mod order_mark;
 /// Sources of a disk image: a file, or the parts in a netboot UKI.
 pub mod source;
 #[cfg(test)]

@@ -10,7 +10,8 @@ pub mod progress_files;
 pub mod trust;
 
 use abi::release::Version;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,32 @@ impl UpdatePaths {
     }
 }
 
+/// Returns the device that the running root is mounted from.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn root_device() -> Result<PathBuf> {
+    let mounts = Process::myself()?.mountinfo()?;
+    let root = mounts.into_iter().find(|mount| mount.mount_point == Path::new("/"));
+    Ok(root.and_then(|mount| mount.mount_source).context("what / is mounted from")?.into())
+}
+
+/// Refuses an update of a host that runs from a slot of no disk: a netboot UKI carries its root,
+/// which our init mounts from a loop device, and the slots of a disk in such a host are another
+/// system's.
+///
+/// # Errors
+/// It is such a host, or that can't be told.
+pub fn ensure_slots(root: &Path) -> Result<()> {
+    ensure!(
+        root == Path::new("/dev/mapper/root"),
+        "this host runs from {}, not from a slot of its disk: it was started over the network or from a \
+         stick; give it the new version there, or install it first",
+        root.display()
+    );
+    Ok(())
+}
+
 /// Request of the agent to the two update units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +135,15 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_root_of_a_slot_is_updated() {
+        assert!(ensure_slots(Path::new("/dev/mapper/root")).is_ok());
+        for root in ["/dev/loop0", "overlay", "", "/dev/vda2"] {
+            let refused = ensure_slots(Path::new(root)).unwrap_err();
+            assert!(refused.to_string().contains("not from a slot"), "{refused}");
+        }
+    }
 
     #[test]
     fn os_release_says_what_runs() {

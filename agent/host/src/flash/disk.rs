@@ -1,6 +1,7 @@
 //! The disk to write to: a whole one, large enough, of 512-byte blocks, and in use by nothing.
 //! Opened for ourselves alone, so that the kernel refuses whoever comes later.
 
+use crate::flash::order_mark::{MARK_AT, MARK_LEN};
 use crate::flash::{CHUNK_LEN, Device};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::stat::{major, minor};
@@ -120,6 +121,18 @@ impl Disk {
             }
         }
         Ok(true)
+    }
+
+    /// Returns true if this order has installed the disk.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn is_installed_by(&self, mark: &[u8; MARK_LEN]) -> Result<bool> {
+        let named = || format!("read {}", self.path.display());
+        let mut found = [0; MARK_LEN];
+        let file = File::open(&self.path).with_context(named)?;
+        file.read_exact_at(&mut found, MARK_AT).with_context(named)?;
+        Ok(found == *mark)
     }
 
     /// Opens it for ourselves alone.
