@@ -198,7 +198,9 @@ impl OrderEntry {
         self.send(&message.to_bytes());
         self.next_user_ref = user_ref + 1;
         let Candidate { instrument, side, price, shares, .. } = *order;
-        self.orders.insert(OwnOrder::new(user_ref, instrument, side, price, shares));
+        let is_long_sale = message.side == abi::ouch::Side::Sell;
+        let order = OwnOrder::new(user_ref, instrument, side, price, shares);
+        self.orders.insert(OwnOrder { is_long_sale, ..order });
         counters.count(Counter::OrdersSent);
     }
 
@@ -224,7 +226,13 @@ impl OrderEntry {
         let Some(order) = self.orders.get(user_ref).filter(|order| order.state.is_working()) else {
             return;
         };
-        let replaces = Some(Old { user_ref, shares: order.open, price: order.price });
+        let replaces = Some(Old {
+            user_ref,
+            shares: order.open,
+            price: order.price,
+            executed: order.executed,
+            is_long_sale: order.is_long_sale,
+        });
         let (instrument, side, executed) = (order.instrument, order.side, order.executed);
         let Some(new_ref) = self.free_user_ref(counters) else { return };
         let candidate = Candidate { instrument, side, price, shares, replaces };
@@ -328,8 +336,7 @@ impl OrderEntry {
                 if dead { Event::AcceptedDead } else { Event::Accepted }
             });
         } else if !dead {
-            let side = m.side.book_side();
-            self.adopt(m.user_ref_num, m.symbol, side, m.price, m.quantity, market, counters);
+            self.adopt(m.user_ref_num, m.symbol, m.side, m.price, m.quantity, market, counters);
         }
     }
 
@@ -339,7 +346,7 @@ impl OrderEntry {
         &mut self,
         user_ref: UserRefNum,
         symbol: Symbol,
-        side: Side,
+        side: abi::ouch::Side,
         price: abi::ouch::Price,
         open: u32,
         market: &Market,
@@ -347,9 +354,10 @@ impl OrderEntry {
     ) {
         match (market.find(symbol), price.narrow(), self.orders.has_room(user_ref)) {
             (Some(instrument), Some(price), true) if open > 0 => {
-                let order = OwnOrder::new(user_ref, instrument, side, price, open);
-                let is_accepted = true;
-                self.orders.insert(OwnOrder { state: State::Live, is_accepted, ..order });
+                let is_long_sale = side == abi::ouch::Side::Sell;
+                let order = OwnOrder::new(user_ref, instrument, side.book_side(), price, open);
+                let (state, is_accepted) = (State::Live, true);
+                self.orders.insert(OwnOrder { state, is_accepted, is_long_sale, ..order });
             }
             _ => counters.count(Counter::SessionUnknownOrder),
         }
@@ -360,8 +368,7 @@ impl OrderEntry {
         self.risk.note_accept();
         self.saw(m.user_ref_num);
         let dead = m.order_state == OrderState::Dead;
-        let (user_ref, side) = (m.user_ref_num, m.side.book_side());
-        let price = m.price.narrow();
+        let (user_ref, price) = (m.user_ref_num, m.price.narrow());
         let known = self.orders.get(m.orig_user_ref_num).copied();
         let asked = known.and_then(|order| order.replacement);
         if asked.is_some_and(|asked| asked.user_ref != user_ref) {
@@ -378,7 +385,7 @@ impl OrderEntry {
         // Replayed after a restart: this process never asked for it.
         self.orders.forget(m.orig_user_ref_num);
         if !dead {
-            self.adopt(user_ref, m.symbol, side, m.price, m.quantity, market, counters);
+            self.adopt(user_ref, m.symbol, m.side, m.price, m.quantity, market, counters);
         }
         if let Some(old) = known {
             self.orders.carry_executed(user_ref, old.executed);

@@ -6,6 +6,7 @@ use crate::ladder::{CENTS_MAX, cents};
 use crate::market::InstrumentId;
 use crate::orders::candidate::{Candidate, Replaced};
 use crate::orders::{InstrumentExposure, Orders};
+use crate::risk::rate::RateWindow;
 use crate::settings::RiskLimits;
 use crate::trading_status::{ShortSale, Status};
 use abi::field::{Price, Side};
@@ -68,8 +69,6 @@ struct Derived {
     order_money_max: u64,
     gross_money_max: u64,
     net_money_max: u64,
-    /// Cost of one message from a second's budget, in nanoseconds.
-    cost_ns: u64,
     /// 2^64 / `lot_shares`, rounded up, modulo 2^64. Its product with a multiple of the lot is less
     /// than it, and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by
     /// direct computation, 2019, section 3.2).
@@ -82,7 +81,6 @@ impl Derived {
             order_money_max: money(limits.order_notional_max),
             gross_money_max: money(limits.gross_notional_max),
             net_money_max: money(limits.net_notional_max),
-            cost_ns: SECOND_NS / u64::from(limits.orders_per_second_max),
             lot_inverse: (u64::MAX / u64::from(limits.lot_shares)).wrapping_add(1),
         }
     }
@@ -98,24 +96,26 @@ pub struct Risk {
     limits: RiskLimits,
     derived: Derived,
     kept: Box<[InstrumentRisk]>,
-    /// When the message budget is full again. One message moves it on by its cost; it may lie a
-    /// second ahead, which is all of the budget.
-    budget_full_at: u64,
+    rate: RateWindow,
     rejects_in_a_row: u32,
 }
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// The least price of which a quote must be a whole number of cents (Reg NMS rule 612).
 const DOLLAR: u32 = Price::SCALE;
 
-const NOTHING: Replaced = Replaced { user_ref: 0, shares: 0, price: Price(0) };
+const NOTHING: Replaced =
+    Replaced { user_ref: 0, shares: 0, price: Price(0), executed: 0, is_long_sale: false };
+
+/// The most shares of an order with what it has executed (OUCH 5.0: fewer than 1,000,000).
+const QUANTITY_MAX: u32 = 999_999;
 
 /// Shares and money of one order, and of the one that it replaces: of both, only one can trade.
 #[derive(Clone, Copy)]
 struct Size {
     /// Shares by which it adds to what works.
     added_shares: u64,
+    /// Value at its limit; of a sale at the bid, if that is higher: a sale trades at its limit or
+    /// better.
     value: u64,
     /// The value of the replaced order, which is counted as working already.
     counted: u64,
@@ -123,13 +123,15 @@ struct Size {
 
 impl Size {
     #[inline(always)]
-    fn of<const NEW: bool>(order: &Candidate, old: Replaced) -> Self {
+    fn of<const BUY: bool, const NEW: bool>(order: &Candidate, old: Replaced, bbo: Bbo) -> Self {
         let (added_shares, counted) = if NEW {
             (order.shares, 0)
         } else {
             (order.shares.saturating_sub(old.shares), notional(old.price, old.shares))
         };
-        let value = notional(order.price, order.shares);
+        let bid = if BUY { None } else { bbo.bid };
+        let price = bid.map_or(order.price, |bid| bid.price.max(order.price));
+        let value = notional(price, order.shares);
         Self { added_shares: added_shares.into(), value, counted }
     }
 }
@@ -145,7 +147,7 @@ impl Risk {
             limits,
             derived: Derived::of(&limits),
             kept: restricted.into_iter().map(keep).collect(),
-            budget_full_at: 0,
+            rate: RateWindow::new(),
             rejects_in_a_row: 0,
         }
     }
@@ -221,15 +223,15 @@ impl Risk {
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
-        let Self { limits, derived, kept, .. } = self;
+        let Self { limits, derived, kept, rate, .. } = self;
         let kept = &mut kept[usize::from(order.instrument.0)];
         let own = now.own;
-        let size = Size::of::<NEW>(order, old);
+        let size = Size::of::<BUY, NEW>(order, old, now.bbo);
 
         check_market(kept, now, now_ns, limits)?;
-        check_order::<PLAIN>(order, size, limits, derived)?;
+        check_order::<PLAIN>(order, old, size, limits, derived)?;
         check_price(order.price, now.bbo, limits)?;
-        check_others::<BUY, PLAIN>(order, size, now)?;
+        check_others::<BUY, PLAIN>(order, old, size, now)?;
         if NEW
             && now_ns < kept.last.at + limits.duplicate_window_ns
             && (PLAIN || kept.last.is_for_the_same(order))
@@ -245,11 +247,10 @@ impl Risk {
             return Err(Refusal::OpenOrders);
         }
         check_exposure::<BUY, PLAIN>(size, now, derived)?;
-        let budget_full_at = self.budget_full_at.max(now_ns) + derived.cost_ns;
-        if budget_full_at > now_ns + SECOND_NS {
+        if rate.count(now_ns) >= limits.orders_per_second_max {
             return Err(Refusal::Rate);
         }
-        self.budget_full_at = budget_full_at;
+        rate.add();
         if NEW {
             let (side, price, shares) = (order.side, order.price, order.shares);
             kept.last = Last { side, price, shares, at: now_ns };
@@ -257,13 +258,10 @@ impl Risk {
         Ok(())
     }
 
-    /// Takes one message's worth from the rate budget, if there is as much: a cancel is never
-    /// refused, but it counts.
+    /// Counts a message that was sent: a cancel is never refused, but it counts.
     pub fn spend(&mut self, now_ns: u64) {
-        let budget_full_at = self.budget_full_at.max(now_ns) + self.derived.cost_ns;
-        if budget_full_at <= now_ns + SECOND_NS {
-            self.budget_full_at = budget_full_at;
-        }
+        self.rate.count(now_ns);
+        self.rate.add();
     }
 
     /// The exchange took an order.
@@ -310,11 +308,13 @@ fn check_market(
 #[inline(always)]
 fn check_order<const PLAIN: bool>(
     order: &Candidate,
+    old: Replaced,
     size: Size,
     limits: &RiskLimits,
     derived: &Derived,
 ) -> Result<(), Refusal> {
-    if order.shares == 0 || order.shares > limits.order_shares_max {
+    let quantity = order.shares.saturating_add(old.executed);
+    if order.shares == 0 || order.shares > limits.order_shares_max || quantity > QUANTITY_MAX {
         return Err(Refusal::Shares);
     }
     if !derived.is_whole_lots(order.shares) {
@@ -338,27 +338,36 @@ fn check_price(price: Price, bbo: Bbo, limits: &RiskLimits) -> Result<(), Refusa
     }
     let mid_doubled = u64::from(bid.price.0) + u64::from(ask.price.0);
     let distance_doubled = mid_doubled.abs_diff(u64::from(price.0) * 2);
-    if distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps) {
+    let far = distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps);
+    if far || price.0 == 0 {
         return Err(Refusal::Collar);
     }
     Ok(())
 }
 
-/// Checks an order against our other orders in the instrument: refuses a self-trade, and a short
-/// sale at or below the bid.
+/// Checks an order against our other orders in the instrument: refuses a self-trade, a short sale at
+/// or below the bid, and the replacement of a sale marked long by one that would be short, since a
+/// replacement keeps the mark (Reg SHO rule 200).
 #[inline(always)]
 fn check_others<const BUY: bool, const PLAIN: bool>(
     order: &Candidate,
+    old: Replaced,
     size: Size,
     now: &Situation<'_>,
 ) -> Result<(), Refusal> {
     if now.own.may_meet::<BUY>(order.price) && (PLAIN || now.orders.meets(order)) {
         return Err(Refusal::SelfTrade);
     }
-    if !BUY && now.status.short_sale != ShortSale::Free {
+    if !BUY && (old.is_long_sale || now.status.short_sale != ShortSale::Free) {
         let position = &now.own.position;
         let short = position.shares < (position.working_sell + size.added_shares) as i64;
-        if PLAIN || short && now.bbo.bid.is_none_or(|bid| order.price <= bid.price) {
+        if old.is_long_sale && short {
+            return Err(Refusal::ShortSale);
+        }
+        let is_free = now.status.short_sale == ShortSale::Free;
+        if !is_free && PLAIN
+            || !is_free && short && now.bbo.bid.is_none_or(|bid| order.price <= bid.price)
+        {
             return Err(Refusal::ShortSale);
         }
     }
@@ -407,5 +416,6 @@ fn money(units: u64) -> u64 {
     units.saturating_mul(u64::from(Price::SCALE))
 }
 
+mod rate;
 #[cfg(test)]
 mod tests;

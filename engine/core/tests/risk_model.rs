@@ -70,7 +70,7 @@ fn the_model_catches_an_engine_that_leaves_a_limit_open() {
         ("order_shares_max", RiskLimits { order_shares_max: 999_999, ..strict }),
         ("lot_shares", RiskLimits { lot_shares: 1, ..strict }),
         ("order_notional_max", RiskLimits { order_notional_max: 1 << 40, ..strict }),
-        ("price_collar_bps", RiskLimits { price_collar_bps: 10_000, ..strict }),
+        ("price_collar_bps", RiskLimits { price_collar_bps: 9_999, ..strict }),
         ("position_shares_max", RiskLimits { position_shares_max: 1 << 30, ..strict }),
         ("orders_open_max", RiskLimits { orders_open_max: 4_096, ..strict }),
         ("gross_notional_max", RiskLimits { gross_notional_max: 1 << 40, ..strict }),

@@ -27,4 +27,8 @@ pub struct Replaced {
     pub shares: u32,
     /// Price of the replaced order.
     pub price: Price,
+    /// Shares that it has executed: OUCH counts them in a replacement's quantity.
+    pub executed: u32,
+    /// It is a sale that is marked long: a replacement keeps the mark.
+    pub is_long_sale: bool,
 }

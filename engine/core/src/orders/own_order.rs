@@ -42,6 +42,8 @@ pub struct OwnOrder {
     pub is_accepted: bool,
     /// The exchange refused a cancel of it: asking again at once would only be refused again.
     pub cancel_refused: bool,
+    /// A sale that is marked long, as what is held when it was sent.
+    pub is_long_sale: bool,
 }
 
 impl OwnOrder {
@@ -64,6 +66,7 @@ impl OwnOrder {
             replacement: None,
             is_accepted: false,
             cancel_refused: false,
+            is_long_sale: false,
         }
     }
 

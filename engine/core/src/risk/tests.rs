@@ -8,6 +8,8 @@ use abi::journal::Refusal as R;
 
 const ID: InstrumentId = InstrumentId(0);
 
+const OLD: Replaced = Replaced { user_ref: 1, ..NOTHING };
+
 fn limits() -> RiskLimits {
     RiskLimits {
         order_shares_max: 1_000,
@@ -131,7 +133,7 @@ fn working_orders_count_as_filled_on_their_side_only() {
     assert_eq!(world.verdict(buy(100, 1_000_000)), Ok(()));
     assert_eq!(world.verdict(buy(101, 1_000_000)), Err(R::Position));
     assert_eq!(world.verdict(order(Side::Sell, 500, 1_000_000)), Ok(()));
-    let old = Replaced { user_ref: 1, shares: 300, price: Price(999_900) };
+    let old = Replaced { shares: 300, price: Price(999_900), ..OLD };
     let replace = |shares| Candidate { replaces: Some(old), ..buy(shares, 1_000_000) };
     assert_eq!(world.verdict(replace(400)), Ok(()));
     assert_eq!(world.verdict(replace(401)), Err(R::Position));
@@ -151,7 +153,7 @@ fn exposure_is_gross_with_everything_working_and_net_with_the_order() {
     assert_eq!(world.verdict(buy(201, 1_000_000)), Err(R::Gross));
     assert_eq!(world.verdict(order(Side::Sell, 100, 1_000_000)), Ok(()));
     assert_eq!(world.verdict(order(Side::Sell, 101, 1_000_000)), Err(R::Net));
-    let old = Replaced { user_ref: 1, shares: 100, price: Price(1_000_100) };
+    let old = Replaced { shares: 100, price: Price(1_000_100), ..OLD };
     let replace = Candidate { replaces: Some(old), ..order(Side::Sell, 99, 1_000_000) };
     assert_eq!(world.verdict(replace), Ok(()));
 }
@@ -200,8 +202,45 @@ fn the_same_order_waits_and_a_second_refills_the_rate() {
     assert_eq!(send(1, 1_000), Ok(()));
     assert_eq!((send(2, 1_000), send(3, 1_000)), (Ok(()), Ok(())));
     assert_eq!(send(4, 1_000), Err(R::Rate));
-    assert_eq!(send(4, 250_001_000), Ok(()));
-    assert_eq!(send(5, 250_001_001), Err(R::Rate));
+    assert_eq!(send(4, 999_999_999), Err(R::Rate), "four within this second");
+    assert_eq!(send(4, 1_016_000_000), Ok(()));
+}
+
+#[test]
+fn a_replacement_keeps_to_the_exchanges_quantity_and_to_its_mark() {
+    let limits = RiskLimits {
+        order_shares_max: 999_999,
+        order_notional_max: 1 << 40,
+        position_shares_max: 1 << 30,
+        gross_notional_max: 1 << 40,
+        net_notional_max: 1 << 40,
+        ..limits()
+    };
+    let mut world = World { limits, ..World::new() };
+    let replace =
+        |side, shares, old| Candidate { replaces: Some(old), ..order(side, shares, 1_000_000) };
+    let old = Replaced { shares: 1, price: Price(1_000_000), executed: 499_999, ..OLD };
+    assert_eq!(world.verdict(replace(Side::Buy, 500_000, old)), Ok(()));
+    assert_eq!(world.verdict(replace(Side::Buy, 500_001, old)), Err(R::Shares));
+    world.trade(100, 1_000_000);
+    world.rest(1, Side::Sell, 1_000_100, 100);
+    let old = Replaced { shares: 100, price: Price(1_000_100), is_long_sale: true, ..OLD };
+    assert_eq!(world.verdict(replace(Side::Sell, 100, old)), Ok(()));
+    assert_eq!(world.verdict(replace(Side::Sell, 101, old)), Err(R::ShortSale));
+    let short = Replaced { is_long_sale: false, ..old };
+    assert_eq!(world.verdict(replace(Side::Sell, 101, short)), Ok(()));
+}
+
+#[test]
+fn a_sale_is_worth_what_it_can_trade_at_and_zero_is_no_price() {
+    let limits = RiskLimits { price_collar_bps: 9_999, order_notional_max: 99, ..limits() };
+    let world = World { limits, ..World::new() };
+    assert_eq!(world.verdict(order(Side::Sell, 1, 500_000)), Err(R::Notional), "the bid is 99.99");
+    assert_eq!(world.verdict(buy(1, 500_000)), Ok(()));
+    let limits = RiskLimits { price_collar_bps: 10_000, ..limits };
+    let world = World { limits, ..world };
+    assert_eq!(world.verdict(buy(1, 0)), Err(R::Collar));
+    assert!(limits.check().is_err(), "a collar of 100 % is none");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Order {
     pub settled: bool,
     /// A cancel is on its way.
     pub cancelling: bool,
+    /// A sale that was marked long.
+    pub long_sale: bool,
     /// Number, price and shares, those executed before included, of a replacement on its way.
     pub next: Option<(u32, u64, u64)>,
 }
@@ -61,10 +63,11 @@ pub struct Model {
     pub shares: Vec<i128>,
     pub marks: Vec<i128>,
     pub feed_heard_at: u64,
-    /// Nanoseconds of message budget left, at most a second.
-    budget: i128,
-    refilled_at: u64,
+    /// Slots of a 64th of a second in which messages were sent, the last ones.
+    spent: Vec<u64>,
     last: Vec<Option<(Side, u64, u64, u64)>>,
+    /// Whether the last order that was looked at sells more than is held.
+    pub short: bool,
 }
 
 impl Model {
@@ -77,9 +80,9 @@ impl Model {
             shares: vec![0; count],
             marks: vec![0; count],
             feed_heard_at: 0,
-            budget: 1_000_000_000,
-            refilled_at: 0,
+            spent: Vec::new(),
             last: vec![None; count],
+            short: false,
         }
     }
 
@@ -111,10 +114,11 @@ impl Model {
         rule("shares", shares < 1 || shares > u64::from(limits.order_shares_max));
         rule("lot", shares % u64::from(limits.lot_shares) != 0);
         rule("tick", price >= 10_000 && price % 100 != 0);
-        rule("notional", price * shares > limits.order_notional_max * 10_000);
+        let worth = if side == Side::Sell { price.max(listing.bid) } else { price };
+        rule("notional", worth * shares > limits.order_notional_max * 10_000);
         let middle = listing.bid + listing.ask;
         let far = (2 * price).abs_diff(middle) * 10_000;
-        rule("collar", far > middle * u64::from(limits.price_collar_bps));
+        rule("collar", price == 0 || far > middle * u64::from(limits.price_collar_bps));
         let others = || self.orders.values().filter(|order| order.instrument == id);
         let crosses = |other: &Order| match side {
             Side::Buy => other.side == Side::Sell && other.prices().any(|at| price >= at),
@@ -128,7 +132,10 @@ impl Model {
             .sum();
         let worst_working = working + i128::from(shares.saturating_sub(before));
         let short = side == Side::Sell && self.shares[id] < worst_working;
-        rule("short-sale", listing.short_restricted && short && price <= listing.bid);
+        let marked_long = replaced.is_some_and(|(_, order)| order.long_sale);
+        let restricted = listing.short_restricted && price <= listing.bid;
+        rule("short-sale", short && (marked_long || restricted));
+        self.short = short;
         let again = |last: (Side, u64, u64, u64)| {
             (last.0, last.1, last.2) == (side, price, shares)
                 && now - last.3 < limits.duplicate_window_ns
@@ -138,13 +145,16 @@ impl Model {
         rule("position", held + worst_working > i128::from(limits.position_shares_max));
         let count = self.orders.len() as u64;
         rule("open-orders", replaced.is_none() && count >= u64::from(limits.orders_open_max));
-        let (gross, net) = self.exposures(side, price * shares, replaced);
+        let (gross, net) = self.exposures(side, worth * shares, replaced);
         // Towards zero, and not past it.
         let closing = held + worst_working <= 0;
         rule("gross", gross && !closing);
         rule("net", net);
-        if broken.is_empty() && !self.spend(now) {
+        if broken.is_empty() && !self.has_rate(now) {
             broken.push("rate");
+        }
+        if broken.is_empty() {
+            self.spend(now);
         }
         if broken.is_empty() && replaced.is_none() {
             self.last[id] = Some((side, price, shares, now));
@@ -176,16 +186,16 @@ impl Model {
         (too_gross, after > net.abs() && after > net_max)
     }
 
-    /// Takes one message from a budget of a second's worth.
-    pub fn spend(&mut self, now: u64) -> bool {
-        self.budget = (self.budget + i128::from(now - self.refilled_at)).min(1_000_000_000);
-        self.refilled_at = now;
-        let cost = 1_000_000_000 / i128::from(self.limits.orders_per_second_max);
-        let enough = self.budget >= cost;
-        if enough {
-            self.budget -= cost;
-        }
-        enough
+    /// Whether a second and what its first slot has before it leave room for one message more.
+    fn has_rate(&mut self, now: u64) -> bool {
+        let slot = now / 15_625_000;
+        self.spent.retain(|sent| sent + 64 >= slot);
+        self.spent.len() < self.limits.orders_per_second_max as usize
+    }
+
+    /// A message was sent.
+    pub fn spend(&mut self, now: u64) {
+        self.spent.push(now / 15_625_000);
     }
 
     /// Shares of an order traded.

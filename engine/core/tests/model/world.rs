@@ -305,7 +305,7 @@ impl World {
             if matches!(messages.front(), Some(inbound::Message::CancelOrder(m)) if m.user_ref_num == number)
             {
                 messages.pop_front();
-                let _ = self.model.spend(self.now);
+                self.model.spend(self.now);
                 self.model.orders.get_mut(&user_ref).unwrap().cancelling = true;
             }
             return;
@@ -363,6 +363,7 @@ impl World {
                     executed: 0,
                     settled: false,
                     cancelling: false,
+                    long_sale: side == Side::Sell && !self.model.short,
                     next: None,
                 };
                 self.model.orders.insert(m.user_ref_num, order);
