@@ -40,7 +40,7 @@ pub const LIMIT_NAMES: [&str; 13] = [
     "orders_open_max",
     "gross_notional_max",
     "net_notional_max",
-    "orders_per_second_max",
+    "messages_per_second_max",
     "duplicate_window_ns",
     "feed_age_max_ns",
     "rejects_in_a_row_max",

@@ -132,7 +132,7 @@ code! {
         Gross = 16,
         /// The net of all positions would pass `net_notional_max`.
         Net = 17,
-        /// More messages than `orders_per_second_max`.
+        /// More messages than `messages_per_second_max`.
         Rate = 18,
     }
 
@@ -142,7 +142,8 @@ code! {
         Rejects = 1,
         /// The loss reached `loss_max`.
         Loss = 2,
-        /// The exchange broke a trade that is not known any more: the position is not certain.
+        /// The exchange executed or broke a trade of which nothing is known here: the position is not
+        /// certain.
         TradeUnknown = 3,
         /// The journal can't be written.
         Journal = 4,
@@ -150,6 +151,8 @@ code! {
         AgentSilent = 5,
         /// The exchange has fewer messages in the session than the journal.
         ExchangeForgot = 6,
+        /// The kill switch of an earlier run, which nobody has lifted.
+        Killed = 7,
     }
 }
 
@@ -212,25 +215,34 @@ pub struct Recovery {
     pub messages: u64,
     /// The highest UserRefNum that was recorded as sent; 0 for none.
     pub user_ref_max: u32,
+    /// Reason for which trading was stopped, if nobody has resumed it.
+    pub stopped: Option<StopReason>,
 }
 
 impl Recovery {
-    /// Bytes of the record's payload: session, messages, user_ref_max; little-endian.
-    pub const LEN: usize = 22;
+    /// Bytes of the record's payload: session, messages, user_ref_max, little-endian; the stop
+    /// reason, 0 for none.
+    pub const LEN: usize = 23;
+    /// The same without the stop reason, as version 0.1.0 wrote it at first.
+    const LEN_WITHOUT_STOP: usize = 22;
 
     /// Returns the record's payload, little-endian.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[..10].copy_from_slice(&self.session);
         out[10..18].copy_from_slice(&self.messages.to_le_bytes());
-        out[18..].copy_from_slice(&self.user_ref_max.to_le_bytes());
+        out[18..22].copy_from_slice(&self.user_ref_max.to_le_bytes());
+        out[22] = self.stopped.map_or(0, |reason| reason as u8);
         out
     }
 
     /// Reads a payload; `None` if it is none.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        if ![Self::LEN, Self::LEN_WITHOUT_STOP].contains(&bytes.len()) {
+            return None;
+        }
         Some(Self {
+            stopped: bytes.get(22..).and_then(StopReason::get),
             session: *bytes.first_chunk()?,
             messages: u64::from_le_bytes(*bytes[10..].first_chunk()?),
             user_ref_max: u32::from_le_bytes(*bytes[18..].first_chunk()?),

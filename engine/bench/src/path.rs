@@ -32,7 +32,7 @@ fn limits() -> RiskLimits {
         orders_open_max: 64,
         gross_notional_max: 1 << 30,
         net_notional_max: 1 << 30,
-        orders_per_second_max: 1_000_000,
+        messages_per_second_max: 1_000_000,
         duplicate_window_ns: 0,
         feed_age_max_ns: 1_000_000_000,
         rejects_in_a_row_max: 5,

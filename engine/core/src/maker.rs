@@ -81,7 +81,7 @@ impl Maker {
 impl Strategy for Maker {
     fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
         let last = &self.last_change_ns[usize::from(instrument.0)];
-        if view.now_ns.saturating_sub(*last) < self.settings.requote_interval_ns {
+        if !view.may_act || view.now_ns.saturating_sub(*last) < self.settings.requote_interval_ns {
             return;
         }
         let mut asked = false;

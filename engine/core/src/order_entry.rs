@@ -11,7 +11,7 @@ use crate::orders::candidate::{Candidate, Replaced as Old};
 use crate::orders::{Orders, OwnOrder, Replacement};
 use crate::risk::{Risk, Situation};
 use crate::settings::Settings;
-use crate::strategy::{Execution, Intent};
+use crate::strategy::{Execution, Intent, OrderChange, OrderUpdate};
 use abi::field::{Alpha, Price, Side, Symbol};
 use abi::journal::{Recovery, Refused, StopReason};
 use abi::ouch::inbound::{AccountQuery, EnterOrder, ReplaceOrder};
@@ -51,6 +51,23 @@ fn put<const LEN: usize>(out: &mut Vec<u8>, message: &[u8; LEN]) {
     out.extend_from_slice(&packet[..3 + LEN + 2]);
 }
 
+/// Change that an event is to a strategy; none for what it asked for itself, and for executions.
+fn change_of(event: Event) -> Option<OrderChange> {
+    Some(match event {
+        Event::Accepted => OrderChange::Accepted,
+        Event::AcceptedDead | Event::Rejected => OrderChange::Rejected,
+        Event::Replaced => OrderChange::Replaced,
+        Event::ReplacedDead | Event::CancelledPart | Event::CancelledAll => OrderChange::Cancelled,
+        Event::ReplaceRejected => OrderChange::ReplaceRejected,
+        Event::CancelRejected => OrderChange::CancelRejected,
+        Event::ExecutedPart
+        | Event::ExecutedAll
+        | Event::TradeBroken
+        | Event::CancelSent
+        | Event::ReplaceSent => return None,
+    })
+}
+
 /// Orders, risk and the bytes to the exchange.
 pub struct OrderEntry {
     /// Our orders and positions.
@@ -60,6 +77,8 @@ pub struct OrderEntry {
     next_user_ref: UserRefNum,
     out: Vec<u8>,
     refusals: Vec<Refused>,
+    /// Change of an order by the last message, for the strategy.
+    update: Option<OrderUpdate>,
     /// When a mass cancel went out that is not answered for every order.
     mass_cancel_at: Option<u64>,
     /// An Account Query was answered on this connection.
@@ -74,6 +93,7 @@ impl OrderEntry {
             next_user_ref: 1,
             out: Vec::with_capacity(OUTBOX_LEN),
             refusals: Vec::with_capacity(REFUSALS_MAX),
+            update: None,
             mass_cancel_at: None,
             query_answered: false,
         }
@@ -93,6 +113,16 @@ impl OrderEntry {
     /// Bytes for the order-entry connection. The rim takes them after every input.
     pub fn outbox(&mut self) -> &mut Vec<u8> {
         &mut self.out
+    }
+
+    /// The orders that risk refused since [`Self::take_refusals`].
+    pub(crate) fn refusals(&self) -> &[Refused] {
+        &self.refusals
+    }
+
+    /// Change of an order by the last message from the exchange, other than an execution.
+    pub(crate) fn take_update(&mut self) -> Option<OrderUpdate> {
+        self.update.take()
     }
 
     /// The orders that risk refused since the last call.
@@ -312,13 +342,18 @@ impl OrderEntry {
         if self.orders.get(user_ref).is_none() {
             return counters.count(Counter::SessionUnknownOrder);
         }
-        match self.orders.apply(user_ref, event) {
-            None => counters.count(Counter::OrderNonsense),
-            Some(order) if order.state == State::Cancelled => {
-                counters.count(Counter::OrdersCancelled);
-            }
-            Some(_) => {}
+        let mut happened = None;
+        let applied = self.orders.apply(user_ref, |order| *happened.insert(event(order)));
+        let (Some(order), Some(event)) = (applied, happened) else {
+            return counters.count(Counter::OrderNonsense);
+        };
+        if order.state == State::Cancelled {
+            counters.count(Counter::OrdersCancelled);
         }
+        let OwnOrder { user_ref, instrument, side, open, .. } = order;
+        let open = if order.state.is_gone() { 0 } else { open };
+        self.update =
+            change_of(event).map(|change| OrderUpdate { user_ref, instrument, side, open, change });
     }
 
     fn saw(&mut self, user_ref: UserRefNum) {
@@ -392,17 +427,19 @@ impl OrderEntry {
         }
     }
 
+    /// Books an execution. One of an order that is not known, not accepted, or of more than is open
+    /// is one all the same: the account holds what nobody counts, and trading stops.
     fn on_executed(&mut self, m: &Executed, counters: &mut Counters) -> Answer {
         let Some(before) = self.orders.get(m.user_ref_num).copied() else {
             counters.count(Counter::SessionUnknownOrder);
-            return Answer::Nothing;
+            return Answer::Stop(StopReason::TradeUnknown);
         };
-        let left = before.open.checked_sub(m.quantity);
-        let sensible = left.is_some() && m.quantity > 0 && before.is_accepted;
-        let Some(left) = left.filter(|_| sensible) else {
+        if m.quantity == 0 {
             counters.count(Counter::OrderNonsense);
             return Answer::Nothing;
-        };
+        }
+        let left = before.open.saturating_sub(m.quantity);
+        let is_expected = before.is_accepted && m.quantity <= before.open;
         counters.count(Counter::Executions);
         counters.add(Counter::SharesFilled, m.quantity.into());
         self.change(m.user_ref_num, counters, |order| {
@@ -411,6 +448,10 @@ impl OrderEntry {
             if left == 0 { Event::ExecutedAll } else { Event::ExecutedPart }
         });
         self.orders.book(&before, m.quantity, m.price.0, m.match_number);
+        if !is_expected {
+            counters.count(Counter::OrderNonsense);
+            return Answer::Stop(StopReason::TradeUnknown);
+        }
         Answer::Execution(Execution {
             user_ref: m.user_ref_num,
             instrument: before.instrument,
@@ -441,7 +482,10 @@ impl OrderEntry {
     /// The exchange has told everything: what it did not answer, it never saw. An order that it
     /// never saw is not open, and a replacement or cancel that it never saw changes nothing.
     pub(crate) fn forget_unanswered(&mut self) {
-        while let Some(user_ref) = self.orders.find(|order| !order.state.is_working()) {
+        let mut slot = 0;
+        while let Some(user_ref) =
+            self.orders.find_from(&mut slot, |order| !order.state.is_working())
+        {
             self.orders.resolve_unanswered(user_ref);
         }
     }

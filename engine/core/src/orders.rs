@@ -335,9 +335,20 @@ impl Orders {
         self.unlink(order.instrument, slot);
     }
 
-    /// The number of the first order that is so.
-    pub fn find(&self, wanted: impl Fn(&OwnOrder) -> bool) -> Option<UserRefNum> {
-        self.iter().find(|order| wanted(order)).map(|order| order.user_ref)
+    /// The number of the first order that is so, in the slots from `slot` on; `slot` is behind it
+    /// then. A walk over all orders takes one step for each slot, whatever it does with them.
+    pub fn find_from(
+        &self,
+        slot: &mut usize,
+        wanted: impl Fn(&OwnOrder) -> bool,
+    ) -> Option<UserRefNum> {
+        while let Some(at) = (*slot < self.slots.len()).then_some(*slot) {
+            *slot += 1;
+            if let Some(order) = self.at(at).filter(|order| wanted(order)) {
+                return Some(order.user_ref);
+            }
+        }
+        None
     }
 
     /// The order whose pending replacement has this number.

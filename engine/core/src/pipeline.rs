@@ -13,7 +13,7 @@ use crate::strategy::{Actions, Strategy, View};
 use abi::control::Orders as ControlOrders;
 use abi::counters::{InstrumentView, State};
 use abi::journal::{Recovery, Refused, StopReason};
-use abi::mold::{DATAGRAM_LEN_MAX, Request};
+use abi::mold::{DATAGRAM_LEN_MAX, Request, Session};
 use abi::soup::LoginRejectReason;
 use snapshot::Snapshot;
 
@@ -171,18 +171,29 @@ impl<S: Strategy> Core<S> {
             && !self.feed_ended
     }
 
-    /// Calls the strategy and does what it asks for.
+    /// Calls the strategy and does what it asks for, if it may trade now.
     #[inline]
     fn run(&mut self, now: u64, call: impl FnOnce(&mut S, &View<'_>, &mut Actions)) {
         self.actions.clear();
-        let view = View { market: &self.market, now_ns: now, orders: &self.order_entry.orders };
+        let may_act = self.may_trade();
+        let (market, orders) = (&self.market, &self.order_entry.orders);
+        let view = View { market, now_ns: now, may_act, orders };
         call(&mut self.strategy, &view, &mut self.actions);
+        if !may_act {
+            return;
+        }
+        let refused_before = self.order_entry.refusals().len();
         let feed_heard_at = self.feed_heard_at;
         let moment = Moment { market: &self.market, now, feed_heard_at };
         let mut at = 0;
         while let Some(intent) = self.actions.take(at) {
             self.order_entry.act(intent, moment, &mut self.counters);
             at += 1;
+        }
+        for refused in &self.order_entry.refusals()[refused_before..] {
+            let (market, orders) = (&self.market, &self.order_entry.orders);
+            let view = View { market, now_ns: now, may_act, orders };
+            self.strategy.on_refused(&view, refused);
         }
     }
 
@@ -246,7 +257,10 @@ impl<S: Strategy> Core<S> {
                 self.counters.count(Counter::SessionLoginRejected);
                 self.counters.raise(Event::LoginRejected, why as u64);
                 self.reset = true;
-                self.rolled |= why == LoginRejectReason::SessionUnavailable;
+                self.session.refused(now);
+                // One that was never there is not open yet.
+                let was_in = self.session.session() != Session::BLANK;
+                self.rolled |= was_in && why == LoginRejectReason::SessionUnavailable;
             }
             Incoming::Message => self.on_ouch(now),
             Incoming::Idle if !self.recovered && self.order_entry.query_answered => {
@@ -269,7 +283,7 @@ impl<S: Strategy> Core<S> {
         let answer =
             self.order_entry.on_message(self.session.message(), &self.market, &mut self.counters);
         match answer {
-            Ok(Answer::Execution(execution)) if self.may_trade() => {
+            Ok(Answer::Execution(execution)) => {
                 self.run(now, |strategy, view, actions| {
                     strategy.on_execution(view, &execution, actions);
                 });
@@ -277,8 +291,11 @@ impl<S: Strategy> Core<S> {
             // What is replayed at a login was dealt with when it happened.
             Ok(Answer::Stop(StopReason::Rejects)) if !self.recovered => {}
             Ok(Answer::Stop(reason)) => self.stop(reason),
-            Ok(Answer::Execution(_) | Answer::Nothing) => {}
+            Ok(Answer::Nothing) => {}
             Err(_) => self.on_malformed(),
+        }
+        if let Some(update) = self.order_entry.take_update() {
+            self.run(now, |strategy, view, actions| strategy.on_order(view, &update, actions));
         }
     }
 
@@ -339,12 +356,20 @@ impl<S: Strategy> Core<S> {
             session: self.session.session().0,
             messages: self.session.received(),
             user_ref_max: self.order_entry.user_ref_max(),
+            stopped: match self.stopped {
+                Some(StopReason::Journal) | None => self.control.kill.then_some(StopReason::Killed),
+                stopped => stopped,
+            },
         }
     }
 
-    /// Takes the recovery from earlier runs' journal; called before any other input.
+    /// Takes the recovery from earlier runs' journal; called before any other input. A stop that
+    /// nobody has lifted stops this run too.
     pub fn on_recovered(&mut self, recovery: Recovery) {
         self.recovery = recovery;
+        if let Some(reason) = recovery.stopped {
+            self.stop(reason);
+        }
     }
 
     /// The rim can't go on (a journal write failed): nothing more is sent but cancels.

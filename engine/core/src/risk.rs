@@ -247,7 +247,7 @@ impl Risk {
             return Err(Refusal::OpenOrders);
         }
         check_exposure::<BUY, PLAIN>(size, now, derived)?;
-        if rate.count(now_ns) >= limits.orders_per_second_max {
+        if rate.count(now_ns) >= limits.messages_per_second_max {
             return Err(Refusal::Rate);
         }
         rate.add();

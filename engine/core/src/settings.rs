@@ -61,8 +61,10 @@ pub struct RiskLimits {
     pub gross_notional_max: u64,
     /// Value of the long positions less that of the short ones, with the order filled.
     pub net_notional_max: u64,
-    /// Messages to the exchange in one second; a burst may use up one second's worth.
-    pub orders_per_second_max: u32,
+    /// Messages to the exchange in any second; a burst may use up one second's worth. Was called
+    /// `orders_per_second_max`.
+    #[serde(alias = "orders_per_second_max")]
+    pub messages_per_second_max: u32,
     /// The same new order (instrument, side, price, shares) may be repeated after so many
     /// nanoseconds.
     pub duplicate_window_ns: u64,
@@ -89,7 +91,7 @@ impl RiskLimits {
             self.orders_open_max.into(),
             self.gross_notional_max,
             self.net_notional_max,
-            self.orders_per_second_max.into(),
+            self.messages_per_second_max.into(),
             self.duplicate_window_ns,
             self.feed_age_max_ns,
             self.rejects_in_a_row_max.into(),
@@ -112,7 +114,7 @@ impl RiskLimits {
             orders_open_max: narrow(5),
             gross_notional_max: words[6],
             net_notional_max: words[7],
-            orders_per_second_max: narrow(8),
+            messages_per_second_max: narrow(8),
             duplicate_window_ns: words[9],
             feed_age_max_ns: words[10],
             rejects_in_a_row_max: narrow(11),

@@ -13,6 +13,8 @@ use abi::wire::WireError;
 pub enum Phase {
     /// Disconnected from the server.
     Down,
+    /// Connected; the login waits, since one was refused.
+    Waiting,
     /// Connected; login sent.
     LoginSent,
     /// Session with an accepted login.
@@ -49,7 +51,15 @@ pub struct Client {
     message: (usize, usize),
     heard_at: u64,
     sent_at: u64,
+    /// Logins that were refused one after the other, and when the next one may be tried.
+    refusals: u32,
+    login_at: u64,
 }
+
+/// Wait after the first refused login; doubled with each, up to [`LOGIN_WAIT_MAX_NS`].
+const LOGIN_WAIT_NS: u64 = 1_000_000_000;
+/// Longest wait after a refused login: a session that opens is found within a minute.
+const LOGIN_WAIT_MAX_NS: u64 = 64_000_000_000;
 
 impl Client {
     /// A client that has heard nothing yet: its first login asks for message 1.
@@ -64,6 +74,8 @@ impl Client {
             message: (0, 0),
             heard_at: 0,
             sent_at: 0,
+            refusals: 0,
+            login_at: 0,
         }
     }
 
@@ -87,11 +99,28 @@ impl Client {
         self.next - 1
     }
 
-    /// The connection stands: logs in, asking for all that was not heard yet.
+    /// The connection stands: logs in, asking for all that was not heard yet; after a refused login
+    /// not before its wait is over.
     pub fn connected(&mut self, now: u64, out: &mut Vec<u8>) {
-        self.phase = Phase::LoginSent;
+        self.phase = Phase::Waiting;
         self.stream.clear();
         self.consumed = 0;
+        (self.heard_at, self.sent_at) = (now, now);
+        if now >= self.login_at {
+            self.log_in(now, out);
+        }
+    }
+
+    /// The login was refused: a session that is not open yet, or wrong credentials, are not tried
+    /// every second for ever.
+    pub fn refused(&mut self, now: u64) {
+        let wait = LOGIN_WAIT_NS << self.refusals.min(16);
+        self.login_at = now + wait.min(LOGIN_WAIT_MAX_NS);
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    fn log_in(&mut self, now: u64, out: &mut Vec<u8>) {
+        self.phase = Phase::LoginSent;
         (self.heard_at, self.sent_at) = (now, now);
         let request = LoginRequest {
             username: self.login.username,
@@ -144,12 +173,17 @@ impl Client {
             };
             self.consumed += len;
             match (self.phase, packet) {
-                (_, Packet::Debug(_)) => {}
+                (_, Packet::Debug(_)) | (Phase::Waiting, _) => {}
                 (Phase::LoginSent, Packet::LoginAccepted(accepted)) => {
+                    let wrong = |field| Err(WireError::Value { what: "Login Accepted", field });
                     if accepted.sequence.parse_decimal() != Some(self.next) {
-                        return Err(WireError::Value { what: "Login Accepted", field: "sequence" });
+                        return wrong("sequence");
+                    }
+                    if ![Session::BLANK, accepted.session].contains(&self.session) {
+                        return wrong("session");
                     }
                     self.session = accepted.session;
+                    self.refusals = 0;
                     self.phase = Phase::Up;
                     return Ok(Incoming::LoggedIn);
                 }
@@ -185,6 +219,12 @@ impl Client {
     /// Sends a heartbeat if one is due. `false` if the server has been silent for too long.
     pub fn tick(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if matches!(self.phase, Phase::Down | Phase::Ended) {
+            return true;
+        }
+        if self.phase == Phase::Waiting {
+            if now >= self.login_at {
+                self.log_in(now, out);
+            }
             return true;
         }
         if now.saturating_sub(self.heard_at) > SILENCE_MAX_NS {

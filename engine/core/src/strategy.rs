@@ -6,6 +6,7 @@ use crate::limits::INTENTS_MAX;
 use crate::market::{InstrumentId, Market};
 use crate::orders::{Orders, OwnOrder, Position};
 use abi::field::{Price, Side};
+use abi::journal::Refused;
 use abi::ouch::UserRefNum;
 
 /// View of books, orders and time that a strategy reads.
@@ -14,6 +15,8 @@ pub struct View<'a> {
     pub market: &'a Market,
     /// Nanoseconds of `CLOCK_REALTIME` at the input that is being handled.
     pub now_ns: u64,
+    /// Whether what is asked for now is done: not while trading is stopped or the feed has a gap.
+    pub may_act: bool,
     pub(crate) orders: &'a Orders,
 }
 
@@ -42,8 +45,40 @@ impl View<'_> {
     }
 }
 
-/// Intent of a strategy, before the risk checks. Risk may refuse it; the strategy gets no answer,
-/// but sees its orders.
+/// Change of one order of ours that is no execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderUpdate {
+    /// The order's number; after a replacement, the new one.
+    pub user_ref: UserRefNum,
+    /// Instrument of the order.
+    pub instrument: InstrumentId,
+    /// Side of the order.
+    pub side: Side,
+    /// Shares that can still trade; 0 if it is gone.
+    pub open: u32,
+    /// Change of the order.
+    pub change: OrderChange,
+}
+
+/// Kind of an [`OrderUpdate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderChange {
+    /// The exchange took it.
+    Accepted,
+    /// The exchange refused it.
+    Rejected,
+    /// Its replacement is in its place.
+    Replaced,
+    /// The exchange refused a replacement; the order is as it was.
+    ReplaceRejected,
+    /// Some of it, or all, was cancelled, by us or by the exchange.
+    Cancelled,
+    /// The exchange refused a cancel; the order is as it was.
+    CancelRejected,
+}
+
+/// Intent of a strategy, before the risk checks. What risk refuses comes back by
+/// [`Strategy::on_refused`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// A new limit order for the day.
@@ -126,10 +161,19 @@ pub trait Strategy {
     /// when trading starts. Not called while the feed has a gap or trading is stopped.
     fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions);
 
-    /// One of our orders traded.
+    /// One of our orders traded. Called for every execution, also while the feed has a gap, while
+    /// trading is stopped and for what a new process hears again of its session: what is asked for
+    /// then is not done. Unless a strategy says otherwise it is as a change of the touch.
     fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
         self.on_bbo(view, execution.instrument, actions);
     }
+
+    /// One of our orders changed, other than by an execution; also called while trading is stopped,
+    /// as [`Self::on_execution`].
+    fn on_order(&mut self, _view: &View<'_>, _update: &OrderUpdate, _actions: &mut Actions) {}
+
+    /// Risk refused something that the last call asked for.
+    fn on_refused(&mut self, _view: &View<'_>, _refused: &Refused) {}
 
     /// About every 10 ms while trading.
     fn on_timer(&mut self, _view: &View<'_>, _actions: &mut Actions) {}
@@ -146,6 +190,14 @@ impl<S: Strategy + ?Sized> Strategy for Box<S> {
 
     fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
         (**self).on_execution(view, execution, actions);
+    }
+
+    fn on_order(&mut self, view: &View<'_>, update: &OrderUpdate, actions: &mut Actions) {
+        (**self).on_order(view, update, actions);
+    }
+
+    fn on_refused(&mut self, view: &View<'_>, refused: &Refused) {
+        (**self).on_refused(view, refused);
     }
 
     fn on_timer(&mut self, view: &View<'_>, actions: &mut Actions) {

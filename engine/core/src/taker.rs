@@ -71,6 +71,9 @@ impl Taker {
 impl Strategy for Taker {
     fn on_bbo(&mut self, view: &View<'_>, id: InstrumentId, actions: &mut Actions) {
         let acted = self.acted_ns[usize::from(id.0)];
+        if !view.may_act {
+            return;
+        }
         if let Some(order) = view.orders(id).next() {
             let late = view.now_ns.saturating_sub(acted) >= self.settings.patience_ns;
             if late && order.state.is_working() {

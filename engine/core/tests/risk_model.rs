@@ -43,7 +43,7 @@ fn limits() -> RiskLimits {
         orders_open_max: 12,
         gross_notional_max: 150_000,
         net_notional_max: 120_000,
-        orders_per_second_max: 400,
+        messages_per_second_max: 400,
         duplicate_window_ns: 50_000_000,
         feed_age_max_ns: 45_000_000,
         rejects_in_a_row_max: 1_000_000,
@@ -75,7 +75,7 @@ fn the_model_catches_an_engine_that_leaves_a_limit_open() {
         ("orders_open_max", RiskLimits { orders_open_max: 4_096, ..strict }),
         ("gross_notional_max", RiskLimits { gross_notional_max: 1 << 40, ..strict }),
         ("net_notional_max", RiskLimits { net_notional_max: 1 << 40, ..strict }),
-        ("orders_per_second_max", RiskLimits { orders_per_second_max: 1_000_000, ..strict }),
+        ("messages_per_second_max", RiskLimits { messages_per_second_max: 1_000_000, ..strict }),
         ("duplicate_window_ns", RiskLimits { duplicate_window_ns: 0, ..strict }),
         ("feed_age_max_ns", RiskLimits { feed_age_max_ns: 3_600_000_000_000, ..strict }),
     ];

@@ -65,7 +65,7 @@ fn core() -> Core<Maker> {
         price_collar_bps: 500,
         position_shares_max: 5_000,
         orders_open_max: 64,
-        orders_per_second_max: 100_000,
+        messages_per_second_max: 100_000,
     };
     let book = BookLimits { orders_max: 100_000, levels_max: 1_024 };
     let settings =

@@ -88,7 +88,8 @@ fn a_silent_agent_stops_trading_while_it_is_silent() {
 
 #[test]
 fn an_exchange_that_has_fewer_messages_than_the_journal_is_not_traded_with() {
-    let recovery = Recovery { session: session().0, messages: 100, user_ref_max: 40 };
+    let recovery =
+        Recovery { session: session().0, messages: 100, user_ref_max: 40, stopped: None };
     let mut bench = Bench::with(recovery, 1 << 30);
     assert_eq!(stops(&mut bench), [StopReason::ExchangeForgot]);
     assert_eq!((bench.core.state(), tempt(&mut bench).as_str()), (State::Halted, ""));

@@ -1,11 +1,13 @@
 //! Recovery from the journal of earlier runs: how much of the order-entry session was received, and
 //! which numbers were used. The core decides what follows from it.
 
+use abi::control::Orders;
 use abi::journal::session_stream::{SessionEvent, Stream};
-use abi::journal::{Kind, Record, Recovery, Segment};
+use abi::journal::{Kind, Record, Recovery, Segment, StopReason};
 use abi::mold::Session;
 use abi::ouch::inbound::Message;
 use abi::soup::Packet;
+use abi::wire::Field;
 
 /// The journal as far as it was read.
 #[derive(Default)]
@@ -13,6 +15,7 @@ pub struct Past {
     session: Option<Session>,
     messages: u64,
     user_ref_max: u32,
+    stopped: Option<StopReason>,
     stream: Stream,
     said: Vec<u8>,
 }
@@ -36,7 +39,23 @@ impl Past {
         self.stream = stream;
         match record.kind {
             Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => self.said.clear(),
+            // A stop counts until somebody resumes, whichever run it was in; a journal that could not be
+            // written is tried again.
+            Kind::Stopped => {
+                let reason = StopReason::get(record.payload);
+                self.stopped = reason.filter(|it| *it != StopReason::Journal).or(self.stopped);
+            }
+            Kind::Control => {
+                let orders = Orders::from_bits(record.payload.first().copied().unwrap_or(0));
+                if orders.resume {
+                    self.stopped = None;
+                } else if orders.kill {
+                    self.stopped = self.stopped.or(Some(StopReason::Killed));
+                }
+            }
             Kind::Context => {
+                // Its own record may be overwritten by now.
+                self.stopped = Recovery::from_bytes(record.payload).and_then(|it| it.stopped);
                 if let Some(now) = Recovery::from_bytes(record.payload)
                     && now.session != Session::BLANK.0
                     && self.session.is_none()
@@ -100,7 +119,8 @@ impl Past {
     /// Returns the session, message count and highest UserRefNum for the next run.
     pub fn recovery(&self) -> Recovery {
         let session = self.session.unwrap_or(Session::BLANK).0;
-        Recovery { session, messages: self.messages, user_ref_max: self.user_ref_max }
+        let Self { messages, user_ref_max, stopped, .. } = *self;
+        Recovery { session, messages, user_ref_max, stopped }
     }
 }
 
@@ -124,7 +144,8 @@ mod tests {
     #[test]
     fn a_journal_without_its_runs_beginning_still_says_how_far_the_run_was() {
         let session = Session::new("DAY").unwrap();
-        let context = Recovery { session: session.0, messages: 70, user_ref_max: 33 };
+        let context =
+            Recovery { session: session.0, messages: 70, user_ref_max: 33, stopped: None };
         let mut past = Past::default();
         let rest_of_a_packet = &bytes(&[Packet::Sequenced(b"lost its head")])[4..];
         take(&mut past, Kind::SessionBytes, rest_of_a_packet);
@@ -145,7 +166,8 @@ mod tests {
 
     #[test]
     fn what_the_run_before_had_found_counts_for_the_same_session_only() {
-        let found = Recovery { session: *b"DAY       ", messages: 9, user_ref_max: 5 };
+        let found =
+            Recovery { session: *b"DAY       ", messages: 9, user_ref_max: 5, stopped: None };
         let mut past = Past::default();
         take(&mut past, Kind::Recovered, &found.to_bytes());
         assert_eq!(past.recovery(), found);
@@ -153,7 +175,32 @@ mod tests {
         take(&mut past, Kind::SessionConnected, &[]);
         let login = Packet::LoginAccepted(LoginAccepted { session, sequence });
         take(&mut past, Kind::SessionBytes, &bytes(&[login]));
-        let fresh = Recovery { session: session.0, messages: 0, user_ref_max: 0 };
+        let fresh = Recovery { session: session.0, ..Recovery::default() };
         assert_eq!(past.recovery(), fresh);
+    }
+
+    #[test]
+    fn a_stop_counts_until_somebody_resumes() {
+        let mut past = Past::default();
+        let stopped = |past: &Past| past.recovery().stopped;
+        take(&mut past, Kind::Stopped, &[StopReason::Journal as u8]);
+        assert_eq!(stopped(&past), None, "it is tried again");
+        take(&mut past, Kind::Stopped, &[StopReason::Loss as u8]);
+        take(&mut past, Kind::RunStarted, &[]);
+        take(&mut past, Kind::Control, &[Orders::default().to_bits()]);
+        assert_eq!(stopped(&past), Some(StopReason::Loss));
+        let resume = Orders { resume: true, ..Orders::default() };
+        take(&mut past, Kind::Control, &[resume.to_bits()]);
+        assert_eq!(stopped(&past), None);
+        let kill = Orders { kill: true, ..Orders::default() };
+        take(&mut past, Kind::Control, &[kill.to_bits()]);
+        assert_eq!(stopped(&past), Some(StopReason::Killed));
+        // A segment whose records before are gone says it again, and an old one says nothing.
+        let mut later = Past::default();
+        let context = Recovery { stopped: Some(StopReason::Killed), ..Recovery::default() };
+        take(&mut later, Kind::Context, &context.to_bytes());
+        assert_eq!(stopped(&later), Some(StopReason::Killed));
+        let old = &context.to_bytes()[..22];
+        assert_eq!(Recovery::from_bytes(old), Some(Recovery::default()));
     }
 }

@@ -34,18 +34,21 @@ impl OrderEntry {
             && self.has_room(counters)
             && let Some(user_ref_num) = self.free_user_ref(counters)
         {
-            while let Some(user_ref) = self.orders.find(OwnOrder::is_cancellable) {
-                self.orders.apply(user_ref, |_| Event::CancelSent);
-            }
             let (firm, symbol) = (Alpha::BLANK, Symbol::BLANK);
             self.send(&MassCancel { user_ref_num, firm, symbol }.to_bytes());
+            let mut slot = 0;
+            while let Some(user_ref) = self.orders.find_from(&mut slot, OwnOrder::is_cancellable) {
+                self.orders.apply(user_ref, |_| Event::CancelSent);
+            }
             self.next_user_ref = user_ref_num + 1;
             self.mass_cancel_at = Some(now);
             self.risk.spend(now);
             counters.count(Counter::MassCancelsSent);
         }
+        let mut slot = 0;
         while self.orders.cancellable_count() > 0 && self.has_room(counters) {
-            let Some(user_ref) = self.orders.find(OwnOrder::is_cancellable) else { return };
+            let found = self.orders.find_from(&mut slot, OwnOrder::is_cancellable);
+            let Some(user_ref) = found else { return };
             self.cancel(user_ref, now, counters);
         }
     }
@@ -71,15 +74,17 @@ impl OrderEntry {
         let wanted = |order: &OwnOrder| {
             order.is_cancellable() && market.status(order.instrument).is_unsound()
         };
+        let mut slot = 0;
         while self.orders.cancellable_count() > 0 && self.has_room(counters) {
-            let Some(user_ref) = self.orders.find(wanted) else { return };
+            let Some(user_ref) = self.orders.find_from(&mut slot, wanted) else { return };
             self.cancel(user_ref, now, counters);
         }
     }
 
     /// Lets orders whose cancel was refused be cancelled again.
     pub(crate) fn retry_cancels(&mut self) {
-        while let Some(user_ref) = self.orders.find(|order| order.cancel_refused) {
+        let mut slot = 0;
+        while let Some(user_ref) = self.orders.find_from(&mut slot, |order| order.cancel_refused) {
             self.orders.allow_cancel(user_ref);
         }
     }

@@ -4,7 +4,7 @@
 use abi::counters::{Counter, State};
 use abi::field::{Alpha, Price, Side, Symbol, Time48};
 use abi::itch::{AddOrder, Message, OrderDelete, StockDirectory, TradingAction};
-use abi::journal::Recovery;
+use abi::journal::{Recovery, Refused};
 use abi::mold::{PacketBuilder, Session};
 use abi::ouch::outbound::{self, Accepted, AccountQueryResponse};
 use abi::ouch::{Capacity, CrossType, Display, OrderState, TimeInForce};
@@ -12,13 +12,17 @@ use abi::soup::{LoginAccepted, Packet};
 use engine_core::market::InstrumentId;
 use engine_core::pipeline::{Core, Line, Verdict};
 use engine_core::settings::{BookLimits, Login, RiskLimits, Settings};
-use engine_core::strategy::{Actions, Intent, Strategy, View};
+use engine_core::strategy::{Actions, Execution, Intent, OrderUpdate, Strategy, View};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 pub const MS: u64 = 1_000_000;
 pub const SYMBOLS: [&str; 2] = ["AAPL", "MSFT"];
 
-/// Joins the best bid with ten shares whenever it has no order there.
-pub struct Joiner;
+/// Joins the best bid with ten shares whenever it has no order there, and notes what it is told.
+pub struct Joiner {
+    told: Rc<RefCell<Vec<String>>>,
+}
 
 impl Strategy for Joiner {
     fn on_bbo(&mut self, view: &View<'_>, instrument: InstrumentId, actions: &mut Actions) {
@@ -26,6 +30,20 @@ impl Strategy for Joiner {
             let (side, price, shares) = (Side::Buy, bid.price, 10);
             actions.push(Intent::Enter { instrument, side, price, shares });
         }
+    }
+
+    fn on_execution(&mut self, view: &View<'_>, it: &Execution, actions: &mut Actions) {
+        self.told.borrow_mut().push(format!("{} traded {}", it.user_ref, it.shares));
+        self.on_bbo(view, it.instrument, actions);
+    }
+
+    fn on_order(&mut self, _: &View<'_>, it: &OrderUpdate, _: &mut Actions) {
+        let OrderUpdate { user_ref, change, open, .. } = it;
+        self.told.borrow_mut().push(format!("{user_ref} {change:?} {open}"));
+    }
+
+    fn on_refused(&mut self, _: &View<'_>, it: &Refused) {
+        self.told.borrow_mut().push(format!("refused {:?}", it.reason));
     }
 }
 
@@ -35,6 +53,7 @@ pub struct Bench {
     pub now: u64,
     pub next: u64,
     order_ref: u64,
+    told: Rc<RefCell<Vec<String>>>,
 }
 
 pub fn session() -> Session {
@@ -74,8 +93,9 @@ impl Bench {
         let login = Login::new("user", "pass").unwrap();
         let book = BookLimits { orders_max: 1_024, levels_max: 16 };
         let settings = Settings::new(symbols, risk, &[], login, None, book).unwrap();
-        let core = Core::new(settings, Joiner);
-        let mut bench = Self { core, now: 1_000 * MS, next: 1, order_ref: 0 };
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let core = Core::new(settings, Joiner { told: told.clone() });
+        let mut bench = Self { core, now: 1_000 * MS, next: 1, order_ref: 0, told };
         bench.core.on_recovered(recovery);
         bench.core.on_session_connected(bench.now);
         let (session, sequence) = (session(), Alpha::decimal_right(1).unwrap());
@@ -102,6 +122,11 @@ impl Bench {
             bench.add(locate, Side::Sell, 1_000_200);
         }
         bench
+    }
+
+    /// What the strategy was told since the last call.
+    pub fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut *self.told.borrow_mut())
     }
 
     pub fn get(&self, counter: Counter) -> u64 {

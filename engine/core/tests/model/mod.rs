@@ -190,7 +190,7 @@ impl Model {
     fn has_rate(&mut self, now: u64) -> bool {
         let slot = now / 15_625_000;
         self.spent.retain(|sent| sent + 64 >= slot);
-        self.spent.len() < self.limits.orders_per_second_max as usize
+        self.spent.len() < self.limits.messages_per_second_max as usize
     }
 
     /// A message was sent.

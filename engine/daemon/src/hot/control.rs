@@ -8,10 +8,12 @@ use engine_core::strategy::Strategy;
 use std::io;
 
 impl<S: Strategy, P: Port> Hot<S, P> {
-    /// The page has changed.
+    /// The page has changed, or is seen for the first time: that nobody asks for anything at the
+    /// start resumes nothing.
     pub(super) fn on_page(&mut self, now: u64) {
         let asked = self.control.orders();
-        self.tell_core(!asked.kill && !asked.drain, now);
+        let has_seen = std::mem::replace(&mut self.has_seen_page, true);
+        self.tell_core(has_seen && !asked.kill && !asked.drain, now);
     }
 
     pub(super) fn on_control(&mut self, now: u64) {
