@@ -402,8 +402,10 @@ impl<S: Strategy> Core<S> {
     /// Moves to the state that follows from everything known, and does what it demands.
     fn update_state(&mut self, now: u64) {
         let next = match () {
-            () if self.stopped.is_some() => State::Halted,
-            () if self.control.kill || self.control.agent_silent => State::Killed,
+            () if self.stopped.is_some_and(|reason| reason != StopReason::Killed) => State::Halted,
+            () if self.control.kill || self.control.agent_silent || self.stopped.is_some() => {
+                State::Killed
+            }
             () if self.control.drain => State::Draining,
             () if self.recovered && self.fed => State::Trading,
             () => State::Recovering,

@@ -114,7 +114,7 @@ fn a_stop_outlives_the_process_until_somebody_resumes() {
     next.core.on_control(Orders { kill: true, ..Orders::default() }, next.now);
     assert_eq!(next.core.context().stopped, Some(StopReason::Killed));
     let killed = Recovery { messages: 0, ..next.core.context() };
-    assert_eq!(Bench::with(killed, 1 << 30).core.state(), State::Halted);
+    assert_eq!(Bench::with(killed, 1 << 30).core.state(), State::Killed);
     // What the journal could not take is tried again.
     let mut bench = Bench::new();
     bench.core.halt(bench.now);
