@@ -14,10 +14,21 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 /// counts as price 0 and shares 0.
 #[inline]
 pub fn bbo_hash(hash: u64, instrument: u32, state: &Bbo) -> u64 {
+    hash_of(hash, instrument, packed(state))
+}
+
+/// Offer and bid of a state, each price and shares in one word; 0 for an empty side.
+#[inline(always)]
+fn packed(state: &Bbo) -> [u64; 2] {
     let word = |quote: Option<Quote>| {
         quote.map_or(0, |q| u64::from(q.price.0) << 32 | u64::from(q.shares))
     };
-    let words = [u64::from(instrument), word(state.ask), word(state.bid)];
+    [word(state.ask), word(state.bid)]
+}
+
+#[inline(always)]
+fn hash_of(hash: u64, instrument: u32, [ask, bid]: [u64; 2]) -> u64 {
+    let words = [u64::from(instrument), ask, bid];
     // The rotation brings a word's high bits to where the next product spreads them.
     words.into_iter().fold(hash, |hash, word| (hash ^ word).wrapping_mul(FNV_PRIME).rotate_left(29))
 }
@@ -27,7 +38,7 @@ pub const BBO_HASH_EMPTY: u64 = FNV_BASIS;
 
 /// The last best bid and offer of each instrument.
 pub(crate) struct Touch {
-    last: Vec<Bbo>,
+    last: Vec<[u64; 2]>,
     is_changed: Vec<bool>,
     /// Instruments whose `is_changed` is set, in the order of their first change.
     changed: Vec<InstrumentId>,
@@ -38,7 +49,7 @@ pub(crate) struct Touch {
 impl Touch {
     pub fn new(instruments: usize) -> Self {
         Self {
-            last: vec![Bbo::default(); instruments],
+            last: vec![[0; 2]; instruments],
             is_changed: vec![false; instruments],
             changed: Vec::with_capacity(instruments),
             hash: BBO_HASH_EMPTY,
@@ -54,10 +65,10 @@ impl Touch {
         counters: &mut Counters,
         strategy: &mut S,
     ) {
-        let last = &mut self.last[usize::from(id.0)];
-        if bbo != *last {
-            *last = bbo;
-            self.hash = bbo_hash(self.hash, u32::from(id.0), &bbo);
+        let (now, last) = (packed(&bbo), &mut self.last[usize::from(id.0)]);
+        if (now[0] ^ last[0]) | (now[1] ^ last[1]) != 0 {
+            *last = now;
+            self.hash = hash_of(self.hash, u32::from(id.0), now);
             counters.count(Counter::BboChanges);
             strategy.on_quote(id, &bbo);
             self.mark(id);

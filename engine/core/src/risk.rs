@@ -55,6 +55,9 @@ impl Last {
 
 const NO_ORDER: Last = Last { side: Side::Buy, price: Price(0), shares: 0, at: 0 };
 
+/// Of a restricted instrument: the fast path takes each new order for a repetition.
+const NEVER: Last = Last { at: u64::MAX / 2, ..NO_ORDER };
+
 /// Risk state of an instrument: its restriction and last new order.
 #[derive(Debug, Clone, Copy)]
 struct InstrumentRisk {
@@ -73,21 +76,34 @@ struct Derived {
     /// than it, and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by
     /// direct computation, 2019, section 3.2).
     lot_inverse: u64,
+    /// One less: the largest product of a multiple.
+    lot_product_max: u64,
+    /// Limits as wide as what they are compared with.
+    collar_bps: u64,
+    position_max: i64,
+    open_max: usize,
+    rate_max: usize,
 }
 
 impl Derived {
     fn of(limits: &RiskLimits) -> Self {
+        let inverse = (u64::MAX / u64::from(limits.lot_shares)).wrapping_add(1);
         Self {
             order_money_max: money(limits.order_notional_max),
             gross_money_max: money(limits.gross_notional_max),
             net_money_max: money(limits.net_notional_max),
-            lot_inverse: (u64::MAX / u64::from(limits.lot_shares)).wrapping_add(1),
+            lot_inverse: inverse,
+            lot_product_max: inverse.wrapping_sub(1),
+            collar_bps: limits.price_collar_bps.into(),
+            position_max: limits.position_shares_max.into(),
+            open_max: limits.orders_open_max as usize,
+            rate_max: limits.messages_per_second_max as usize,
         }
     }
 
     #[inline(always)]
     fn is_whole_lots(&self, shares: u32) -> bool {
-        u64::from(shares).wrapping_mul(self.lot_inverse) <= self.lot_inverse.wrapping_sub(1)
+        u64::from(shares).wrapping_mul(self.lot_inverse) <= self.lot_product_max
     }
 }
 
@@ -123,13 +139,18 @@ struct Size {
 
 impl Size {
     #[inline(always)]
-    fn of<const BUY: bool, const NEW: bool>(order: &Candidate, old: Replaced, bbo: Bbo) -> Self {
+    fn of<const BUY: bool, const NEW: bool, const PLAIN: bool>(
+        order: &Candidate,
+        old: Replaced,
+        bbo: Bbo,
+    ) -> Self {
         let (added_shares, counted) = if NEW {
             (order.shares, 0)
         } else {
             (order.shares.saturating_sub(old.shares), notional(old.price, old.shares))
         };
-        let bid = if BUY { None } else { bbo.bid };
+        // The fast path passes no sale below the bid.
+        let bid = if BUY || PLAIN { None } else { bbo.bid };
         let price = bid.map_or(order.price, |bid| bid.price.max(order.price));
         let value = notional(price, order.shares);
         Self { added_shares: added_shares.into(), value, counted }
@@ -142,7 +163,10 @@ impl Size {
 impl Risk {
     /// Checks against `limits`; `restricted` instruments are not traded at all.
     pub fn new(limits: RiskLimits, restricted: Vec<bool>) -> Self {
-        let keep = |is_restricted| InstrumentRisk { is_restricted, last: NO_ORDER };
+        let keep = |is_restricted| {
+            let last = if is_restricted { NEVER } else { NO_ORDER };
+            InstrumentRisk { is_restricted, last }
+        };
         Self {
             limits,
             derived: Derived::of(&limits),
@@ -174,17 +198,11 @@ impl Risk {
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
-        let plainly = match (order.side, order.replaces) {
-            (Side::Buy, None) => self.check_sided::<true, true, true>(order, NOTHING, now, now_ns),
-            (Side::Sell, None) => {
-                self.check_sided::<false, true, true>(order, NOTHING, now, now_ns)
-            }
-            (Side::Buy, Some(old)) => {
-                self.check_sided::<true, false, true>(order, old, now, now_ns)
-            }
-            (Side::Sell, Some(old)) => {
-                self.check_sided::<false, false, true>(order, old, now, now_ns)
-            }
+        let plainly = match (order.side, order.replaces.is_some()) {
+            (Side::Buy, false) => self.check_sided::<true, true, true>(order, now, now_ns),
+            (Side::Sell, false) => self.check_sided::<false, true, true>(order, now, now_ns),
+            (Side::Buy, true) => self.check_sided::<true, false, true>(order, now, now_ns),
+            (Side::Sell, true) => self.check_sided::<false, false, true>(order, now, now_ns),
         };
         plainly.or_else(|_| self.check_unusual(order, now, now_ns))
     }
@@ -197,40 +215,33 @@ impl Risk {
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
-        match (order.side, order.replaces) {
-            (Side::Buy, None) => self.check_sided::<true, true, false>(order, NOTHING, now, now_ns),
-            (Side::Sell, None) => {
-                self.check_sided::<false, true, false>(order, NOTHING, now, now_ns)
-            }
-            (Side::Buy, Some(old)) => {
-                self.check_sided::<true, false, false>(order, old, now, now_ns)
-            }
-            (Side::Sell, Some(old)) => {
-                self.check_sided::<false, false, false>(order, old, now, now_ns)
-            }
+        match (order.side, order.replaces.is_some()) {
+            (Side::Buy, false) => self.check_sided::<true, true, false>(order, now, now_ns),
+            (Side::Sell, false) => self.check_sided::<false, true, false>(order, now, now_ns),
+            (Side::Buy, true) => self.check_sided::<true, false, false>(order, now, now_ns),
+            (Side::Sell, true) => self.check_sided::<false, false, false>(order, now, now_ns),
         }
     }
 
     /// All checks, for a side and for new orders (`NEW`) or replacements, so that none has to ask
-    /// which. `old` is what a new order replaces: nothing. `PLAIN` is the fast path, which calls
-    /// nothing and so keeps everything in registers: it may refuse too much and then runs again
-    /// with `PLAIN = false`, which decides.
+    /// which. `PLAIN` is the fast path, which calls nothing and so keeps everything in registers: it
+    /// may refuse too much and then runs again with `PLAIN = false`, which decides.
     #[inline(always)]
     fn check_sided<const BUY: bool, const NEW: bool, const PLAIN: bool>(
         &mut self,
         order: &Candidate,
-        old: Replaced,
         now: &Situation<'_>,
         now_ns: u64,
     ) -> Result<(), Refusal> {
         let Self { limits, derived, kept, rate, .. } = self;
+        let old = if NEW { NOTHING } else { order.replaces.unwrap_or(NOTHING) };
         let kept = &mut kept[usize::from(order.instrument.0)];
         let own = now.own;
-        let size = Size::of::<BUY, NEW>(order, old, now.bbo);
+        let size = Size::of::<BUY, NEW, PLAIN>(order, old, now.bbo);
 
-        check_market(kept, now, now_ns, limits)?;
+        check_market::<NEW, PLAIN>(kept, now, now_ns, limits)?;
         check_order::<PLAIN>(order, old, size, limits, derived)?;
-        check_price(order.price, now.bbo, limits)?;
+        check_price::<BUY, PLAIN>(order.price, now.bbo, derived)?;
         check_others::<BUY, PLAIN>(order, old, size, now)?;
         if NEW
             && now_ns < kept.last.at + limits.duplicate_window_ns
@@ -239,18 +250,18 @@ impl Risk {
             return Err(Refusal::Duplicate);
         }
         if own.held::<BUY>() + (own.working::<BUY>() + size.added_shares) as i64
-            > i64::from(limits.position_shares_max)
+            > derived.position_max
         {
             return Err(Refusal::Position);
         }
-        if NEW && now.orders.open_count() >= limits.orders_open_max as usize {
+        if NEW && now.orders.open_count() >= derived.open_max {
             return Err(Refusal::OpenOrders);
         }
         check_exposure::<BUY, PLAIN>(size, now, derived)?;
-        if rate.count(now_ns) >= limits.messages_per_second_max {
+        if !rate.has_room(derived.rate_max, now_ns) {
             return Err(Refusal::Rate);
         }
-        rate.add();
+        rate.add(now_ns);
         if NEW {
             let (side, price, shares) = (order.side, order.price, order.shares);
             kept.last = Last { side, price, shares, at: now_ns };
@@ -260,8 +271,7 @@ impl Risk {
 
     /// Counts a message that was sent: a cancel is never refused, but it counts.
     pub fn spend(&mut self, now_ns: u64) {
-        self.rate.count(now_ns);
-        self.rate.add();
+        self.rate.add(now_ns);
     }
 
     /// The exchange took an order.
@@ -287,13 +297,13 @@ impl Risk {
 }
 
 #[inline(always)]
-fn check_market(
+fn check_market<const NEW: bool, const PLAIN: bool>(
     kept: &InstrumentRisk,
     now: &Situation<'_>,
     now_ns: u64,
     limits: &RiskLimits,
 ) -> Result<(), Refusal> {
-    if kept.is_restricted {
+    if !(NEW && PLAIN) && kept.is_restricted {
         return Err(Refusal::Restricted);
     }
     if !now.status.may_be_traded() {
@@ -313,8 +323,10 @@ fn check_order<const PLAIN: bool>(
     limits: &RiskLimits,
     derived: &Derived,
 ) -> Result<(), Refusal> {
-    let quantity = order.shares.saturating_add(old.executed);
-    if order.shares == 0 || order.shares > limits.order_shares_max || quantity > QUANTITY_MAX {
+    if order.shares == 0 || order.shares > limits.order_shares_max {
+        return Err(Refusal::Shares);
+    }
+    if old.executed > 0 && order.shares.saturating_add(old.executed) > QUANTITY_MAX {
         return Err(Refusal::Shares);
     }
     if !derived.is_whole_lots(order.shares) {
@@ -330,16 +342,20 @@ fn check_order<const PLAIN: bool>(
 }
 
 #[inline(always)]
-fn check_price(price: Price, bbo: Bbo, limits: &RiskLimits) -> Result<(), Refusal> {
+fn check_price<const BUY: bool, const PLAIN: bool>(
+    price: Price,
+    bbo: Bbo,
+    derived: &Derived,
+) -> Result<(), Refusal> {
     let Some(bid) = bbo.bid else { return Err(Refusal::NoReference) };
     let Some(ask) = bbo.ask else { return Err(Refusal::NoReference) };
-    if bid.price >= ask.price {
+    if bid.price >= ask.price || PLAIN && !BUY && price < bid.price {
         return Err(Refusal::NoReference);
     }
     let mid_doubled = u64::from(bid.price.0) + u64::from(ask.price.0);
     let distance_doubled = mid_doubled.abs_diff(u64::from(price.0) * 2);
-    let far = distance_doubled * 10_000 > mid_doubled * u64::from(limits.price_collar_bps);
-    if far || price.0 == 0 {
+    // A price of 0 is 100 % away, and no collar is as wide.
+    if distance_doubled * 10_000 > mid_doubled * derived.collar_bps {
         return Err(Refusal::Collar);
     }
     Ok(())

@@ -1,51 +1,39 @@
-//! Messages of the last second, counted in slots of a 64th: the slots that are looked at cover a
-//! second and at most a 64th more, so that no second anywhere has more than the limit.
+//! Times of the last messages: one more may go out if as many as the limit lie a second behind it,
+//! so that no second anywhere has more than the limit.
 
-/// Nanoseconds of a slot.
-const SLOT_NS: u64 = 1_000_000_000 / 64;
-/// Slots that a second can touch.
-const SLOTS: usize = 65;
+use crate::limits::ORDER_RATE_MAX;
 
-/// Counts of messages by slot.
+const SECOND_NS: u64 = 1_000_000_000;
+/// Messages whose times are kept: those of a second at the largest limit, and a power of two, so
+/// that an index needs no check.
+const KEPT: usize = (ORDER_RATE_MAX as usize).next_power_of_two();
+
+/// Messages of the last second.
 pub(super) struct RateWindow {
-    counts: [u32; SLOTS],
-    /// Number of the newest slot since 1970.
-    newest: u64,
-    sum: u32,
+    /// Times at which each message stops counting, in nanoseconds; 0 for none.
+    until: Box<[u64; KEPT]>,
+    /// Number of messages so far.
+    sent: usize,
 }
 
 impl RateWindow {
     /// A window without messages.
     pub(super) fn new() -> Self {
-        Self { counts: [0; SLOTS], newest: 0, sum: 0 }
+        let until = vec![0; KEPT].into_boxed_slice();
+        Self { until: until.try_into().expect("it has so many"), sent: 0 }
     }
 
-    /// Returns the messages of the last second before this one.
+    /// Whether one more message keeps to a limit of 1 to [`ORDER_RATE_MAX`] in any second.
     #[inline(always)]
-    pub(super) fn count(&mut self, now_ns: u64) -> u32 {
-        let slot = now_ns / SLOT_NS;
-        if slot > self.newest {
-            self.advance(slot);
-        }
-        self.sum
+    pub(super) fn has_room(&self, limit: usize, now_ns: u64) -> bool {
+        self.until[self.sent.wrapping_sub(limit) % KEPT] <= now_ns
     }
 
-    /// Counts a message at the time of the last [`Self::count`].
+    /// Counts a message.
     #[inline(always)]
-    pub(super) fn add(&mut self) {
-        let count = &mut self.counts[(self.newest % SLOTS as u64) as usize];
-        *count = count.saturating_add(1);
-        self.sum = self.sum.saturating_add(1);
-    }
-
-    #[inline(never)]
-    fn advance(&mut self, slot: u64) {
-        let steps = (slot - self.newest).min(SLOTS as u64);
-        for number in slot + 1 - steps..=slot {
-            let count = &mut self.counts[(number % SLOTS as u64) as usize];
-            self.sum -= std::mem::take(count);
-        }
-        self.newest = slot;
+    pub(super) fn add(&mut self, now_ns: u64) {
+        self.until[self.sent % KEPT] = now_ns + SECOND_NS;
+        self.sent = self.sent.wrapping_add(1);
     }
 }
 
@@ -54,20 +42,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_second_has_more_than_was_counted_and_none_counts_for_long() {
-        let mut window = RateWindow::new();
-        let mut times = Vec::new();
-        // Steps that do not divide a slot, and one that is longer than a second.
-        for step in 0..10_000_u64 {
-            let last = times.last().copied().unwrap_or(1_700_000_000_000_000_000);
-            let now = last + [1_300_000, 7_777_777, 40_000_001, 2_500_000_000][step as usize % 4];
-            let counted = window.count(now);
-            let within = |ns: u64| times.iter().filter(|at| now - **at < ns).count() as u32;
-            assert!(counted >= within(1_000_000_000), "step {step}");
-            assert!(counted <= within(1_000_000_000 + SLOT_NS), "step {step}");
-            window.add();
-            times.push(now);
-            times.drain(..times.len().saturating_sub(200));
+    fn a_message_goes_out_if_its_second_has_room_and_only_then() {
+        let (mut window, mut times) = (RateWindow::new(), Vec::new());
+        let (mut now, mut refused) = (1_700_000_000_000_000_000_u64, 0);
+        for step in 0..10_000 {
+            now += [1_300_000, 0, 40_000_001, 999_999_999, 7_777_777][step % 5];
+            let limit = if step < 5_000 { 3 } else { 2 };
+            let within = times.iter().filter(|at| now - **at < SECOND_NS).count();
+            assert_eq!(window.has_room(limit, now), within < limit, "step {step}");
+            if within < limit {
+                window.add(now);
+                times.push(now);
+            } else {
+                refused += 1;
+            }
         }
+        assert!(refused > 1_000);
     }
 }

@@ -63,7 +63,7 @@ pub struct Model {
     pub shares: Vec<i128>,
     pub marks: Vec<i128>,
     pub feed_heard_at: u64,
-    /// Slots of a 64th of a second in which messages were sent, the last ones.
+    /// Times at which messages were sent, those of the last second.
     spent: Vec<u64>,
     last: Vec<Option<(Side, u64, u64, u64)>>,
     /// Whether the last order that was looked at sells more than is held.
@@ -186,16 +186,15 @@ impl Model {
         (too_gross, after > net.abs() && after > net_max)
     }
 
-    /// Whether a second and what its first slot has before it leave room for one message more.
+    /// Whether the last second leaves room for one message more.
     fn has_rate(&mut self, now: u64) -> bool {
-        let slot = now / 15_625_000;
-        self.spent.retain(|sent| sent + 64 >= slot);
+        self.spent.retain(|sent| now - sent < 1_000_000_000);
         self.spent.len() < self.limits.messages_per_second_max as usize
     }
 
     /// A message was sent.
     pub fn spend(&mut self, now: u64) {
-        self.spent.push(now / 15_625_000);
+        self.spent.push(now);
     }
 
     /// Shares of an order traded.
