@@ -4,6 +4,7 @@
 mod world;
 
 use abi::field::{Price, Side};
+use engine_core::market::InstrumentId;
 use engine_core::settings::RiskLimits;
 use engine_core::strategy::Intent;
 use std::collections::BTreeMap;
@@ -35,6 +36,27 @@ pub struct Order {
 }
 
 impl Order {
+    /// An order that was just sent.
+    pub fn new(
+        instrument: InstrumentId,
+        side: Side,
+        price: Price,
+        shares: u32,
+        long_sale: bool,
+    ) -> Self {
+        Self {
+            instrument: usize::from(instrument.0),
+            side,
+            price: price.0.into(),
+            open: shares.into(),
+            executed: 0,
+            settled: false,
+            cancelling: false,
+            long_sale,
+            next: None,
+        }
+    }
+
     fn shares(&self) -> u64 {
         self.next
             .map_or(self.open, |(_, _, shares)| self.open.max(shares.saturating_sub(self.executed)))
@@ -155,9 +177,8 @@ impl Model {
         }
         if broken.is_empty() {
             self.spend(now);
-        }
-        if broken.is_empty() && replaced.is_none() {
-            self.last[id] = Some((side, price, shares, now));
+            self.last[id] =
+                Some((side, price, shares, now)).filter(|_| replaced.is_none()).or(self.last[id]);
         }
         broken
     }

@@ -355,17 +355,8 @@ impl World {
                 Intent::Enter { instrument, side, price, shares },
                 inbound::Message::EnterOrder(m),
             ) => {
-                let order = Order {
-                    instrument: usize::from(instrument.0),
-                    side,
-                    price: price.0.into(),
-                    open: shares.into(),
-                    executed: 0,
-                    settled: false,
-                    cancelling: false,
-                    long_sale: side == Side::Sell && !self.model.short,
-                    next: None,
-                };
+                let is_long_sale = side == Side::Sell && !self.model.short;
+                let order = Order::new(instrument, side, price, shares, is_long_sale);
                 self.model.orders.insert(m.user_ref_num, order);
             }
             (Intent::Replace { user_ref, price, shares }, inbound::Message::ReplaceOrder(m)) => {
