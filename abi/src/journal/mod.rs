@@ -142,8 +142,8 @@ code! {
         Rejects = 1,
         /// The loss reached `loss_max`.
         Loss = 2,
-        /// The exchange executed or broke a trade of which nothing is known here: the position is not
-        /// certain.
+        /// The exchange executed or broke a trade of which nothing is known here: the position is
+        /// not certain.
         TradeUnknown = 3,
         /// The journal can't be written.
         Journal = 4,

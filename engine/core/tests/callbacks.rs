@@ -1,4 +1,4 @@
-//! What a strategy is told: every execution and every end of an order, whether it may act or not.
+//! Callbacks of a strategy: every execution and every end of an order, whether it may act or not.
 
 mod bench;
 

@@ -29,6 +29,6 @@ pub struct Replaced {
     pub price: Price,
     /// Shares that it has executed: OUCH counts them in a replacement's quantity.
     pub executed: u32,
-    /// It is a sale that is marked long: a replacement keeps the mark.
+    /// Mark of a sale as long, which a replacement keeps.
     pub is_long_sale: bool,
 }

@@ -124,7 +124,7 @@ impl Bench {
         bench
     }
 
-    /// What the strategy was told since the last call.
+    /// Calls of the strategy since the last call of this.
     pub fn told(&mut self) -> Vec<String> {
         std::mem::take(&mut *self.told.borrow_mut())
     }
