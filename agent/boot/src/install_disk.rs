@@ -1,6 +1,7 @@
 //! The installer: a netboot UKI that was told a disk puts its own disk image there. Told by the
-//! word `quietcore.install=DISK[,wipe[=TOKEN]]` of the kernel's command line (an addon, or SMBIOS), or by
-//! `[install]` of the host's configuration; with `ask` instead of a disk it asks at the console.
+//! word `quietcore.install=DISK[,wipe[=TOKEN]]` of the kernel's command line (an addon, or SMBIOS),
+//! or by `[install]` of the host's configuration; with `ask` instead of a disk it asks at the
+//! console.
 
 use abi::hostconfig::Install;
 use agent_core::limits::{DISK_WAIT, INSTALLED_LEN_MIN};
