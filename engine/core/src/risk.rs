@@ -224,8 +224,8 @@ impl Risk {
     }
 
     /// All checks, for a side and for new orders (`NEW`) or replacements, so that none has to ask
-    /// which. `PLAIN` is the fast path, which calls nothing and so keeps everything in registers: it
-    /// may refuse too much and then runs again with `PLAIN = false`, which decides.
+    /// which. `PLAIN` is the fast path, which calls nothing and so keeps everything in registers:
+    /// it may refuse too much and then runs again with `PLAIN = false`, which decides.
     #[inline(always)]
     fn check_sided<const BUY: bool, const NEW: bool, const PLAIN: bool>(
         &mut self,
