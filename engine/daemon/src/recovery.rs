@@ -39,8 +39,8 @@ impl Past {
         self.stream = stream;
         match record.kind {
             Kind::RunStarted | Kind::SessionConnected | Kind::SessionLost => self.said.clear(),
-            // A stop counts until somebody resumes, whichever run it was in; a journal that could not be
-            // written is tried again.
+            // A stop counts until somebody resumes, whichever run it was in; a journal that could
+            // not be written is tried again.
             Kind::Stopped => {
                 let reason = StopReason::get(record.payload);
                 self.stopped = reason.filter(|it| *it != StopReason::Journal).or(self.stopped);

@@ -4,7 +4,7 @@
 //! ```text
 //! LBA 1   0           12     16      24        72             80          84           88
 //! or the  ┌──────────┬──────┬─┬─────┬─────────┬────────────┬───────────┬────────────┬──────────┐
-//! last    │"EFI PART"│ size │CRC│ … │ own LBA │ entry LBA  │ count u32 │ size u32   │ CRC of all entries
+//! last    │"EFI PART"│ size │CRC│ … │ own LBA │ entry LBA  │ count u32 │ size u32   │ entries' CRC
 //! entry   0            16             32 …                                          little-endian
 //!         │ type GUID  │ unique GUID  │ first and last LBA, flags, name
 //! ```
