@@ -362,8 +362,8 @@ fn check_price<const BUY: bool, const PLAIN: bool>(
 }
 
 /// Checks an order against our other orders in the instrument: refuses a self-trade, a short sale
-/// at or below the bid, and the replacement of a sale marked long by one that would be short, since a
-/// replacement keeps the mark (Reg SHO rule 200).
+/// at or below the bid, and the replacement of a sale marked long by one that would be short, since
+/// a replacement keeps the mark (Reg SHO rule 200).
 #[inline(always)]
 fn check_others<const BUY: bool, const PLAIN: bool>(
     order: &Candidate,
