@@ -91,8 +91,9 @@ test: setup
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line tests-and-sim images
 	./image/as-root target/debug/systest stories
 
-tests-and-sim: check
-	@$(MAKE) --no-print-directory sim
+# Without the flags of the make above: a test starts compilers, which would look for its job server.
+tests-and-sim:
+	@MAKEFLAGS= $(MAKE) --no-print-directory check sim
 
 images:
 	./image/as-root image/build debug

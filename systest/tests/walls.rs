@@ -173,6 +173,7 @@ fn clippy_says(package: &str, line: &str) -> String {
         .arg(directory.path())
         .arg(&file)
         .env("CLIPPY_CONF_DIR", root().join(package))
+        .env_remove("MAKEFLAGS")
         .output()
         .expect("clippy-driver");
     String::from_utf8_lossy(&output.stderr).into_owned()

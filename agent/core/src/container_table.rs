@@ -61,7 +61,9 @@ impl ContainerTable {
     pub fn has_dependencies(&self, service: &Service) -> bool {
         service.policy.depends_on.iter().all(|(name, condition)| {
             self.serving(name).is_some_and(|other| match condition {
-                Condition::ServiceStarted => self.task(other).is_some(),
+                Condition::ServiceStarted => {
+                    self.task(other).is_some_and(|task| task != Task::Created)
+                }
                 Condition::ServiceHealthy => {
                     self.health.of(&other.id, &other.fingerprint) == Some(true)
                 }
