@@ -2,6 +2,7 @@
 //! in the agent's place a socket that verifies as the agent does and notes what it is asked.
 
 use agent_core::protocol::{Request, Response, Role};
+use agent_core::request_signature;
 use agent_core::status::{Container, Status};
 use agent_daemon::request_verifier::RequestVerifier;
 use agent_host::api_config::Config;
@@ -62,8 +63,17 @@ fn stand_in(listener: UnixListener, asked: Arc<Mutex<Vec<Call>>>, config: PathBu
                 .write_all((serde_json::to_string(response).unwrap() + "\n").as_bytes())
                 .unwrap();
         };
-        let call = match verifier.admit(serde_json::from_str(&line).unwrap()) {
-            Ok((identity, request)) => Call { who: identity.who, role: identity.role, request },
+        let call: request_signature::Call = serde_json::from_str(&line).unwrap();
+        // The word of the API's process, for who asks without a signature.
+        let named = match &call {
+            request_signature::Call::Unsigned { who, .. } => Some(who.clone()),
+            request_signature::Call::Signed(_) => None,
+        };
+        let call = match verifier.admit(call) {
+            Ok((identity, request)) => {
+                let who = named.unwrap_or(identity.who);
+                Call { who, role: identity.role, request }
+            }
             Err(error) => {
                 answer(&Response::Forbidden(format!("{error:#}")));
                 continue;

@@ -32,7 +32,7 @@ pub fn run(paths: &UpdatePaths) -> Result<()> {
 }
 
 fn work(paths: &UpdatePaths) -> Result<()> {
-    ensure_slots(&root_device()?)?;
+    ensure_slots(&root_device()?, Path::new("/sys"))?;
     ensure!(
         !paths.is_on_trial(),
         "the version that runs has not proved itself yet; the other slot is what it falls back to"

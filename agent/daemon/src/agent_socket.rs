@@ -3,14 +3,17 @@
 
 use crate::audit_log::AuditLog;
 use crate::pcap_client::capture;
-use crate::request_verifier::RequestVerifier;
+use crate::request_verifier::{RequestVerifier, UNSIGNED};
 use crate::risk_limits as limits;
 use abi::control::{ControlPage, Orders};
 use abi::shards::shard_pages;
-use agent_core::limits::{API_CALLS_MAX, API_REQUEST, AUDIT_REFUSALS, CALL_LEN_MAX};
+use agent_core::limits::{
+    API_CALLS_MAX, API_REQUEST, AUDIT_REFUSALS, CALL_LEN_MAX, EVENT_TEXT_MAX,
+};
 use agent_core::protocol::{Request, Response, Role};
 use agent_host::api_config::Identity;
 use agent_host::engine_pages;
+use agent_host::files::cut;
 use agent_host::terminal::type_into;
 use anyhow::Context;
 use base64::Engine;
@@ -23,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -77,16 +80,17 @@ async fn serve(path: &Path, context: SocketContext) -> io::Result<()> {
         let room = for_others.then(|| network_calls.clone().try_acquire_owned()).transpose();
         // The network's side takes no room from root.
         let Ok(room) = room else { continue };
-        let context = context.clone();
-        tokio::spawn(async move {
-            let _ = answer(stream, for_others, context).await;
-            drop(room);
-        });
+        tokio::spawn(answer(stream, for_others, room, context.clone()));
     }
 }
 
 /// Only who may open the socket is here: root, and the network's side.
-async fn answer(stream: UnixStream, for_others: bool, context: SocketContext) -> io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    for_others: bool,
+    mut room: Option<OwnedSemaphorePermit>,
+    context: SocketContext,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -100,8 +104,12 @@ async fn answer(stream: UnixStream, for_others: bool, context: SocketContext) ->
         if len == 0 {
             return Ok(());
         }
+        // While it waits for the main loop, which may hang, others are heard: a kill above all.
+        drop(room.take());
         let root = || Identity { who: "root".into(), role: Role::Admin };
-        let unread = |error: serde_json::Error| Response::Error(format!("request: {error}"));
+        let unread = |error: serde_json::Error| {
+            Response::Error(cut(&format!("request: {error}"), EVENT_TEXT_MAX))
+        };
         let admitted = match for_others {
             true => serde_json::from_str(&line).map_err(unread).and_then(|call| {
                 let refused = |error: anyhow::Error| Response::Forbidden(format!("{error:#}"));
@@ -109,13 +117,22 @@ async fn answer(stream: UnixStream, for_others: bool, context: SocketContext) ->
             }),
             false => serde_json::from_str(&line).map_err(unread).map(|request| (root(), request)),
         };
+        drop(line);
         let response = match admitted {
+            Ok((identity, request)) if for_others => {
+                timeout(API_REQUEST, context.answer(identity, request)).await?
+            }
             Ok((identity, request)) => context.answer(identity, request).await,
             Err(refused) => refused,
         };
         let mut text = serde_json::to_string(&response)?;
+        drop(response);
         text.push('\n');
-        write.write_all(text.as_bytes()).await?;
+        match for_others {
+            // One request a connection, for which there was room.
+            true => return timeout(API_REQUEST, write.write_all(text.as_bytes())).await?,
+            false => write.write_all(text.as_bytes()).await?,
+        }
     }
 }
 
@@ -126,8 +143,8 @@ impl SocketContext {
         if role < request.role() {
             let (is, wanted) = (name(role), name(request.role()));
             let why = match role {
-                Role::Reader => format!(
-                    "{who} is {is}, and this is for {wanted} (without a signature everybody is a reader)"
+                Role::Reader if who == UNSIGNED => format!(
+                    "this is for {wanted}, who has to sign it: qctl does, and qctl api for scripts"
                 ),
                 _ => format!("{who} is {is}, and this is for {wanted}"),
             };
@@ -176,7 +193,13 @@ impl SocketContext {
     async fn handle(&self, request: Request) -> Response {
         match request {
             // The kill switch waits for nothing, least of all for a containerd that hangs.
-            Request::Control { kill, drain } => tell_engines(&self.pages, kill, drain),
+            Request::Control { kill, drain } => {
+                let told = tell_engines(&self.pages, kill, drain);
+                if kill || drain {
+                    self.verifier.forget_challenges();
+                }
+                told
+            }
             Request::Challenge {} => match self.verifier.challenge() {
                 Ok(challenge) => Response::Challenge(challenge),
                 Err(error) => Response::Error(format!("{error:#}")),

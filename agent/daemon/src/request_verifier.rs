@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
+/// Name of whoever asks without a signature.
+pub const UNSIGNED: &str = "unsigned";
+
 /// A challenge, and the number of the last request that used it.
 #[derive(Debug)]
 struct Challenge {
@@ -74,6 +77,12 @@ impl RequestVerifier {
         Ok(nonce)
     }
 
+    /// Trading was stopped: nothing that was signed before counts any more, so that whoever passes
+    /// requests on can't keep one that resumes it for later.
+    pub fn forget_challenges(&self) {
+        self.state().challenges.clear();
+    }
+
     /// Returns who asks, in which role, and for what.
     ///
     /// # Errors
@@ -82,7 +91,8 @@ impl RequestVerifier {
         match call {
             Call::Unsigned { who, request } => {
                 ensure!(is_who(&who), "the name of who asks is none");
-                Ok((Identity { who, role: Role::Reader }, request))
+                // The name is the word of whoever passes it on.
+                Ok((Identity { who: UNSIGNED.into(), role: Role::Reader }, request))
             }
             Call::Signed(signed) => {
                 let request = signed.request().map_err(|(_, why)| anyhow!(why))?;

@@ -11,6 +11,7 @@ use agent_host::update::progress_files::{
 };
 use agent_host::update::{Request, Running, UpdatePaths, ensure_slots, root_device};
 use anyhow::{Result, bail, ensure};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -58,7 +59,7 @@ async fn wait_until_idle() -> Result<()> {
 /// It can't even be tried.
 pub async fn start(paths: &UpdatePaths, url: &str) -> Result<()> {
     web_url::check_url(url)?;
-    ensure_slots(&root_device()?)?;
+    ensure_slots(&root_device()?, Path::new("/sys"))?;
     ensure!(
         !paths.is_on_trial(),
         "the version that runs has not proved itself yet; wait until qctl status says so"

@@ -87,6 +87,8 @@ impl Files {
             stem.push('x');
         }
         let files = Self::of(directory, &stem);
+        // First: streams without it would stay for ever.
+        files.write_origin(origin)?;
         // The tailer's group is the directory's.
         let group = directory.metadata().with_context(|| directory.display().to_string())?.gid();
         for kind in Kind::ALL {
@@ -99,7 +101,6 @@ impl Files {
             })
             .with_context(|| format!("make {}", path.display()))?;
         }
-        files.write_origin(origin)?;
         Ok(files)
     }
 
@@ -120,7 +121,9 @@ impl Files {
     /// Removes them. The origin goes last: as long as it is there the rest is removed again.
     fn remove(&self) -> Result<()> {
         let [out, err] = Kind::ALL.map(|kind| self.stream(kind));
-        for path in [out, err, self.origin()] {
+        // Places were here before the tailer had a directory of its own.
+        let place = Places::path(&self.directory, &self.stem);
+        for path in [out, err, place, self.origin()] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("remove {}", path.display()));

@@ -85,13 +85,15 @@ pub fn root_device() -> Result<PathBuf> {
 
 /// Refuses an update of a host that runs from a slot of no disk: a netboot UKI carries its root,
 /// which our init mounts from a loop device, and the slots of a disk in such a host are another
-/// system's.
+/// system's. That of a slot is the device-mapper device `root`, by what `sysfs` says of it.
 ///
 /// # Errors
 /// It is such a host, or that can't be told.
-pub fn ensure_slots(root: &Path) -> Result<()> {
+pub fn ensure_slots(root: &Path, sysfs: &Path) -> Result<()> {
+    let name = root.file_name().unwrap_or_default();
+    let mapped = std::fs::read_to_string(sysfs.join("class/block").join(name).join("dm/name"));
     ensure!(
-        root == Path::new("/dev/mapper/root"),
+        mapped.is_ok_and(|mapped| mapped.trim() == "root"),
         "this host runs from {}, not from a slot of its disk: it was started over the network or from a \
          stick; give it the new version there, or install it first",
         root.display()
@@ -138,9 +140,15 @@ mod tests {
 
     #[test]
     fn only_a_root_of_a_slot_is_updated() {
-        assert!(ensure_slots(Path::new("/dev/mapper/root")).is_ok());
-        for root in ["/dev/loop0", "overlay", "", "/dev/vda2"] {
-            let refused = ensure_slots(Path::new(root)).unwrap_err();
+        let sysfs = tempfile::tempdir().unwrap();
+        for (device, name) in [("dm-0", "root\n"), ("dm-1", "var\n")] {
+            let directory = sysfs.path().join("class/block").join(device).join("dm");
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("name"), name).unwrap();
+        }
+        assert!(ensure_slots(Path::new("/dev/dm-0"), sysfs.path()).is_ok());
+        for root in ["/dev/dm-1", "/dev/dm-2", "/dev/loop0", "overlay", "", "/dev/vda2"] {
+            let refused = ensure_slots(Path::new(root), sysfs.path()).unwrap_err();
             assert!(refused.to_string().contains("not from a slot"), "{refused}");
         }
     }

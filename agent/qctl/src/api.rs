@@ -1,11 +1,12 @@
 //! `qctl api`: a request of the HTTP API with the signature that it needs, for scripts.
 
 use crate::client::Client;
+use crate::terminal_text::printable;
 use agent_core::limits::REQUEST_LEN_MAX;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::fs::File;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -38,6 +39,10 @@ pub fn send(client: &mut Client, wanted: &Api) -> Result<()> {
         ensure!(len <= REQUEST_LEN_MAX, "the body: at most {REQUEST_LEN_MAX} bytes");
     }
     let method = wanted.method.to_ascii_uppercase();
-    print!("{}", client.api(&method, &wanted.target, &wanted.content_type, &body)?);
+    let answer = client.api(&method, &wanted.target, &wanted.content_type, &body)?;
+    match std::io::stdout().is_terminal() {
+        true => print!("{}", printable(&answer)),
+        false => print!("{answer}"),
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::hosts::Target;
 use crate::remote_client::{RemoteClient, text};
 use crate::status_page;
+use crate::terminal_text::printable;
 use agent_core::api_routes::{Ask, role_of, route};
 use agent_core::limits::HEALTHY_FOR;
 use agent_core::protocol::{Request, Response, Role};
@@ -116,25 +117,25 @@ impl Client {
     }
 }
 
-/// Reads a response whose texts may come from anywhere: a worker, a container's name, another host.
+/// Reads a response whose names and texts may come from anywhere: a worker, a container's name, another host.
 fn parse(text: &str) -> Result<Response> {
     fn clean(value: &mut Value) {
         match value {
             Value::String(text) => *text = printable(text),
             Value::Array(all) => all.iter_mut().for_each(clean),
-            Value::Object(all) => all.values_mut().for_each(clean),
+            Value::Object(all) => {
+                let pairs = std::mem::take(all).into_iter().map(|(name, mut value)| {
+                    clean(&mut value);
+                    (printable(&name), value)
+                });
+                *all = pairs.collect();
+            }
             _ => {}
         }
     }
     let mut value = serde_json::from_str(text)?;
     clean(&mut value);
     Ok(serde_json::from_value(value)?)
-}
-
-/// The text without orders to a terminal: of control characters only tabs and ends of lines stay.
-fn printable(text: &str) -> String {
-    let is_order = |it: char| it.is_control() && !['\n', '\t'].contains(&it);
-    text.replace(is_order, "\u{fffd}")
 }
 
 /// Returns false for what is not known: it is signed.
@@ -217,6 +218,8 @@ mod tests {
     #[test]
     fn what_a_host_says_gives_no_orders_to_a_terminal() {
         let said = r#"{"error":"a\u001b[2Jb\u0007\u009b\tc\nd"}"#;
+        let unknown = parse("{\"\\u001b]0;x\":1}").unwrap_err().to_string();
+        assert!(!unknown.contains('\u{1b}'), "{unknown}");
         let response = parse(said).unwrap();
         assert_eq!(response.error(), Some("a\u{fffd}[2Jb\u{fffd}\u{fffd}\tc\nd"));
         assert!(parse("{").is_err());

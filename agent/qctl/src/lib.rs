@@ -71,6 +71,8 @@ mod support;
 mod table;
 /// Raw mode and size of the terminal that qctl runs in.
 mod terminal;
+/// Texts without orders to a terminal.
+mod terminal_text;
 /// Checks of a tuned host: kernel command line, sysctls, interrupts, NICs.
 mod tune;
 /// `qctl tune`: verification of a host's tuning, and kernel command line addons.

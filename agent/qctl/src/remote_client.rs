@@ -3,6 +3,7 @@
 
 use crate::hosts::Host;
 use crate::request_signer::RequestSigner;
+use crate::terminal_text::printable;
 use agent_core::limits::{API_ANSWER_MAX, REMOTE_TIMEOUT};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
@@ -76,22 +77,20 @@ impl RemoteClient {
     /// # Errors
     /// The host does not answer, or gives no challenge.
     pub fn send_signed(
-        &mut self,
+        &self,
         method: &str,
         target: &str,
         kind: &str,
         body: &[u8],
     ) -> Result<Answer> {
         let mut request = self.request(method, target, kind);
-        if self.signer.needs_challenge() {
-            let challenge = self.send("GET", "/v1/challenge", kind, b"")?;
-            let (status, text) = (challenge.status(), text(challenge)?);
-            ensure!(status.is_success(), "{}: status {status}: {}", self.url, text.trim());
-            let challenge = serde_json::from_str(&text);
-            self.signer
-                .set_challenge(challenge.with_context(|| format!("{}: its challenge", self.url))?);
-        }
-        for (name, value) in self.signer.sign(method, target, body)? {
+        let challenge = self.send("GET", "/v1/challenge", kind, b"")?;
+        let (status, text) = (challenge.status(), text(challenge)?);
+        let said = printable(text.trim());
+        ensure!(status.is_success(), "{}: status {status}: {said}", self.url);
+        let challenge: String =
+            serde_json::from_str(&text).with_context(|| format!("{}: its challenge", self.url))?;
+        for (name, value) in self.signer.sign(method, target, body, &challenge)? {
             request = request.header(name, value);
         }
         self.run(request, body)

@@ -1,7 +1,6 @@
-//! Signatures of requests to other hosts, by the key of the client's certificate. A challenge of
-//! the host is asked for when the one before comes to its end.
+//! Signatures of requests to other hosts, by the key of the client's certificate, each over a
+//! challenge of its own.
 
-use agent_core::limits::CHALLENGE_TIME;
 use agent_core::request_signature::{
     CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT, base, content_digest, signature, signature_input,
 };
@@ -10,7 +9,6 @@ use rustls::SignatureScheme;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Schemes of every kind of key, the first that a key has is used.
 const SCHEMES: [SignatureScheme; 4] = [
@@ -26,14 +24,6 @@ pub struct RequestSigner {
     key: Arc<dyn SigningKey>,
     /// Host and port, as the header field `Host` has them.
     authority: String,
-    challenge: Option<Challenge>,
-}
-
-#[derive(Debug)]
-struct Challenge {
-    nonce: String,
-    asked: Instant,
-    used: u64,
 }
 
 impl RequestSigner {
@@ -47,33 +37,21 @@ impl RequestSigner {
         let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
         let authority = authority.split('/').next().unwrap_or_default().to_ascii_lowercase();
         let authority = authority.strip_suffix(":443").unwrap_or(&authority).to_owned();
-        Ok(Self { key, authority, challenge: None })
-    }
-
-    /// Returns true if there is no challenge, or one that could end on the way.
-    pub fn needs_challenge(&self) -> bool {
-        let is_good = |it: &Challenge| it.asked.elapsed() < CHALLENGE_TIME / 2;
-        !self.challenge.as_ref().is_some_and(is_good)
-    }
-
-    /// Uses a challenge that the host just gave from now on.
-    pub fn set_challenge(&mut self, nonce: String) {
-        self.challenge = Some(Challenge { nonce, asked: Instant::now(), used: 0 });
+        Ok(Self { key, authority })
     }
 
     /// Returns the header fields that sign a request.
     ///
     /// # Errors
-    /// There is no challenge, or the key does not sign.
+    /// The key does not sign.
     pub fn sign(
-        &mut self,
+        &self,
         method: &str,
         target: &str,
         body: &[u8],
+        challenge: &str,
     ) -> Result<[(&'static str, String); 3]> {
-        let challenge = self.challenge.as_mut().context("there is no challenge")?;
-        challenge.used += 1;
-        let nonce = format!("{}.{}", challenge.nonce, challenge.used);
+        let nonce = format!("{challenge}.1");
         let digest = content_digest(body);
         let base = base(method, &self.authority, target, &digest, &nonce);
         let signer = self.key.choose_scheme(&SCHEMES).context("no scheme for this key")?;

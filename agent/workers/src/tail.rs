@@ -130,7 +130,10 @@ impl Tailer {
             journal::sync(&self.socket)?;
             self.synced = true;
         }
-        let noted = Places::read(&self.positions, &files.stem).bytes;
+        // An earlier release noted them beside the files.
+        let own = Places::path(&self.positions, &files.stem).exists();
+        let positions = if own { &self.positions } else { &self.directory };
+        let noted = Places::read(positions, &files.stem).bytes;
         let from = |kind: Kind, noted: u64| -> Result<u64> {
             let path = files.stream(kind);
             let is_unread = path.metadata().is_ok_and(|file| file.len() > noted);

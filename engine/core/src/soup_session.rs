@@ -106,9 +106,14 @@ impl Client {
         self.stream.clear();
         self.consumed = 0;
         (self.heard_at, self.sent_at) = (now, now);
-        if now >= self.login_at {
+        if self.may_log_in(now) {
             self.log_in(now, out);
         }
+    }
+
+    /// A clock that was put back does not make a wait longer.
+    fn may_log_in(&self, now: u64) -> bool {
+        now >= self.login_at || self.login_at - now > LOGIN_WAIT_MAX_NS
     }
 
     /// The login was refused: a session that is not open yet, or wrong credentials, are not tried
@@ -222,7 +227,7 @@ impl Client {
             return true;
         }
         if self.phase == Phase::Waiting {
-            if now >= self.login_at {
+            if self.may_log_in(now) {
                 self.log_in(now, out);
             }
             return true;

@@ -117,6 +117,9 @@ impl<S: Strategy, P: Port> Hot<S, P> {
         journal.record(Kind::RunStarted, now, config.text.as_bytes());
         journal.record(Kind::Recovered, now, &layout.recovery.to_bytes());
         core.on_recovered(layout.recovery);
+        for reason in core.take_stops() {
+            journal.record(Kind::Stopped, now, &[reason as u8]);
+        }
         Ok(Self {
             link: Link::new(SLOT_ORDERS, memory.sending),
             snapshot_link: Link::new(SLOT_SNAPSHOT, memory.snapshot),

@@ -47,10 +47,10 @@ impl Past {
             }
             Kind::Control => {
                 let orders = Orders::from_bits(record.payload.first().copied().unwrap_or(0));
-                if orders.resume {
-                    self.stopped = None;
-                } else if orders.kill {
+                if orders.kill {
                     self.stopped = self.stopped.or(Some(StopReason::Killed));
+                } else if orders.resume {
+                    self.stopped = None;
                 }
             }
             Kind::Context => {

@@ -4,13 +4,13 @@ use crate::config::Config;
 use crate::journal::{OpenError, segments};
 use crate::strategies::{AnyStrategy, Strategies};
 use abi::control::Orders;
-use abi::journal::{JournalError, Kind, Record, Recovery, Segment};
+use abi::journal::{JournalError, Kind, Record, Recovery, Refused, Segment};
 use engine_core::book::Bbo;
 use engine_core::counters::Counter;
 use engine_core::market::InstrumentId;
 use engine_core::pipeline::{Core, Line};
 use engine_core::settings::RiskLimits;
-use engine_core::strategy::{Actions, Execution, Strategy, View};
+use engine_core::strategy::{Actions, Execution, OrderUpdate, Strategy, View};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -74,6 +74,14 @@ impl Strategy for Tap {
 
     fn on_execution(&mut self, view: &View<'_>, execution: &Execution, actions: &mut Actions) {
         self.strategy.on_execution(view, execution, actions);
+    }
+
+    fn on_order(&mut self, view: &View<'_>, update: &OrderUpdate, actions: &mut Actions) {
+        self.strategy.on_order(view, update, actions);
+    }
+
+    fn on_refused(&mut self, view: &View<'_>, refused: &Refused) {
+        self.strategy.on_refused(view, refused);
     }
 
     fn on_timer(&mut self, view: &View<'_>, actions: &mut Actions) {

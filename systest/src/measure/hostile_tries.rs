@@ -219,10 +219,14 @@ pub const FILES: &[(User, &str, &str)] = &[
     (
         PROBE,
         "answers without an end",
-        "timeout 4 hostile serve /run/quietcore/probe/socket endless",
+        "timeout 4 hostile serve /run/quietcore/probe/probe.sock endless",
     ),
-    (PROBE, "no answers", "timeout 4 hostile serve /run/quietcore/probe/socket silent"),
-    (PROBE, "answers that are none", "timeout 4 hostile serve /run/quietcore/probe/socket garbage"),
+    (PROBE, "no answers", "timeout 4 hostile serve /run/quietcore/probe/probe.sock silent"),
+    (
+        PROBE,
+        "answers that are none",
+        "timeout 4 hostile serve /run/quietcore/probe/probe.sock garbage",
+    ),
     (PCAP, "packets without an end", "timeout 9 hostile serve /run/quietcore/pcap/socket endless"),
     (PCAP, "no packets", "timeout 9 hostile serve /run/quietcore/pcap/socket silent"),
     (

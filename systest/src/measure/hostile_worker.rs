@@ -1,7 +1,7 @@
 //! Workers that somebody took over: programs of ours run as each worker's user and try to make the
 //! agent, which is root, act for them. On this machine, with the image's containerd and runc.
 
-use crate::harness::checkout::ImageFiles;
+use crate::harness::checkout::{ImageFiles, program};
 use crate::harness::native_host::{IMAGE, Rig, compile, pack};
 use crate::measure::hostile_tries::{
     API, CALLS, CLEAN, FILES, ROOT_ACTS, ROOTS_OWN, UNSIGNED, USERS, User,
@@ -53,7 +53,7 @@ impl Canaries {
     fn of(rig: &Rig) -> Result<Self> {
         // Logs grow, and versions are written anew.
         let script = r"cd /; changes='( -name events.jsonl -o -name audit.jsonl -o -name versions.json )'
-            find etc prey run/api run/private rig/state rig/credentials $changes -prune -o -printf '%p %y %m %U %G %l\n' | sort
+            find etc prey run/api run/private rig/logs rig/state rig/credentials $changes -prune -o -printf '%p %y %m %U %G %l\n' | sort
             find etc prey rig/state $changes -prune -o -type f -print0 | sort -z | xargs -0 sha256sum";
         let files = checked(&rig.inside(&format!("set -f; {script}"))?.output()?)?;
         let status = rig.status()?;
@@ -212,6 +212,7 @@ pub fn tries(image: &ImageFiles) -> Result<Tries> {
         ("quietcore.desired", format!("version = 1\nname = \"desk\"\nkeys = [{own:?}]\n")),
         ("quietcore.images", policy(&format!("signers = [{signer:?}]\n"))),
         ("quietcore.vault", VAULT_CONFIG.to_owned()),
+        ("quietcore.api", api_config(keys.path())?),
     ];
     let mut rig = Rig::start_with(image, &compose(), &credentials)?;
     wait_for_steady(&mut rig)?;
@@ -264,6 +265,15 @@ pub fn tries(image: &ImageFiles) -> Result<Tries> {
 
 /// The configuration of a Vault that nobody asks here.
 const VAULT_CONFIG: &str = "version = 1\nurl = \"https://127.0.0.1:1\"\nrole_id = \"r\"\nsecret_id = \"s\"\n[[secret]]\nname = \"wanted\"\nmount = \"kv\"\npath = \"p\"\nkey = \"k\"\n";
+
+/// Configuration of an API, so that signatures are looked at.
+fn api_config(directory: &std::path::Path) -> Result<String> {
+    for arguments in [&["ca", "new", "ca"][..], &["ca", "host", "ca", "vm", "--address", "vm"]] {
+        let output = Command::new(program("qctl")).args(arguments).current_dir(directory).output();
+        checked(&output.context("start qctl")?)?;
+    }
+    std::fs::read_to_string(directory.join("ca/vm.api")).context("the API's configuration")
+}
 
 fn wait_for_steady(rig: &mut Rig) -> Result<()> {
     rig.wait("it runs", CONVERGE_LIMIT, |status| {

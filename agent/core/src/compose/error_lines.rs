@@ -26,6 +26,9 @@ pub fn line_of(text: &str, said: &str) -> Option<usize> {
     Some(word.unwrap_or(named).line)
 }
 
+/// Mappings and lists inside each other that are looked at.
+const DEPTH_MAX: usize = 64;
+
 /// Key or list item of a file.
 struct Node {
     /// Keys from the top, with points between them; items of lists as `[0]`.
@@ -62,6 +65,10 @@ fn nodes(text: &str) -> Vec<Node> {
     let (mut nodes, mut open): (Vec<Node>, Vec<Open>) = Default::default();
     for event in Parser::new_from_str(text) {
         let Ok((event, span)) = event else { break };
+        // Paths are as long as they are deep, and nothing that is accepted is as deep.
+        if open.len() > DEPTH_MAX {
+            break;
+        }
         let line = span.start.line();
         let mut begin = |open: &mut Vec<Open>| {
             let node = open.last_mut().and_then(|parent| parent.take(line));
@@ -126,6 +133,12 @@ services:
 volumes:
   data: {}
 ";
+
+    #[test]
+    fn a_file_that_is_very_deep_takes_no_memory() {
+        let text = format!("services:\n  {}x\n", "- ".repeat(500_000));
+        assert_eq!(line_of(&text, "services.a: no"), Some(1));
+    }
 
     #[test]
     fn what_an_error_names_is_found() {

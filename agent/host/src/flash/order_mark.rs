@@ -1,15 +1,17 @@
-//! Mark of the order that installed a disk, in the gap before its first partition: what an order
-//! with `wipe` has installed, the same order does not erase at the next boot from the network.
+//! Mark of the order that installed a disk, in the boot code of its protective MBR, which nothing
+//! uses and who changes a GPT leaves as it is (the gap before the first partition is discarded by
+//! systemd-repart): what an order with `wipe` has installed, the same order does not erase at the
+//! next boot from the network.
 
-use crate::flash::{HEAD_LEN, Source};
+use crate::flash::Source;
 use agent_core::digest;
 use sha2::{Digest, Sha256};
 use std::io;
 
-/// Bytes of the mark: one block.
-pub const MARK_LEN: usize = 512;
-/// Offset of the mark on the disk: the last block before the first partition.
-pub const MARK_AT: u64 = HEAD_LEN - MARK_LEN as u64;
+/// Bytes of the mark; the boot code has 440 (UEFI 2.10, 5.2.3).
+pub const MARK_LEN: usize = 128;
+/// Offset of the mark on the disk.
+pub const MARK_AT: u64 = 0;
 
 /// Mark of an order to install on a disk; another token makes it another order.
 pub fn mark_of(disk: &str, token: &str) -> [u8; MARK_LEN] {
@@ -35,11 +37,8 @@ impl<S: Source> Source for Marked<S> {
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.image.read_at(bytes, offset)?;
-        for (byte, place) in bytes.iter_mut().zip(offset..) {
-            if let Some(at) = place.checked_sub(MARK_AT).filter(|at| *at < MARK_LEN as u64) {
-                *byte = self.mark[at as usize];
-            }
-        }
+        let marked = bytes.iter_mut().zip(self.mark.iter().skip(offset as usize));
+        marked.for_each(|(byte, mark)| *byte = *mark);
         Ok(())
     }
 }
@@ -62,12 +61,12 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_is_in_the_gap_whatever_is_read_at_once() {
+    fn the_mark_is_at_the_start_whatever_is_read_at_once() {
         let mark = mark_of("/dev/disk/by-id/x", "1");
-        let plain = vec![7; HEAD_LEN as usize + 4096];
+        let plain = vec![7; (2 << 20) + 4096];
         let image = Marked { image: Image(plain.clone()), mark };
         let mut expected = plain;
-        expected[MARK_AT as usize..HEAD_LEN as usize].copy_from_slice(&mark);
+        expected[..MARK_LEN].copy_from_slice(&mark);
         for step in [512, 700, 1 << 20] {
             let mut read = vec![0; expected.len()];
             for (number, part) in read.chunks_mut(step).enumerate() {

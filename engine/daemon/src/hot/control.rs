@@ -13,7 +13,9 @@ impl<S: Strategy, P: Port> Hot<S, P> {
     pub(super) fn on_page(&mut self, now: u64) {
         let asked = self.control.orders();
         let has_seen = std::mem::replace(&mut self.has_seen_page, true);
-        self.tell_core(has_seen && !asked.kill && !asked.drain, now);
+        let resume = has_seen && !asked.kill && !asked.drain;
+        self.killed_by_signal &= !resume;
+        self.tell_core(resume, now);
     }
 
     pub(super) fn on_control(&mut self, now: u64) {
