@@ -117,7 +117,8 @@ impl Client {
     }
 }
 
-/// Reads a response whose names and texts may come from anywhere: a worker, a container's name, another host.
+/// Reads a response whose names and texts may come from anywhere: a worker, a container's name,
+/// another host.
 fn parse(text: &str) -> Result<Response> {
     fn clean(value: &mut Value) {
         match value {
