@@ -171,7 +171,7 @@ impl Risk {
             limits,
             derived: Derived::of(&limits),
             kept: restricted.into_iter().map(keep).collect(),
-            rate: RateWindow::new(),
+            rate: RateWindow::new(limits.messages_per_second_max as usize),
             rejects_in_a_row: 0,
         }
     }
@@ -185,6 +185,7 @@ impl Risk {
     pub fn set_limits(&mut self, limits: RiskLimits) {
         self.limits = limits;
         self.derived = Derived::of(&limits);
+        self.rate.make_room(self.derived.rate_max);
     }
 
     /// Passes an order or says why not. A passed order uses up rate budget.
