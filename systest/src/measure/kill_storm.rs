@@ -248,10 +248,10 @@ impl Seen {
 /// Whether the tailer has read what the container wrote: each tenth of the lines went to standard
 /// error.
 pub fn has_ended(rig: &Rig, count: u64) -> Result<bool> {
-    let logs = rig.file("logs");
     let Some(stem) = rig.outputs()?.pop() else { return Ok(false) };
     let line = "flood 0000000000 of a container that has much to say\n".len() as u64;
-    let text = std::fs::read_to_string(logs.join(format!("{stem}.place"))).unwrap_or_default();
+    let text =
+        std::fs::read_to_string(rig.file("tail").join(format!("{stem}.place"))).unwrap_or_default();
     let places: Vec<u64> = text.split_whitespace().filter_map(|place| place.parse().ok()).collect();
     Ok(places == [line * (count - count / 10), line * (count / 10)])
 }
