@@ -6,11 +6,10 @@ use agent_core::limits::JOURNAL_SYNC;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
