@@ -36,7 +36,7 @@ pub fn segments(directory: &Path) -> io::Result<BTreeMap<Header, PathBuf>> {
 /// Reads the segment header of the file at `path`; `None` if it is no segment (yet).
 ///
 /// # Errors
-/// What reading it says.
+/// The file can't be opened or read.
 pub fn header(path: &Path) -> io::Result<Option<Header>> {
     read_header(&mut File::open(path)?)
 }
@@ -44,7 +44,7 @@ pub fn header(path: &Path) -> io::Result<Option<Header>> {
 /// Reads the segment header at the beginning of an open file; `None` if it is no segment (yet).
 ///
 /// # Errors
-/// What reading it says.
+/// The file can't be read.
 pub fn read_header(file: &mut File) -> io::Result<Option<Header>> {
     let mut head = [0; BLOCK_LEN];
     file.seek(SeekFrom::Start(0))?;

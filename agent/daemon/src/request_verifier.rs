@@ -86,7 +86,7 @@ impl RequestVerifier {
     /// Returns who asks, in which role, and for what.
     ///
     /// # Errors
-    /// One line for the client: a part of the proof is missing or wrong.
+    /// A part of the proof is missing or wrong; the error is one line for the client.
     pub fn admit(&self, call: Call) -> Result<(Identity, Request)> {
         match call {
             Call::Unsigned { who, request } => {

@@ -106,11 +106,10 @@ fn reasons_not_flat(shards: &[String], engines: &[Engine]) -> Vec<String> {
     if shards.is_empty() {
         reasons.push("no engine has run since the boot, so that what it holds is not known".into());
     }
-    let of = |shard: &str| if shard.is_empty() { String::new() } else { format!(" {shard}") };
     for shard in shards {
+        let name = if shard.is_empty() { "engine".to_owned() } else { format!("engine {shard}") };
         let Some(engine) = engines.iter().find(|engine| engine.shard == *shard) else {
-            let engine = of(shard);
-            reasons.push(format!("engine{engine} does not run: what it holds is not known"));
+            reasons.push(format!("{name} does not run: what it holds is not known"));
             continue;
         };
         let held = engine.instruments.iter().filter(|instrument| instrument.position != 0);
@@ -118,12 +117,12 @@ fn reasons_not_flat(shards: &[String], engines: &[Engine]) -> Vec<String> {
             .map(|instrument| format!("{} {}", instrument.position, instrument.symbol))
             .collect();
         if !held.is_empty() {
-            reasons.push(format!("engine{} holds {}", of(shard), held.join(", ")));
+            reasons.push(format!("{name} holds {}", held.join(", ")));
         }
         match engine.counters.get("orders_open") {
             Some(0) => {}
-            Some(open) => reasons.push(format!("engine{} has {open} open orders", of(shard))),
-            None => reasons.push(format!("engine{} does not say what is open", of(shard))),
+            Some(open) => reasons.push(format!("{name} has {open} open orders")),
+            None => reasons.push(format!("{name} does not say what is open")),
         }
     }
     reasons

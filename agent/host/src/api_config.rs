@@ -70,7 +70,7 @@ impl Identity {
     /// Reads name and role from a client certificate that was verified already.
     ///
     /// # Errors
-    /// It says no role.
+    /// The certificate names no role.
     pub fn of(certificate: &EndEntityCert<'_>) -> Result<Self> {
         let read = |uri: &str| {
             let (role, who) = uri.strip_prefix(SCHEME)?.strip_prefix(':')?.split_once(':')?;
@@ -85,7 +85,7 @@ impl Identity {
 /// Certificates of a PEM text.
 ///
 /// # Errors
-/// It is no PEM, or has none.
+/// The text is no PEM, or has no certificate.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let read = read.context("read PEM")?;

@@ -140,7 +140,7 @@ impl Files {
 pub struct Places {
     /// Bytes of standard output and of standard error that the journal has.
     pub bytes: [u64; 2],
-    /// Whether everything was read of a container that writes no more.
+    /// True if the container has ended and all of its output was read.
     pub done: bool,
 }
 
@@ -177,7 +177,7 @@ impl Places {
 /// The stems of all containers in a directory, in order.
 ///
 /// # Errors
-/// It can't be read.
+/// The directory can't be read.
 pub fn stems(directory: &Path) -> Result<Vec<String>> {
     let named = || format!("read {}", directory.display());
     let entries = std::fs::read_dir(directory).with_context(named)?;

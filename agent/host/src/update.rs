@@ -88,7 +88,7 @@ pub fn root_device() -> Result<PathBuf> {
 /// system's. That of a slot is the device-mapper device `root`, by what `sysfs` says of it.
 ///
 /// # Errors
-/// It is such a host, or that can't be told.
+/// The host runs from no slot of a disk, or what it runs from can't be told.
 pub fn ensure_slots(root: &Path, sysfs: &Path) -> Result<()> {
     let name = root.file_name().unwrap_or_default();
     let mapped = std::fs::read_to_string(sysfs.join("class/block").join(name).join("dm/name"));

@@ -118,7 +118,7 @@ impl RemoteClient {
 /// Reads an answer to its end.
 ///
 /// # Errors
-/// It breaks off, or is longer than [`API_ANSWER_MAX`].
+/// The answer breaks off, or is longer than [`API_ANSWER_MAX`].
 pub fn text(mut answer: Answer) -> Result<String> {
     let read = answer.body_mut().with_config().limit(API_ANSWER_MAX).read_to_string();
     read.context("the answer breaks off")

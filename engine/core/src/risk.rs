@@ -76,7 +76,7 @@ struct Derived {
     /// than it, and with any other number of shares not (Lemire, Kaser, Kurz: Faster remainder by
     /// direct computation, 2019, section 3.2).
     lot_inverse: u64,
-    /// One less: the largest product of a multiple.
+    /// `lot_inverse` less one: the largest product of a multiple of the lot with the inverse.
     lot_product_max: u64,
     /// Limits as wide as what they are compared with.
     collar_bps: u64,
